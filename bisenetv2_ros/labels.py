@@ -1,0 +1,90 @@
+"""What the class indices of a mask mean: names, colours and the ignored value.
+
+A label set travels inside the model file (see model_file.py); the two below are for training and
+for tools that have no model at hand. This module knows nothing of models, images or ROS.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+Colour = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """Names and colours of the classes 0..C-1 of a mask.
+
+    Raises ValueError when the fields contradict each other, naming the field.
+    """
+
+    name: str  #: short identifier, such as 'camvid11'
+    names: tuple[str, ...]  #: one per class, unique
+    palette: tuple[Colour, ...]  #: RGB 0..255, one per class
+    ignore_index: int = 255  #: label value that is neither trained nor scored; C..255
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if not 1 <= count <= 255:
+            raise ValueError(f"label set '{self.name}': 1 to 255 names expected, got {count}")
+        if len(set(self.names)) != count:
+            twice = sorted({name for name in self.names if self.names.count(name) > 1})
+            raise ValueError(f"label set '{self.name}': names occur twice: {', '.join(twice)}")
+        if len(self.palette) != count:
+            raise ValueError(
+                f"label set '{self.name}': {count} names but {len(self.palette)} palette colours"
+            )
+        for name, colour in zip(self.names, self.palette):
+            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
+                raise ValueError(
+                    f"label set '{self.name}': colour of '{name}' must be three values 0..255, "
+                    f"got {colour}"
+                )
+        if not count <= self.ignore_index <= 255:
+            raise ValueError(
+                f"label set '{self.name}': ignore_index must be in {count}..255, "
+                f"got {self.ignore_index}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def colour_table(self) -> np.ndarray:
+        """(256, 3) uint8 RGB by mask value; values that are no class are black."""
+        table = np.zeros((256, 3), np.uint8)
+        table[: len(self)] = self.palette
+        return table
+
+
+# The 11 classes of SegNet's CamVid, in the order of its label files; 32-class colours of
+# Brostow et al. 2008.
+CAMVID = LabelSet(
+    name="camvid11",
+    names=(
+        "sky", "building", "pole", "road", "pavement", "tree",
+        "sign-symbol", "fence", "car", "pedestrian", "bicyclist",
+    ),
+    palette=(
+        (128, 128, 128), (128, 0, 0), (192, 192, 128), (128, 64, 128), (0, 0, 192),
+        (128, 128, 0), (192, 128, 128), (64, 64, 128), (64, 0, 128), (64, 64, 0),
+        (0, 128, 192),
+    ),
+)  # fmt: skip
+
+# The 19 evaluated classes of Cityscapes by train id; names and colours of cityscapesScripts.
+CITYSCAPES = LabelSet(
+    name="cityscapes19",
+    names=(
+        "road", "sidewalk", "building", "wall", "fence", "pole", "traffic light",
+        "traffic sign", "vegetation", "terrain", "sky", "person", "rider", "car", "truck",
+        "bus", "train", "motorcycle", "bicycle",
+    ),
+    palette=(
+        (128, 64, 128), (244, 35, 232), (70, 70, 70), (102, 102, 156), (190, 153, 153),
+        (153, 153, 153), (250, 170, 30), (220, 220, 0), (107, 142, 35), (152, 251, 152),
+        (70, 130, 180), (220, 20, 60), (255, 0, 0), (0, 0, 142), (0, 0, 70),
+        (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
+    ),
+)  # fmt: skip
