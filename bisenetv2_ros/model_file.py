@@ -1,0 +1,289 @@
+"""The model file: one ONNX file from uint8 camera pixels to a uint8 label mask, self-described.
+
+    input   image       uint8 (N, H, W, 3)  RGB, 0..255, at the size the metadata names
+    output  mask        uint8 (N, H, W)     class index
+    output  confidence  uint8 (N, H, W)     largest class probability, 255 = 1.0
+
+Normalisation, layout, network, upsampling and argmax are inside the graph; class names, colours and
+scores are in its metadata. This module reads, checks and writes that contract. It knows nothing of
+how a model is run (backends/) or made (training/export.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bisenetv2_ros.labels import LabelSet
+
+if TYPE_CHECKING:
+    import onnx
+
+FORMAT = 1  #: version of the contract above; other versions are refused
+MAX_BYTES = 512 * 2**20  #: larger files are refused unread; the largest BiSeNetV2 needs a tenth
+MAX_SIDE = 8192  #: pixels of width or height a file may ask for
+PRECISIONS = ("float32", "float16", "int8")
+DEFAULT_MODEL = "bisenetv2_camvid_480x352_int8"  #: what '' means, in the package's models/
+INPUT = "image"
+OUTPUTS = ("mask", "confidence")
+_PREFIX = "bisenetv2."
+
+_T = TypeVar("_T")
+
+
+class ModelFileError(ValueError):
+    """The file is not a model of this package; the message names file, received and expected."""
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """What the metadata says. ValueError for a value no model can have."""
+
+    labels: LabelSet
+    dataset: str  #: what it was trained on, such as 'camvid'
+    input_size: tuple[int, int]  #: (width, height) in pixels
+    precision: str  #: 'float32', 'float16' or 'int8'
+    metrics: dict[str, float]  #: scores by a name that says measure and data; may be empty
+    source_revision: str  #: revision of the code that made it
+    licence: str  #: of weights and training data, one line
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"precision must be one of {', '.join(PRECISIONS)}, got '{self.precision}'"
+            )
+        if not all(1 <= side <= MAX_SIDE for side in self.input_size):
+            raise ValueError(
+                f"input_size must be within 1..{MAX_SIDE} pixels, "
+                f"got {self.input_size[0]}x{self.input_size[1]}"
+            )
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that passed every check of `read_model_file`."""
+
+    path: Path
+    sha256: str  #: of the whole file, 64 hexadecimal digits
+    info: ModelInfo
+
+    @property
+    def name(self) -> str:
+        """File name without suffix: how messages and logs call the model."""
+        return self.path.stem
+
+
+def models_directory() -> Path:
+    """Where the package's own models lie: beside the source, or in the share/ it is installed to.
+
+    FileNotFoundError where there is neither.
+    """
+    package = Path(__file__).resolve().parent
+    installed = (parent / "share" / "bisenetv2_ros" / "models" for parent in package.parents)
+    for directory in (package.parent / "models", *installed):
+        if any(directory.glob("*.onnx")):
+            return directory
+    raise FileNotFoundError(f"no models/ with *.onnx beside {package}, nor in a share/ above it")
+
+
+def model_path(name_or_path: str | Path = "") -> Path:
+    """Find a model: '' is the package's default, a bare name one of its models, else a path.
+
+    ModelFileError when a bare name is neither in the package nor in the current directory.
+    """
+    name = str(name_or_path) or DEFAULT_MODEL
+    path = Path(name).expanduser()
+    if path.name != name or path.is_file():
+        return path
+    try:
+        directory = models_directory()
+    except FileNotFoundError as error:
+        raise ModelFileError(f"model '{name}': no such file, and {error}") from None
+    for candidate in (directory / name, directory / f"{name}.onnx"):
+        if candidate.is_file():
+            return candidate
+    known = ", ".join(sorted(file.stem for file in directory.glob("*.onnx")))
+    raise ModelFileError(f"model '{name}': no such file; models in {directory}: {known}")
+
+
+def read_model_file(path: str | Path) -> ModelFile:
+    """Read and check a model file; everything that needs no inference is checked here.
+
+    ModelFileError, in one line, for anything but a file of this contract: missing, a directory,
+    empty, over MAX_BYTES, no ONNX, a missing or contradicting metadata key, other inputs or
+    outputs, operators beyond standard ONNX, or tensors kept in other files or in sparse form
+    (runtimes have been made to read out of bounds and outside the directory by those).
+    """
+    path = Path(path)
+    data = _read_bytes(path)
+    try:
+        model = _parse(data)
+        _check_self_contained(model)
+        info = _read_info({entry.key: entry.value for entry in model.metadata_props})
+        _check_signature(model.graph, info.input_size)
+    except ValueError as error:
+        raise ModelFileError(f"model file {path}: {error}") from None
+    return ModelFile(path, hashlib.sha256(data).hexdigest(), info)
+
+
+def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
+    """Describe `model` by `info`, replacing what earlier metadata of this package it carries.
+
+    ValueError for metrics that are not finite: they would not be JSON.
+    """
+    labels = info.labels
+    values = {
+        "format": str(FORMAT),
+        "labels": json.dumps(
+            {
+                "name": labels.name,
+                "names": labels.names,
+                "palette": labels.palette,
+                "ignore_index": labels.ignore_index,
+            }
+        ),
+        "dataset": info.dataset,
+        "input_size": f"{info.input_size[0]}x{info.input_size[1]}",
+        "precision": info.precision,
+        "metrics": json.dumps(info.metrics, allow_nan=False),
+        "source_revision": info.source_revision,
+        "licence": info.licence,
+    }
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith(_PREFIX)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    for key, value in values.items():
+        model.metadata_props.add(key=_PREFIX + key, value=value)
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise ModelFileError(
+                f"model file {path}: {size} bytes, at most {MAX_BYTES} are accepted"
+            )
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"model file {path}: {error.strerror}") from None
+    if not data:
+        raise ModelFileError(f"model file {path}: empty, expected an ONNX model")
+    return data
+
+
+def _parse(data: bytes) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+    try:
+        model = onnx.load_model_from_string(data)
+    except DecodeError:
+        raise ValueError(f"{len(data)} bytes that are no (whole) ONNX model") from None
+    if not model.graph.node:
+        raise ValueError(f"{len(data)} bytes that hold no ONNX graph")
+    return model
+
+
+def _messages(message: Any) -> Iterator[Any]:
+    """Every protobuf message inside `message`, itself included, wherever it hides."""
+    yield message
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for child in [value] if hasattr(value, "ListFields") else value:
+                yield from _messages(child)
+
+
+def _check_self_contained(model: onnx.ModelProto) -> None:
+    import onnx
+
+    for message in _messages(model):
+        if isinstance(message, onnx.SparseTensorProto):
+            raise ValueError("holds a sparse tensor, expected dense ones only")  # noqa: TRY004
+        if isinstance(message, onnx.TensorProto) and (
+            message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
+        ):
+            raise ValueError(f"tensor '{message.name}' lies in another file, expected one file")
+        if isinstance(message, onnx.NodeProto) and message.domain not in ("", "ai.onnx"):
+            raise ValueError(
+                f"operator {message.domain}.{message.op_type} is not standard ONNX "
+                f"(node '{message.name}')"
+            )
+
+
+def _read_info(metadata: dict[str, str]) -> ModelInfo:
+    def value(key: str, parse: Callable[[str], _T], expected: str) -> _T:
+        key = _PREFIX + key
+        if key not in metadata:
+            raise ValueError(f"metadata key '{key}' is missing: not a model of bisenetv2_ros")
+        try:
+            return parse(metadata[key])
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+            text = metadata[key] if len(metadata[key]) <= 60 else f"{metadata[key][:60]}..."
+            raise ValueError(
+                f"metadata key '{key}' is '{text}', expected {expected} ({error!r})"
+            ) from None
+
+    version = value("format", int, f"the integer {FORMAT}")
+    if version != FORMAT:
+        raise ValueError(
+            f"metadata key '{_PREFIX}format' is {version}, this version reads {FORMAT}"
+        )
+    return ModelInfo(
+        labels=value("labels", _parse_labels, "JSON with name, names, palette, ignore_index"),
+        dataset=value("dataset", str, "a name"),
+        input_size=value("input_size", _parse_size, "WIDTHxHEIGHT"),
+        precision=value("precision", str, "a name"),
+        metrics=value("metrics", _parse_metrics, "JSON of names and numbers"),
+        source_revision=value("source_revision", str, "a revision"),
+        licence=value("licence", str, "a line"),
+    )
+
+
+def _parse_size(text: str) -> tuple[int, int]:
+    width, height = text.split("x")
+    return int(width), int(height)
+
+
+def _parse_labels(text: str) -> LabelSet:
+    fields: dict[str, Any] = json.loads(text)
+    return LabelSet(
+        name=str(fields["name"]),
+        names=tuple(str(name) for name in fields["names"]),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
+        ignore_index=int(fields["ignore_index"]),
+    )
+
+
+def _parse_metrics(text: str) -> dict[str, float]:
+    return {str(name): float(number) for name, number in dict(json.loads(text)).items()}
+
+
+def _check_signature(graph: onnx.GraphProto, input_size: tuple[int, int]) -> None:
+    width, height = input_size
+    _check_tensors("input", graph.input, {INPUT: f"uint8 (N, {height}, {width}, 3)"})
+    output = f"uint8 (N, {height}, {width})"
+    _check_tensors("output", graph.output, {name: output for name in OUTPUTS})
+
+
+def _check_tensors(kind: str, tensors: Any, expected: dict[str, str]) -> None:
+    received = {tensor.name: _describe(tensor) for tensor in tensors}
+    if received.keys() != expected.keys():
+        raise ValueError(
+            f"{kind}s are {', '.join(received) or 'none'}, expected {', '.join(expected)}"
+        )
+    for name, description in expected.items():
+        if received[name] != description:
+            raise ValueError(f"{kind} '{name}' is {received[name]}, expected {description}")
+
+
+def _describe(tensor: onnx.ValueInfoProto) -> str:
+    """Type and shape in the words of this module's head, with N for a free dimension."""
+    import onnx
+
+    kind = tensor.type.tensor_type
+    sides = [str(side.dim_value) if side.HasField("dim_value") else "N" for side in kind.shape.dim]
+    return f"{onnx.TensorProto.DataType.Name(kind.elem_type).lower()} ({', '.join(sides)})"

@@ -1,0 +1,69 @@
+"""A model file small enough to check by hand: mask = red // 16 (at most C-1), confidence = green."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.model_file import ModelInfo, write_metadata
+
+
+def tiny_info(size: tuple[int, int] = (32, 24), precision: str = "float32") -> ModelInfo:
+    return ModelInfo(
+        labels=CAMVID,
+        dataset="camvid",
+        input_size=size,
+        precision=precision,
+        metrics={"mIoU camvid val": 0.5},
+        source_revision="0123456",
+        licence="test",
+    )
+
+
+def tiny_model(info: ModelInfo | None = None) -> onnx.ModelProto:
+    info = info or tiny_info()
+    width, height = info.input_size
+    constants = {
+        "red": np.array(0, np.int64),
+        "green": np.array(1, np.int64),
+        "step": np.array(1 / 16, np.float32),
+        "lowest": np.array(0, np.float32),
+        "highest": np.array(len(info.labels) - 1, np.float32),
+    }
+    nodes = [
+        helper.make_node("Cast", ["image"], ["pixels"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", ["pixels", "red"], ["reds"], axis=3),
+        helper.make_node("Gather", ["pixels", "green"], ["greens"], axis=3),
+        helper.make_node("Mul", ["reds", "step"], ["sixteenths"]),
+        helper.make_node("Floor", ["sixteenths"], ["classes"]),
+        helper.make_node("Clip", ["classes", "lowest", "highest"], ["clipped"]),
+        helper.make_node("Cast", ["clipped"], ["mask"], to=TensorProto.UINT8),
+        helper.make_node("Cast", ["greens"], ["confidence"], to=TensorProto.UINT8),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tiny",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", height, width, 3])],
+        [
+            helper.make_tensor_value_info(name, TensorProto.UINT8, ["N", height, width])
+            for name in ("mask", "confidence")
+        ],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    write_metadata(model, info)
+    return model
+
+
+def tiny_answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the model answers for (N, H, W, 3) uint8."""
+    return np.minimum(images[..., 0] // 16, len(CAMVID) - 1), images[..., 1]
+
+
+def write_tiny_model(path: Path, info: ModelInfo | None = None) -> Path:
+    onnx.save(tiny_model(info), path)
+    return path
