@@ -1,0 +1,32 @@
+"""Finds the files that come with the package: models, configuration, launch files.
+
+Knows the layouts in which the package can lie on disk and nothing of the files themselves. Needs
+no ROS: the package's own place tells where its files are, whatever has been sourced.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = "bisenetv2_ros"
+
+
+def share_directory() -> Path:
+    """Return the directory that holds `models/`, `config/` and `launch/`.
+
+    In a source tree, and where one was installed by links (`colcon build --symlink-install`,
+    `pip install --editable`), that is the tree's root. Elsewhere it is `share/bisenetv2_ros` under
+    the prefix that the package is installed in; ament, pip and Debian put it there alike.
+    Raises FileNotFoundError where the installation has no such directory.
+    """
+    package = Path(__file__).resolve().parent
+    if (package.parent / "package.xml").is_file():
+        return package.parent
+    for prefix in package.parents:
+        share = prefix / "share" / PACKAGE
+        if share.is_dir():
+            return share
+    raise FileNotFoundError(
+        f"no 'share/{PACKAGE}' in a directory above {package}: the package is installed without "
+        "its models and configuration; install it again"
+    )
