@@ -1,0 +1,253 @@
+"""How the node watches itself: counts, rates, latencies, a watchdog, and what they mean.
+
+`CameraStatistics` collects what happens to the frames of one camera, `assess_camera` judges it,
+`diagnostic_array` makes the message for /diagnostics. All time is a monotonic clock in seconds, so
+jumps of wall time or simulated time change nothing here. Only `diagnostic_array` touches ROS
+messages; nothing here knows how a frame is received or segmented.
+
+Levels (REP-107, diagnostic_msgs/DiagnosticStatus):
+OK     masks come as fast as frames do, or the user asked for none
+WARN   masks come, but late or not for every frame
+ERROR  frames come, no masks do
+STALE  no frames come
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+    from diagnostic_msgs.msg import DiagnosticArray
+
+WINDOW = 10.0  #: seconds that rates, percentiles and warnings look back
+MIN_STALE = 0.25  #: seconds of silence that are never called stale: a busy machine's hiccup
+ERROR_STREAK = 3  #: frames in a row that gave no mask before that is called an error
+_MAX_EVENTS = 4096  #: kept a camera and kind; bounds memory when messages flood in
+
+#: Causes for which a frame gives no mask because the user wants it so.
+DISABLED = "disabled"
+MAX_RATE = "max_rate"
+NO_SUBSCRIBER = "no_subscriber"
+WANTED_DROPS = frozenset({DISABLED, MAX_RATE, NO_SUBSCRIBER})
+REPLACED = "replaced"  #: cause of a drop: a newer frame came before this one's turn
+
+
+class Level(IntEnum):
+    """DiagnosticStatus levels; the message holds them as one byte."""
+
+    OK = 0
+    WARN = 1
+    ERROR = 2
+    STALE = 3
+
+
+@dataclass(frozen=True)
+class Status:
+    """One diagnostic_msgs/DiagnosticStatus."""
+
+    name: str
+    level: Level
+    message: str
+    hardware_id: str
+    values: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class CameraReport:
+    """What `CameraStatistics` knows at one moment. Rates in Hz, times in seconds.
+
+    Rates, percentiles and `recent_drops` are over the last WINDOW seconds and NaN where nothing
+    was measured; the counts are since the start.
+    """
+
+    received: int
+    published: int
+    dropped: Mapping[str, int]  #: by cause
+    recent_drops: Mapping[str, int]  #: by cause
+    failures_in_row: int  #: frames since the last mask that gave none for a reason nobody wants
+    last_failure: str  #: cause of the newest such failure, '' for none
+    input_rate: float
+    output_rate: float
+    latency_p50: float
+    latency_p99: float
+    inference_p50: float
+    age: float  #: since the newest frame arrived; infinite before the first
+    period: float  #: median time between the last frames
+
+
+class CameraStatistics:
+    """Counts and times of one camera; every method may be called from any thread."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._received = 0
+        self._published = 0
+        self._dropped: Counter[str] = Counter()
+        self._failures_in_row = 0
+        self._last_failure = ""
+        self._arrivals: deque[float] = deque(maxlen=_MAX_EVENTS)
+        self._drops: deque[tuple[float, str]] = deque(maxlen=_MAX_EVENTS)
+        self._masks: deque[tuple[float, float, float]] = deque(maxlen=_MAX_EVENTS)
+
+    def received(self) -> None:
+        """A frame arrived."""
+        with self._lock:
+            self._received += 1
+            self._arrivals.append(self._clock())
+
+    def dropped(self, cause: str) -> None:
+        """A frame gave no mask, for a short stable `cause`."""
+        with self._lock:
+            self._dropped[cause] += 1
+            self._drops.append((self._clock(), cause))
+            if cause in (DISABLED, NO_SUBSCRIBER):
+                self._failures_in_row = 0  # nothing is tried now, so nothing fails
+            elif cause not in WANTED_DROPS and cause != REPLACED:
+                self._failures_in_row += 1
+                self._last_failure = cause
+
+    def published(self, latency: float, inference: float) -> None:
+        """The outputs of a frame were published.
+
+        latency: seconds from the camera's stamp; NaN where the stamp tells nothing.
+        inference: seconds of resize and network.
+        """
+        with self._lock:
+            self._published += 1
+            self._failures_in_row = 0
+            self._masks.append((self._clock(), latency, inference))
+
+    def report(self) -> CameraReport:
+        """Everything known now."""
+        with self._lock:
+            now = self._clock()
+            age = now - self._arrivals[-1] if self._arrivals else float("inf")
+            intervals = np.diff(list(self._arrivals)[-30:])
+            arrivals = [t for t in self._arrivals if now - t <= WINDOW]
+            masks = [mask for mask in self._masks if now - mask[0] <= WINDOW]
+            return CameraReport(
+                received=self._received,
+                published=self._published,
+                dropped=dict(self._dropped),
+                recent_drops=Counter(cause for t, cause in self._drops if now - t <= WINDOW),
+                failures_in_row=self._failures_in_row,
+                last_failure=self._last_failure,
+                input_rate=_rate(arrivals, now),
+                output_rate=_rate([t for t, _, _ in masks], now),
+                latency_p50=_percentile([latency for _, latency, _ in masks], 50),
+                latency_p99=_percentile([latency for _, latency, _ in masks], 99),
+                inference_p50=_percentile([inference for _, _, inference in masks], 50),
+                age=age,
+                period=float(np.median(intervals)) if intervals.size else float("nan"),
+            )
+
+
+def assess_camera(
+    report: CameraReport, *, enabled: bool, latency_budget: float, stale_periods: float
+) -> tuple[Level, str]:
+    """Judge a camera of an active node: level and one line why.
+
+    latency_budget: seconds the 99th percentile may take, 0 for no limit.
+    stale_periods: the camera's own periods without a frame that make it stale.
+    """
+    if report.received == 0:
+        return Level.STALE, "no frame received yet"
+    # One frame alone has no period: a camera slower than WINDOW is called stale meanwhile.
+    period = WINDOW / stale_periods if math.isnan(report.period) else report.period
+    if report.age > max(stale_periods * period, MIN_STALE):
+        return Level.STALE, f"no frame for {report.age:.1f} s"
+    if not enabled:
+        return Level.OK, "disabled by parameter enabled"
+    if report.failures_in_row >= ERROR_STREAK:
+        return Level.ERROR, (
+            f"no mask from the last {report.failures_in_row} frames tried: {report.last_failure}"
+        )
+    unwanted = {k: n for k, n in report.recent_drops.items() if k not in WANTED_DROPS}
+    if unwanted:
+        causes = ", ".join(f"{cause} {count}" for cause, count in sorted(unwanted.items()))
+        return Level.WARN, f"dropped in the last {WINDOW:.0f} s: {causes}"
+    if latency_budget and report.latency_p99 > latency_budget:
+        return Level.WARN, (
+            f"latency p99 {report.latency_p99:.3f} s is over the budget of {latency_budget} s"
+        )
+    if report.recent_drops.get(NO_SUBSCRIBER):
+        return Level.OK, "idle: nobody subscribes to the outputs"
+    return Level.OK, f"{report.output_rate:.1f} Hz"
+
+
+def camera_values(report: CameraReport) -> dict[str, str]:
+    """The key-value pairs of a camera's status."""
+    values = {
+        "frames received": str(report.received),
+        "frames published": str(report.published),
+        "input rate [Hz]": f"{report.input_rate:.2f}",
+        "output rate [Hz]": f"{report.output_rate:.2f}",
+        "latency p50 [s]": f"{report.latency_p50:.4f}",
+        "latency p99 [s]": f"{report.latency_p99:.4f}",
+        "inference p50 [s]": f"{report.inference_p50:.4f}",
+    }
+    values |= {f"dropped: {cause}": str(n) for cause, n in sorted(report.dropped.items())}
+    return values
+
+
+class Watchdog:
+    """Knows how long the inference thread has been at its present frame; thread-safe.
+
+    with watchdog: ...   around the work on one frame
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None
+
+    def __enter__(self) -> None:
+        self._since = self._clock()
+
+    def __exit__(self, *_: object) -> None:
+        self._since = None
+
+    def busy(self) -> float:
+        """Seconds since the work on the present frame began; 0 while there is none."""
+        since = self._since
+        return 0.0 if since is None else self._clock() - since
+
+
+def diagnostic_array(stamp: Time, statuses: Iterable[Status]) -> DiagnosticArray:
+    """Make the message for /diagnostics."""
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+
+    message = DiagnosticArray()
+    message.header.stamp = stamp
+    message.status = [
+        DiagnosticStatus(
+            level=bytes([status.level]),
+            name=status.name,
+            message=status.message,
+            hardware_id=status.hardware_id,
+            values=[KeyValue(key=key, value=value) for key, value in status.values.items()],
+        )
+        for status in statuses
+    ]
+    return message
+
+
+def _rate(times: list[float], now: float) -> float:
+    """Events a second; falls after the last event, as it should when a camera stops."""
+    return (len(times) - 1) / (now - times[0]) if len(times) > 1 and now > times[0] else 0.0
+
+
+def _percentile(values: list[float], percent: float) -> float:
+    known = np.array(values)
+    known = known[~np.isnan(known)]
+    return float(np.percentile(known, percent)) if known.size else float("nan")
