@@ -1,0 +1,152 @@
+"""The table of parameters: complete, checked, described, and in agreement with what is shipped."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bisenetv2_ros import parameters
+from bisenetv2_ros.parameters import FIELDS, Parameters, markdown, problem, unknown
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_defaults_pass_their_own_checks():
+    for field in FIELDS.values():
+        assert problem(field, field.default) is None
+
+
+def test_descriptions_are_sentences_and_times_and_rates_name_their_unit():
+    for name, field in FIELDS.items():
+        assert field.metadata["description"].endswith("."), name
+        if isinstance(field.default, float) and field.metadata["limits"] != (0.0, 1.0):
+            assert "[" in field.metadata["description"], f"{name} has no unit"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("overlay_opacity", 1.5, "a float from 0.0 to 1.0"),
+        ("overlay_opacity", math.nan, "a float from 0.0 to 1.0"),
+        ("overlay_opacity", 1, "a float from 0.0 to 1.0"),
+        ("threads", -1, "an integer from 0 to 1024"),
+        ("threads", True, "an integer from 0 to 1024"),
+        ("enabled", "yes", "true or false"),
+        ("model", 3, "a string"),
+        ("mask_size", "huge", "network or camera"),
+        ("cameras", "image_raw", "a list of strings"),
+        ("cameras", [1, 2], "a list of strings"),
+    ],
+)
+def test_wrong_values_are_named_with_what_was_expected(name, value, expected):
+    assert problem(FIELDS[name], value) == f"parameter {name}: got {value!r}, expected {expected}"
+
+
+def test_unknown_names_come_with_the_nearest_known_one():
+    assert unknown(["overlay_opacty"], FIELDS) == [
+        "parameter overlay_opacty: unknown, did you mean overlay_opacity?"
+    ]
+    (line,) = unknown(["zzz"], FIELDS)
+    assert line.startswith("parameter zzz: unknown, known: model, backend,")
+
+
+def test_markdown_table_has_one_row_a_parameter_and_needs_no_ros():
+    blocked = "import sys; sys.modules['rclpy'] = sys.modules['rcl_interfaces'] = None; "
+    run = "import runpy; runpy.run_module('bisenetv2_ros.parameters', run_name='__main__')"
+    result = subprocess.run(
+        [sys.executable, "-c", blocked + run], capture_output=True, text=True, check=True
+    )
+    assert result.stdout == markdown() + "\n"
+    rows = markdown().splitlines()[2:]
+    assert [row.split("`")[1] for row in rows] == list(FIELDS)
+    assert all(row.count(" | ") == 4 for row in rows), "a cell holds a column separator"
+
+
+def test_parameter_file_holds_every_parameter_with_its_default():
+    text = (ROOT / "config" / "segment.yaml").read_text()
+    document = yaml.safe_load(text)
+    (values,) = (node["ros__parameters"] for node in document.values())
+    defaults = {
+        name: list(field.default) if isinstance(field.default, tuple) else field.default
+        for name, field in FIELDS.items()
+    }
+    assert values == defaults
+    assert [type(value) for value in values.values()] == [type(v) for v in defaults.values()]
+    prose = " ".join(text.replace("#", " ").split())
+    for name, field in FIELDS.items():
+        assert field.metadata["description"] in prose, f"the comment of {name} is not its description"
+
+
+@pytest.fixture
+def make_node():
+    """Makes nodes with parameter overrides, in a domain of their own."""
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=100 + os.getpid() % 100)
+    nodes = []
+
+    def make(*words: str):
+        arguments = ["--ros-args"] + [part for word in words for part in ("-p", word)]
+        nodes.append(rclpy.create_node("parameters", context=context, cli_args=arguments))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.destroy_node()
+    context.shutdown()
+
+
+def test_declared_node_describes_and_reads_back(make_node):
+    node = make_node("overlay_opacity:=0.25", "cameras:=[a/image, b/image]", "use_sim_time:=true")
+    assert parameters.declare(node) == []
+    values = parameters.read(node)
+    assert values == Parameters(overlay_opacity=0.25, cameras=("a/image", "b/image"))
+    for name, field in FIELDS.items():
+        descriptor = node.describe_parameter(name)
+        assert descriptor.description == field.metadata["description"]
+        assert descriptor.read_only is not field.metadata["dynamic"]
+    opacity = node.describe_parameter("overlay_opacity").floating_point_range[0]
+    assert (opacity.from_value, opacity.to_value) == (0.0, 1.0)
+    assert node.describe_parameter("mask_size").additional_constraints == "network or camera"
+
+
+def test_wrong_overrides_are_all_reported_and_the_defaults_stand(make_node):
+    node = make_node(
+        "overlay_opacity:=2.0", "threads:=many", "cameras:=[]", "opacity:=0.3", "mask_size:=big"
+    )
+    problems = parameters.declare(node)
+    assert {line.split(":")[0] for line in problems} == {
+        "parameter overlay_opacity",
+        "parameter threads",
+        "parameter cameras",
+        "parameter opacity",
+        "parameter mask_size",
+    }, problems
+    assert all("\n" not in line for line in problems)
+    assert parameters.read(node) == Parameters()
+
+
+def test_changes_out_of_range_or_read_only_are_refused_with_a_reason(make_node):
+    from rclpy.parameter import Parameter
+
+    node = make_node()
+    parameters.declare(node)
+    for name, value in [
+        ("overlay_opacity", 1.01),
+        ("overlay_opacity", math.nan),
+        ("overlay_opacity", math.inf),
+        ("max_rate", -1.0),
+        ("enabled", 1),
+        ("model", "other.onnx"),
+    ]:
+        (result,) = node.set_parameters([Parameter(name, value=value)])
+        assert not result.successful and result.reason, f"{name} = {value} was taken"
+    assert parameters.read(node) == Parameters()
+    (result,) = node.set_parameters([Parameter("overlay_opacity", value=0.75)])
+    assert result.successful and parameters.read(node).overlay_opacity == 0.75
