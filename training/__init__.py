@@ -1,0 +1,6 @@
+"""From a data set to the model file that the node runs.
+
+Read in this order: `recipe.py` (every choice of a run), `datasets.py` and `transforms.py` (pictures
+in), `model.py` and `loss.py` (the network), `loop.py` (the run), `evaluate.py`, `export.py`.
+Nothing here knows of ROS.
+"""

@@ -1,0 +1,236 @@
+"""Checkpoints of a run: one folder each, written whole or not at all.
+
+    RUN/recipe.json               every choice, versions, data fingerprint
+    RUN/checkpoints/step_00001000/
+        model.safetensors         weights as trained
+        ema.safetensors           their moving average, where the recipe keeps one
+        momentum.safetensors      momentum of each parameter
+        state.json                step, loss scale, best metric, metadata to rebuild the network
+
+Nothing is pickled: tensors are safetensors, the rest is JSON. This module knows nothing of data or
+of how a step is made.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
+
+PARTIAL = ".partial-"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be read; the message names the file and what is wrong with it."""
+
+
+@dataclass
+class Checkpoint:
+    """The whole state of a run after `step` optimiser steps.
+
+    Attributes:
+        step: optimiser steps done.
+        model: weights and batch-norm statistics by name.
+        ema: moving average of `model`, or empty.
+        momentum: SGD's momentum buffers by parameter name.
+        state: the rest, as JSON values (loss scale, best validation, ...).
+    """
+
+    step: int
+    model: dict[str, Tensor]
+    ema: dict[str, Tensor] = field(default_factory=dict)
+    momentum: dict[str, Tensor] = field(default_factory=dict)
+    state: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """A network with its best weights in evaluation mode, and what its run said of it."""
+
+    network: BiSeNetV2
+    recipe: Recipe
+    labels: LabelSet
+    step: int
+    revision: str
+
+
+def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
+    """Write a checkpoint under `run/checkpoints`, then drop all but the newest `keep`.
+
+    The folder gets its name only when every byte is on the disk, so a power cut, SIGKILL or full
+    disk leaves the previous checkpoint as the newest.
+
+    Raises:
+        OSError: the disk is full or cannot be written; older checkpoints are untouched.
+    """
+    parent = run / "checkpoints"
+    parent.mkdir(parents=True, exist_ok=True)
+    final = parent / f"step_{checkpoint.step:08d}"
+    partial = parent / f"{PARTIAL}{final.name}"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        for name in ("model", "ema", "momentum"):
+            tensors = getattr(checkpoint, name)
+            if tensors:
+                contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
+                _save_tensors(contiguous, partial / f"{name}.safetensors")
+        state = {"step": checkpoint.step, **checkpoint.state}
+        (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
+        for path in (*partial.iterdir(), partial):
+            _sync(path)
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(partial, final)
+        _sync(parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    for old in list_checkpoints(run)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+    return final
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Checkpoint folders of a run, oldest first; unfinished ones are not among them."""
+    return sorted((run / "checkpoints").glob("step_*"))
+
+
+def load_checkpoint(folder: Path) -> Checkpoint:
+    """Read one checkpoint folder; CheckpointError names the file that is missing or damaged."""
+    state = _read_json(folder / "state.json")
+    if not isinstance(state.get("step"), int):
+        raise CheckpointError(f"{folder / 'state.json'}: no step in it")
+    tensors = {
+        name: _load_tensors(folder / f"{name}.safetensors")
+        for name in ("model", "ema", "momentum")
+        if name == "model" or (folder / f"{name}.safetensors").is_file()
+    }
+    step = state.pop("step")
+    return Checkpoint(
+        step=step,
+        model=tensors["model"],
+        ema=tensors.get("ema", {}),
+        momentum=tensors.get("momentum", {}),
+        state=state,
+    )
+
+
+def load_newest(run: Path, warn: Any = print) -> Checkpoint | None:
+    """The newest checkpoint of a run that reads whole; damaged ones are named and passed over."""
+    for folder in (run / "checkpoints").glob(f"{PARTIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)
+    for folder in reversed(list_checkpoints(run)):
+        try:
+            return load_checkpoint(folder)
+        except CheckpointError as error:
+            warn(f"passing over a damaged checkpoint: {error}")
+    return None
+
+
+def write_run_header(run: Path, header: dict[str, Any]) -> None:
+    """Write `run/recipe.json`: the resolved recipe, label set, versions, data fingerprint."""
+    run.mkdir(parents=True, exist_ok=True)
+    partial = run / f"{PARTIAL}recipe.json"
+    partial.write_text(json.dumps(header, indent=1), encoding="utf-8")
+    _sync(partial)
+    os.replace(partial, run / "recipe.json")
+
+
+def load_network(path: str | Path) -> TrainedNetwork:
+    """The trained network of a run folder, or of one of its checkpoint folders, on the CPU.
+
+    The moving average is taken where there is one. Booster heads are loaded too; in evaluation
+    mode they take no part.
+
+    Raises:
+        CheckpointError: naming the path, and what was expected there.
+    """
+    path = Path(path)
+    run = path
+    while not (run / "recipe.json").is_file():
+        if run.parent == run or run == path.parent.parent.parent:
+            raise CheckpointError(
+                f"{path}: expected a run folder with recipe.json, or a checkpoint"
+            )
+        run = run.parent
+    header = _read_json(run / "recipe.json")
+    folder = path if (path / "state.json").is_file() else None
+    checkpoint = load_checkpoint(folder) if folder else load_newest(run)
+    if checkpoint is None:
+        raise CheckpointError(f"{run}: no checkpoint in {run / 'checkpoints'}")
+    recipe = recipe_from_dict(header["recipe"], str(run / "recipe.json"))
+    labels = label_set_from_dict(header["labels"])
+    network = BiSeNetV2(recipe.model)
+    weights = checkpoint.ema or checkpoint.model
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        lines = " ".join(str(error).split())
+        raise CheckpointError(f"{run}: weights do not fit the recipe's model: {lines}") from error
+    return TrainedNetwork(
+        network.eval(), recipe, labels, checkpoint.step, str(header.get("revision", "unknown"))
+    )
+
+
+def label_set_to_dict(labels: LabelSet) -> dict[str, Any]:
+    """As JSON values."""
+    return {
+        "name": labels.name,
+        "names": list(labels.names),
+        "palette": [list(colour) for colour in labels.palette],
+        "ignore_index": labels.ignore_index,
+    }
+
+
+def label_set_from_dict(values: dict[str, Any]) -> LabelSet:
+    """The inverse of `label_set_to_dict`."""
+    return LabelSet(
+        name=values["name"],
+        names=tuple(values["names"]),
+        palette=tuple((r, g, b) for r, g, b in values["palette"]),
+        ignore_index=values["ignore_index"],
+    )
+
+
+def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # it wraps a full disk
+        raise OSError(f"{path}: {error}") from error
+
+
+def _load_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: expected keys and values")
+    return content
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

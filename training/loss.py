@@ -1,0 +1,79 @@
+"""The training loss: cross entropy of the main head and of each booster (paper, sections 3.2, 4.4).
+
+Knows logits and label maps; nothing of the network or the data set.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def segmentation_loss(
+    outputs: list[Tensor],
+    target: Tensor,
+    *,
+    ignore_index: int = 255,
+    weights: Tensor | None = None,
+    hard_threshold: float | None = None,
+    hard_minimum: float = 1 / 16,
+    booster_weight: float = 1.0,
+    booster_stride: int = 1,
+) -> dict[str, Tensor]:
+    """Losses of one batch, by head: `main`, `booster0`, ...; their sum is what is minimised.
+
+    Args:
+        outputs: `[main, *boosters]` logits (N, C, h, w) at any scale.
+        target: (N, H, W) int64 class indices, or `ignore_index`.
+        weights: (C,) weight of each class, or None.
+        hard_threshold: with a number, the main loss is OHEM: the mean over the pixels whose true
+            class has a probability below it, and over at least `hard_minimum` of all pixels. The
+            boosters keep plain cross entropy.
+        booster_weight: factor on each booster's loss.
+        booster_stride: booster losses are taken on every so-many-th pixel in both directions, at
+            the centre of its cell; logits are enlarged to that grid only.
+
+    A head of which no pixel is labelled has a loss of 0, not NaN.
+    """
+    main = _upsample(outputs[0], target.shape[1:])
+    losses = {
+        "main": _cross_entropy(main, target, ignore_index, weights, hard_threshold, hard_minimum)
+    }
+    offset = booster_stride // 2
+    coarse = target[:, offset::booster_stride, offset::booster_stride]
+    for index, logits in enumerate(outputs[1:]):
+        value = _cross_entropy(_upsample(logits, coarse.shape[1:]), coarse, ignore_index, weights)
+        losses[f"booster{index}"] = booster_weight * value
+    return losses
+
+
+def _upsample(logits: Tensor, size: torch.Size) -> Tensor:
+    # in float32: bfloat16 has 8 bits, too few to add up a loss
+    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _cross_entropy(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int,
+    weights: Tensor | None,
+    hard_threshold: float | None = None,
+    hard_minimum: float = 0.0,
+) -> Tensor:
+    values = F.cross_entropy(
+        logits, target, weight=weights, ignore_index=ignore_index, reduction="none"
+    )
+    valid = target != ignore_index
+    if hard_threshold is None:
+        norm = valid.sum() if weights is None else weights[target[valid]].sum()
+        return values.sum() / norm.clamp(min=1)
+    with torch.no_grad():
+        plain = values if weights is None else values / weights[target.clamp(max=len(weights) - 1)]
+        plain = torch.where(valid, plain, torch.zeros_like(plain)).flatten()
+        keep = max(1, int(hard_minimum * plain.numel()))
+        # the loss that `hard_minimum` of the pixels exceed; -log p > -log threshold is "hard"
+        floor = torch.topk(plain, keep, sorted=True).values[-1]
+        limit = torch.minimum(floor, -torch.log(torch.tensor(hard_threshold)).to(floor))
+        hard = (plain >= limit) & valid.flatten()
+    return values.flatten()[hard].sum() / hard.sum().clamp(min=1)

@@ -1,0 +1,401 @@
+"""BiSeNetV2 as in the paper's Table 1 (arXiv 2004.02147): two branches, their aggregation, a head.
+
+Knows tensors only: a normalised RGB batch in, logits at 1/8 of the input size out. It knows nothing
+of pictures, class names, losses or files. `export.py` wraps it from camera pixels to a label mask.
+
+Where the paper is silent or the public implementations disagree, `ModelConfig` has a field for it
+and its docstring says why the default is what it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+BOOSTER_STAGES = ("stem", "s3", "s4", "s5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Every choice of the network. The defaults are the paper's BiSeNetV2.
+
+    Attributes:
+        num_classes: number of classes N of the logits.
+        detail_channels: widths of the Detail Branch stages S1, S2, S3 (paper, Table 1).
+        semantic_ratio: λ, the width of the Semantic Branch relative to the Detail Branch in the
+            stem and S3 (paper, section 4.2). S4 and S5 keep their widths: the aggregation needs S5
+            at the Detail Branch's, and only so do the cost deltas of the λ ablation come out.
+        width: α of BiSeNetV2-Large; multiplies the widths of both branches.
+        depth: d of BiSeNetV2-Large; repeats each stride-1 gather-and-expansion layer d times.
+        expansion: ε of the gather-and-expansion layer (paper, Table 1: 6).
+        expand_with: which convolution of the gather-and-expansion layer widens to ε·C.
+            `depthwise`, as in CoinCheung/BiSeNet, mmsegmentation and PaddleSeg, whose published
+            scores are the ones that could be reproduced; `conv` widens in the full 3x3 before it,
+            which fits the cost deltas of the paper's λ ablation but of which no public score exists.
+        relu_after_depthwise: a ReLU after the last depthwise convolution (CoinCheung,
+            mmsegmentation: yes; the paper's figure and PaddleSeg: no). Off: with it the layer is no
+            longer the linear bottleneck that the paper draws.
+        context_norm: batch norm and ReLU after the context embedding's last 3x3 (CoinCheung,
+            mmsegmentation: yes; paper and PaddleSeg: plain convolution). On: both implementations
+            that reached the paper's score have it.
+        aggregation_relu: ReLU after the aggregation's last convolution (same two: yes; paper: not
+            shown). On, for the same reason.
+        aggregation_upsample: `bilinear` (paper, mmsegmentation, PaddleSeg) or `nearest` (CoinCheung
+            since 2020).
+        aggregation: how the branches meet: `bga` (paper, section 4.3) or the ablations `sum` and
+            `concat`.
+        branches: `both`, or one of the single-branch ablations.
+        head_channels: C_t of the segmentation head. The paper does not say; 1024 in CoinCheung
+            and mmsegmentation, 128 in PaddleSeg. 1024 costs 54 % more multiply-adds than 128.
+        booster_channels: C_t of the booster heads, which exist in training only.
+        boosters: stages that carry a booster head (paper, section 4.4); () trains without.
+        dropout: before the last 1x1 of each head.
+    """
+
+    num_classes: int = 19
+    detail_channels: tuple[int, int, int] = (64, 64, 128)
+    semantic_ratio: float = 0.25
+    width: float = 1.0
+    depth: int = 1
+    expansion: int = 6
+    expand_with: Literal["depthwise", "conv"] = "depthwise"
+    relu_after_depthwise: bool = False
+    context_norm: bool = True
+    aggregation_relu: bool = True
+    aggregation_upsample: Literal["bilinear", "nearest"] = "bilinear"
+    aggregation: Literal["bga", "sum", "concat"] = "bga"
+    branches: Literal["both", "detail", "semantic"] = "both"
+    head_channels: int = 1024
+    booster_channels: int = 128
+    boosters: tuple[str, ...] = field(default=BOOSTER_STAGES)
+    dropout: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.num_classes <= 255:
+            raise ValueError(
+                f"num_classes is {self.num_classes}, expected 1..255 (masks are uint8)"
+            )
+        unknown = sorted(set(self.boosters) - set(BOOSTER_STAGES))
+        if unknown:
+            raise ValueError(f"boosters names {unknown}, expected some of {list(BOOSTER_STAGES)}")
+        choices = {
+            "expand_with": ("depthwise", "conv"),
+            "aggregation_upsample": ("bilinear", "nearest"),
+            "aggregation": ("bga", "sum", "concat"),
+            "branches": ("both", "detail", "semantic"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
+        for name in ("semantic_ratio", "width", "depth", "expansion", "head_channels"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
+
+    @property
+    def detail_widths(self) -> tuple[int, int, int]:
+        """Widths of the Detail Branch stages S1, S2, S3."""
+        a, b, c = (round(self.width * channels) for channels in self.detail_channels)
+        return a, b, c
+
+    @property
+    def semantic_widths(self) -> tuple[int, int, int, int]:
+        """Widths of the Semantic Branch: stem, S3, S4, S5."""
+        first, _, last = self.detail_widths
+        ratio = self.semantic_ratio
+        return round(ratio * first), round(ratio * last), last // 2, last
+
+
+def conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 3,
+    stride: int = 1,
+    groups: int = 1,
+    relu: bool = True,
+) -> nn.Sequential:
+    """Convolution without bias, batch norm, and a ReLU unless told otherwise."""
+    layers: list[nn.Module] = [
+        nn.Conv2d(
+            in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False
+        ),
+        nn.BatchNorm2d(out_channels),
+    ]
+    if relu:
+        layers.append(nn.ReLU(inplace=True))
+    return nn.Sequential(*layers)
+
+
+class DetailBranch(nn.Sequential):
+    """Wide and shallow, VGG-like, to 1/8 (paper, section 4.1): (N,3,H,W) -> (N,128,H/8,W/8)."""
+
+    def __init__(self, widths: tuple[int, int, int]) -> None:
+        s1, s2, s3 = widths
+        super().__init__(
+            nn.Sequential(conv_bn(3, s1, stride=2), conv_bn(s1, s1)),
+            nn.Sequential(conv_bn(s1, s2, stride=2), conv_bn(s2, s2), conv_bn(s2, s2)),
+            nn.Sequential(conv_bn(s2, s3, stride=2), conv_bn(s3, s3), conv_bn(s3, s3)),
+        )
+
+
+class StemBlock(nn.Module):
+    """Two ways of shrinking, side by side (paper, figure 4a): (N,3,H,W) -> (N,C,H/4,W/4)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = conv_bn(3, channels, stride=2)
+        self.left = nn.Sequential(
+            conv_bn(channels, channels // 2, kernel=1), conv_bn(channels // 2, channels, stride=2)
+        )
+        self.right = nn.MaxPool2d(3, stride=2, padding=1)
+        self.fuse = conv_bn(2 * channels, channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.fuse(torch.cat((self.left(x), self.right(x)), dim=1))
+
+
+class GatherExpansion(nn.Module):
+    """Gather-and-expansion layer of stride 1 or 2 (paper, figure 5b and 5c)."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, stride: int, config: ModelConfig
+    ) -> None:
+        super().__init__()
+        wide = config.expansion * in_channels
+        gathered = wide if config.expand_with == "conv" else in_channels
+        relu = config.relu_after_depthwise
+        layers = [conv_bn(in_channels, gathered)]
+        if stride == 2:
+            # the first depthwise convolution shrinks, the second gathers at the smaller size
+            layers.append(conv_bn(gathered, wide, stride=2, groups=gathered, relu=False))
+            layers.append(conv_bn(wide, wide, groups=wide, relu=relu))
+        else:
+            layers.append(conv_bn(gathered, wide, groups=gathered, relu=relu))
+        layers.append(conv_bn(wide, out_channels, kernel=1, relu=False))
+        self.body = nn.Sequential(*layers)
+        self.shortcut: nn.Module = nn.Identity()
+        if stride == 2:
+            self.shortcut = nn.Sequential(
+                conv_bn(in_channels, in_channels, stride=2, groups=in_channels, relu=False),
+                conv_bn(in_channels, out_channels, kernel=1, relu=False),
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.body(x) + self.shortcut(x))
+
+
+class ContextEmbedding(nn.Module):
+    """The global average, added to every pixel (paper, figure 4b): shape unchanged."""
+
+    def __init__(self, channels: int, norm: bool) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels)
+        self.project = conv_bn(channels, channels, kernel=1)
+        self.last: nn.Module
+        if norm:
+            self.last = conv_bn(channels, channels)
+        else:
+            self.last = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        context = self.project(self.norm(x.mean((2, 3), keepdim=True)))
+        return self.last(x + context)
+
+
+class SemanticBranch(nn.Module):
+    """Narrow and deep, to 1/32 (paper, section 4.2).
+
+    `forward` returns the features by stage: `stem` (1/4), `s3` (1/8), `s4` (1/16), `s5` (1/32,
+    before the context embedding) and `context` (1/32, after it). Boosters read the first four.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        stem, s3, s4, s5 = config.semantic_widths
+
+        def stage(in_channels: int, out_channels: int, repeats: int) -> nn.Sequential:
+            return nn.Sequential(
+                GatherExpansion(in_channels, out_channels, 2, config),
+                *(GatherExpansion(out_channels, out_channels, 1, config) for _ in range(repeats)),
+            )
+
+        self.stem = StemBlock(stem)
+        self.s3 = stage(stem, s3, config.depth)
+        self.s4 = stage(s3, s4, config.depth)
+        self.s5 = stage(s4, s5, 3 * config.depth)
+        self.context = ContextEmbedding(s5, config.context_norm)
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        features = {}
+        for name in ("stem", "s3", "s4", "s5", "context"):
+            x = getattr(self, name)(x)
+            features[name] = x
+        return features
+
+
+def upsample(x: Tensor, factor: int, mode: str) -> Tensor:
+    """Enlarge (N,C,H,W) by a whole factor; bilinear with half-pixel centres."""
+    if mode == "nearest":
+        return F.interpolate(x, scale_factor=factor, mode="nearest")
+    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+
+
+class BilateralGuidedAggregation(nn.Module):
+    """Each branch guides the other at its own scale (paper, section 4.3 and figure 6).
+
+    detail (N,C,H/8,W/8) and semantic (N,C,H/32,W/32) -> (N,C,H/8,W/8).
+    """
+
+    def __init__(self, channels: int, mode: str, relu: bool) -> None:
+        super().__init__()
+        self.mode = mode
+        self.detail_keep = nn.Sequential(
+            conv_bn(channels, channels, groups=channels, relu=False),
+            nn.Conv2d(channels, channels, 1, bias=False),
+        )
+        self.detail_down = nn.Sequential(
+            conv_bn(channels, channels, stride=2, relu=False),
+            nn.AvgPool2d(3, stride=2, padding=1),
+        )
+        self.semantic_up = conv_bn(channels, channels, relu=False)
+        self.semantic_keep = nn.Sequential(
+            conv_bn(channels, channels, groups=channels, relu=False),
+            nn.Conv2d(channels, channels, 1, bias=False),
+        )
+        self.last = conv_bn(channels, channels, relu=relu)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        gate_fine = torch.sigmoid(upsample(self.semantic_up(semantic), 4, self.mode))
+        gate_coarse = torch.sigmoid(self.semantic_keep(semantic))
+        fine = self.detail_keep(detail) * gate_fine
+        coarse = self.detail_down(detail) * gate_coarse
+        return self.last(fine + upsample(coarse, 4, self.mode))
+
+
+class PlainAggregation(nn.Module):
+    """The ablations `sum` and `concat`: upsample the Semantic Branch, join, one 3x3."""
+
+    def __init__(self, channels: int, mode: str, concat: bool) -> None:
+        super().__init__()
+        self.mode = mode
+        self.concat = concat
+        self.last = conv_bn(2 * channels if concat else channels, channels)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        semantic = upsample(semantic, 4, self.mode)
+        return self.last(torch.cat((detail, semantic), dim=1) if self.concat else detail + semantic)
+
+
+class SegmentationHead(nn.Sequential):
+    """3x3 to C_t, dropout, 1x1 to the classes (paper, figure 7): logits at the input's size."""
+
+    def __init__(self, in_channels: int, mid_channels: int, classes: int, dropout: float) -> None:
+        super().__init__(
+            conv_bn(in_channels, mid_channels),
+            nn.Dropout(dropout),
+            nn.Conv2d(mid_channels, classes, 1),
+        )
+
+
+class BiSeNetV2(nn.Module):
+    """The network: (N,3,H,W) normalised RGB, H and W multiples of 32 -> logits at 1/8.
+
+    In training mode `forward` returns `[main, *boosters]`, the main logits (N,classes,H/8,W/8)
+    first and then those of the booster heads at the scale of their stage, in the order of
+    `config.boosters`. In evaluation mode it returns the main logits alone; the booster heads take
+    no part.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels = config.detail_widths[2]
+        mode = config.aggregation_upsample
+        if config.branches != "semantic":
+            self.detail = DetailBranch(config.detail_widths)
+        if config.branches != "detail":
+            self.semantic = SemanticBranch(config)
+        if config.branches == "both":
+            self.aggregation: nn.Module
+            if config.aggregation == "bga":
+                self.aggregation = BilateralGuidedAggregation(
+                    channels, mode, config.aggregation_relu
+                )
+            else:
+                self.aggregation = PlainAggregation(channels, mode, config.aggregation == "concat")
+        self.head = SegmentationHead(
+            channels, config.head_channels, config.num_classes, config.dropout
+        )
+        widths = dict(zip(BOOSTER_STAGES, config.semantic_widths, strict=True))
+        self.boosters = nn.ModuleDict()
+        if config.branches != "detail":
+            for stage in config.boosters:
+                self.boosters[stage] = SegmentationHead(
+                    widths[stage], config.booster_channels, config.num_classes, config.dropout
+                )
+        self.apply(_kaiming_normal)
+
+    def forward(self, x: Tensor) -> Tensor | list[Tensor]:
+        height, width = x.shape[2:]
+        if height % 32 or width % 32:
+            raise ValueError(f"input is {width}x{height}, expected multiples of 32")
+        stages: dict[str, Tensor] = {}
+        if self.config.branches == "detail":
+            features = self.detail(x)
+        else:
+            stages = self.semantic(x)
+            if self.config.branches == "semantic":
+                features = upsample(stages["context"], 4, self.config.aggregation_upsample)
+            else:
+                features = self.aggregation(self.detail(x), stages["context"])
+        logits = self.head(features)
+        if not self.training:
+            return logits
+        return [logits, *(head(stages[name]) for name, head in self.boosters.items())]
+
+
+def _kaiming_normal(module: nn.Module) -> None:
+    """Kaiming normal initialisation of the convolutions (paper, section 5.1)."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Size of the deployed network, booster heads left out.
+
+    Attributes:
+        parameters: number of trainable parameters.
+        multiply_adds: of the convolutions, for one frame of the stated size.
+    """
+
+    parameters: int
+    multiply_adds: int
+
+
+def count_cost(config: ModelConfig, width: int, height: int) -> Cost:
+    """Count parameters and convolution multiply-adds at an input of width x height pixels.
+
+    Counted by running the network on the `meta` device: shapes only, no arithmetic.
+    """
+    multiply_adds = 0
+
+    def count(module: nn.Module, _: object, output: Tensor) -> None:
+        nonlocal multiply_adds
+        assert isinstance(module, nn.Conv2d)
+        multiply_adds += module.weight.numel() * output.shape[2] * output.shape[3]
+
+    with torch.device("meta"):
+        network = BiSeNetV2(config).eval()
+        for module in network.modules():
+            if isinstance(module, nn.Conv2d):
+                module.register_forward_hook(count)
+        network(torch.empty(1, 3, height, width))
+    deployed = (p.numel() for n, p in network.named_parameters() if not n.startswith("boosters."))
+    return Cost(parameters=sum(deployed), multiply_adds=multiply_adds)

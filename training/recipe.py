@@ -1,0 +1,256 @@
+"""A training run as one frozen value: what `config/training/*.yaml` says and the command line overrides.
+
+Knows names, types and ranges; knows nothing of torch, files of data, or how a run is carried out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from bisenetv2_ros.paths import share_directory
+from bisenetv2_ros.training.model import ModelConfig
+
+MAX_RECIPE_BYTES = 1 << 20
+
+
+class RecipeError(ValueError):
+    """A recipe or an override that does not fit; the message names the key and what is expected."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Every choice of a training run. Section numbers are the paper's (arXiv 2004.02147).
+
+    Attributes:
+        name: of the recipe; names the run's folder too.
+        dataset: `camvid`, `camvid32`, `cityscapes`, `coco_stuff10k`, `coco_stuff164k`,
+            `synthetic` or `folder` (see `datasets.py`).
+        train_split, val_split: splits of the data set.
+        train_size: (width, height) in pixels to which frames are resized before augmentation, or
+            None to leave them; Cityscapes is 2048x1024 on disk and trained at 1024x512 (5.1).
+        input_size: (width, height) of the network at validation and export, multiples of 32.
+        crop: (width, height) of the training crop in pixels, multiples of 32.
+        scales: factors of the random resize: a list is drawn from, as in 5.1; with `scale_range`
+            the factor is uniform (in its logarithm) between the first and the last.
+        scale_range: see `scales`.
+        flip: mirror with probability 1/2 (5.1).
+        jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
+        synthetic: share of the training samples that are rendered street scenes instead, 0..1.
+        mean, std: of the RGB channels over 255, carried into the deployed model. The default is
+            ImageNet's, which serves natural images in general.
+        model: the network.
+        learning_rate, power: poly schedule lr * (1 - step / iterations) ** power (5.1).
+        warmup: steps over which the rate rises linearly to the poly schedule; 0 as in the paper.
+        momentum, weight_decay: SGD; decay on convolution weights only (5.1).
+        iterations: optimiser steps.
+        batch_size: frames a step, over all processes and accumulation.
+        micro_batch: frames at once on one device; 0 = batch_size over the processes. Smaller means
+            gradient accumulation: memory for time (batch norm then sees the micro batch).
+        loss: `cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of
+            the paper's ablation).
+        ohem_threshold: a pixel is hard when its true class has less than this probability.
+        ohem_minimum: at least this share of the pixels counts as hard.
+        class_weights: `none` as in the paper, or `log`: 1 / ln(1.02 + share of the class) (ENet,
+            arXiv 1606.02147, section 5.2), of mean 1.
+        booster_weight: weight of each booster head's loss (4.4: 1).
+        booster_stride: booster losses are taken on every so-many-th label pixel; 1 as in the
+            paper's figure, 4 costs a sixteenth and sees boosters at the finest booster's scale.
+        ema: decay of the exponential moving average of the weights that is evaluated and exported;
+            0 = off.
+        precision: `float32`, or autocast to `bfloat16` or `float16` (the latter scales the loss;
+            CUDA only).
+        compile: torch.compile the network.
+        seed: of everything random.
+        validate_every, checkpoint_every: steps; 0 = at the end only.
+        workers: processes that load data; results do not depend on it.
+    """
+
+    name: str
+    dataset: str
+    train_split: str = "train"
+    val_split: str = "val"
+    train_size: tuple[int, int] | None = None
+    input_size: tuple[int, int]
+    crop: tuple[int, int]
+    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    scale_range: bool = False
+    flip: bool = True
+    jitter: float = 0.0
+    synthetic: float = 0.0
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    learning_rate: float = 5e-2
+    power: float = 0.9
+    warmup: int = 0
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    iterations: int
+    batch_size: int = 16
+    micro_batch: int = 0
+    loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
+    ohem_threshold: float = 0.7
+    ohem_minimum: float = 1 / 16
+    class_weights: Literal["none", "log"] = "none"
+    booster_weight: float = 1.0
+    booster_stride: int = 1
+    ema: float = 0.0
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    compile: bool = False
+    seed: int = 0
+    validate_every: int = 0
+    checkpoint_every: int = 0
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        for name in ("input_size", "crop"):
+            width, height = getattr(self, name)
+            if width <= 0 or height <= 0 or width % 32 or height % 32:
+                raise RecipeError(f"{name} is {width}x{height}, expected positive multiples of 32")
+        for name, low, high in (
+            ("iterations", 1, 10**8),
+            ("batch_size", 1, 10**5),
+            ("micro_batch", 0, self.batch_size),
+            ("learning_rate", 1e-9, 100),
+            ("momentum", 0, 0.9999),
+            ("weight_decay", 0, 1),
+            ("warmup", 0, self.iterations),
+            ("jitter", 0, 1),
+            ("synthetic", 0, 1),
+            ("ema", 0, 0.999999),
+            ("booster_stride", 1, 32),
+            ("ohem_threshold", 0, 1),
+            ("ohem_minimum", 0, 1),
+            ("workers", 0, 256),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise RecipeError(f"{name} is {value}, expected {low}..{high}")
+        if not self.scales or min(self.scales) <= 0:
+            raise RecipeError(f"scales is {self.scales}, expected one or more positive factors")
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of optimiser step `step`, counted from 0 (paper, section 5.1).
+
+        The poly curve starts at step 0 whatever the warm-up; the warm-up multiplies it by
+        (step + 1) / warmup.
+        """
+        rate = self.learning_rate * (1 - step / self.iterations) ** self.power
+        return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain values, for JSON; `recipe_from_dict` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
+    """Build a recipe from plain values; RecipeError names an unknown key and the nearest known."""
+    return _build(Recipe, values, where)
+
+
+def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
+    """Read a recipe by the name of one in `config/training/` or by path, then apply overrides.
+
+    Args:
+        name_or_path: `camvid` or `my/recipe.yaml`.
+        overrides: `key=value`, dotted for the model (`model.head_channels=128`); values are YAML.
+
+    Raises:
+        RecipeError: naming the file and key, what was received and what is expected.
+    """
+    path = Path(name_or_path)
+    folder = share_directory() / "config" / "training"
+    if not path.suffix and not path.is_file():
+        path = folder / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in folder.glob("*.yaml"))
+        raise RecipeError(f"no recipe {name_or_path!r}: expected a file or one of {known}")
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: {path.stat().st_size} bytes, expected at most 1 MiB")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values, received {type(values).__name__}")
+    values.setdefault("name", path.stem)
+    for override in overrides or []:
+        key, equals, text = override.partition("=")
+        if not equals:
+            raise RecipeError(f"override {override!r}: expected key=value")
+        *parents, leaf = key.split(".")
+        target = values
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise RecipeError(f"override {override!r}: {parent} has no keys below it")
+        target[leaf] = _parse_value(text)
+    return recipe_from_dict(values, str(path))
+
+
+def _parse_value(text: str) -> Any:
+    """YAML, except that `5e-2` is a number (YAML 1.1 wants a dot and a sign)."""
+    try:
+        return float(text) if "e" in text.lower() else yaml.safe_load(text)
+    except ValueError:
+        return yaml.safe_load(text)
+
+
+def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in hints:
+            near = difflib.get_close_matches(key, hints, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ""
+            raise RecipeError(f"{where}: unknown key {key!r}{hint}")
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)
+        if f.name not in values
+        and f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+    ]
+    if missing:
+        raise RecipeError(f"{where}: missing key {missing[0]!r}")
+    made = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
+    try:
+        return cls(**made)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    """Check a plain value against a type hint; lists become tuples, ints become floats."""
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        if isinstance(value, dict):
+            return _build(hint, value, where)
+    elif origin is Literal:
+        if value in arguments:
+            return value
+        raise RecipeError(f"{where} is {value!r}, expected one of {list(arguments)}")
+    elif origin is tuple:
+        if isinstance(value, (list, tuple)):
+            variadic = len(arguments) == 2 and arguments[1] is Ellipsis
+            if variadic or len(arguments) == len(value):
+                kinds = [arguments[0]] * len(value) if variadic else arguments
+                return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
+            raise RecipeError(f"{where} is {value!r}, expected {len(arguments)} values")
+    elif origin is not None:  # X | None
+        if value is None:
+            return None
+        return _convert(value, arguments[0], where)
+    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
+        return value
+    name = getattr(hint, "__name__", str(hint))
+    raise RecipeError(f"{where} is {json.dumps(value, default=str)}, expected {name}")
