@@ -30,19 +30,18 @@ _bisenetv2_prepend() {
 }
 
 _bisenetv2_prepend PATH "$_bisenetv2_root/.venv/bin"
+export VIRTUAL_ENV="$_bisenetv2_root/.venv"  # so that CMake finds this Python
 if [ -d "$_bisenetv2_root/.venv/share/rclpy" ]; then  # the wheels' ROS 2
   _bisenetv2_prepend AMENT_PREFIX_PATH "$_bisenetv2_root/.venv"
+  _bisenetv2_prepend CMAKE_PREFIX_PATH "$_bisenetv2_root/.venv"
   _bisenetv2_prepend LD_LIBRARY_PATH "$_bisenetv2_root/.venv/lib"
 fi
 
 COLCON_CURRENT_PREFIX=$_bisenetv2_root/install
 . "$_bisenetv2_root/install/local_setup.sh"
-_bisenetv2_prepend PATH "$_bisenetv2_root/install/bisenetv2_ros/bin"
 
 # Images need more shared memory than Fast DDS gives by default. A profile of your own stays.
-if [ -z "${FASTDDS_DEFAULT_PROFILES_FILE:-}${FASTRTPS_DEFAULT_PROFILES_FILE:-}" ]; then
-  export FASTDDS_DEFAULT_PROFILES_FILE="$_bisenetv2_root/config/fastdds_shm.xml"
-fi
+eval "$(python3 -m bisenetv2_ros.fastdds)"
 
 unset -f _bisenetv2_prepend
 unset _bisenetv2_root _bisenetv2_old COLCON_CURRENT_PREFIX
