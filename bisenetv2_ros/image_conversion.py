@@ -15,11 +15,13 @@ import re
 import reprlib
 import struct
 import zlib
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -122,7 +124,7 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     if data.size != step * rows:
         raise ImageError(
             "data_length",
-            f"data is {data.size} bytes long, expected {step * rows} for {rows} rows of step {step}",
+            f"data is {data.size} bytes long, expected {step * rows}: {rows} rows of step {step}",
         )
     dtype = np.dtype(layout.dtype).newbyteorder(">" if _integer(msg, "is_bigendian") else "<")
     pixels: np.ndarray = np.ndarray(
@@ -175,8 +177,12 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
 
 
 def _short(value: object) -> str:
-    """The value for an error text: one line, not long."""
-    return " ".join(reprlib.repr(value).split())
+    """Show a field's value in an error text."""
+    return _line(reprlib.repr(value))
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())[:160]
 
 
 def _integer(msg: Any, field: str) -> int:
@@ -188,7 +194,7 @@ def _integer(msg: Any, field: str) -> int:
 
 
 def _bytes(msg: Any) -> np.ndarray:
-    """The message's data as a read-only (N,) uint8 array that shares its memory."""
+    """Give the message's data as a read-only (N,) uint8 array that shares its memory."""
     try:
         data = np.frombuffer(msg.data, np.uint8)
     except (TypeError, ValueError, AttributeError, BufferError):
@@ -221,7 +227,9 @@ def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOr
         if pixels.dtype == np.uint16:
             pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
     except (cv2.error, MemoryError) as error:
-        raise ImageError("decode", f"OpenCV cannot convert the frame: {_short(error)}") from error
+        raise ImageError(
+            "decode", f"OpenCV cannot convert the frame: {_line(str(error))}"
+        ) from error
     return pixels, layout.order
 
 
@@ -230,8 +238,8 @@ def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOr
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 
-# Data that claims more pixels than it can hold is a decompression bomb. Deflate shrinks at most 1032
-# times and a PNG pixel has at least one bit; JPEG has at least one bit for each block of 8x8 pixels.
+# Data that claims more pixels than it can hold is a decompression bomb. Deflate shrinks at most
+# 1032 times and a PNG pixel has at least one bit; a JPEG has at least one bit for 8x8 pixels.
 _PNG_PIXELS_PER_BYTE = 1032 * 8
 _JPEG_PIXELS_PER_BYTE = 64 * 8
 
@@ -245,7 +253,7 @@ _JPEG_MAX_SCANS = 100  # progressive files have about ten; each costs a pass ove
 def _decode(
     data: np.ndarray, size_of: Callable[[np.ndarray], tuple[int, int]], pixels_per_byte: int
 ) -> np.ndarray:
-    """Checks the file's structure and claims before OpenCV sees it; (H, W), (H, W, 3 or 4)."""
+    """Decode to (H, W) or (H, W, 3 or 4) after a look at the file's structure and claims."""
     try:
         width, height = size_of(data)
     except (IndexError, struct.error):
@@ -259,8 +267,10 @@ def _decode(
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
-        raise ImageError("decode", f"OpenCV cannot decode the frame: {_short(error)}") from error
-    if pixels is None or pixels.shape[:2] != (height, width):
+        raise ImageError(
+            "decode", f"OpenCV cannot decode the frame: {_line(str(error))}"
+        ) from error
+    if pixels is None:
         raise ImageError("decode", f"OpenCV cannot decode the announced {width}x{height} pixels")
     return pixels
 
@@ -305,7 +315,7 @@ def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
                 raise ImageError("decode", f"JPEG has a second frame header at byte {position}")
             height, width = struct.unpack_from(">HH", stream, position + 3)
             size = (width, height)
-        position += max(length, 2)
+        position += length
         if marker == _JPEG_SCAN:
             scans += 1
             after = _JPEG_AFTER_SCAN.search(stream, position)

@@ -1,0 +1,157 @@
+"""Results to ROS messages: Image, ClassFractions, LabelInfo, CameraInfo, and a frame's latency.
+
+Headers are put in as they are given: the camera's, unchanged. The module knows nothing of topics,
+clocks, models or how a mask is made.
+"""
+
+from __future__ import annotations
+
+import array
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sensor_msgs.msg import CameraInfo, Image
+
+from bisenetv2_ros.msg import ClassFraction, ClassFractions
+
+if TYPE_CHECKING:
+    from builtin_interfaces.msg import Time
+    from std_msgs.msg import Header
+
+    from bisenetv2_ros.labels import LabelSet
+
+_PIXEL_SHAPES = {"mono8": (), "rgb8": (3,)}
+
+
+class ImageBuffer:
+    """One sensor_msgs/Image that is filled again and again, without a new allocation per frame.
+
+    The message's data is an array.array written through a numpy view of it: with anything else
+    assigned to `data`, rclpy may look at every byte, which takes 260 ms for 1920x1080 rgb8. `fill`
+    returns the same object each time, so publish it before the next call.
+    """
+
+    def __init__(self) -> None:
+        self._message = Image()
+        self._pixels: np.ndarray = np.empty(0, np.uint8)
+
+    def fill(self, header: Header, pixels: np.ndarray, encoding: str) -> Image:
+        """The message with this header and these pixels; its rows are not padded.
+
+        `pixels` is (H, W) uint8 for 'mono8' or (H, W, 3) uint8 for 'rgb8', and may be a strided
+        view. Raises ValueError for anything else.
+        """
+        expected = _PIXEL_SHAPES.get(encoding)
+        if expected is None:
+            raise ValueError(f"encoding is '{encoding}', expected {' or '.join(_PIXEL_SHAPES)}")
+        if pixels.dtype != np.uint8 or pixels.ndim < 2 or pixels.shape[2:] != expected:
+            raise ValueError(
+                f"pixels are {pixels.dtype} of shape {pixels.shape}, "
+                f"expected uint8 of shape {('H', 'W', *expected)} for {encoding}"
+            )
+        message = self._message
+        if pixels.shape != self._pixels.shape:
+            message.data = array.array("B", bytes(pixels.size))
+            self._pixels = np.frombuffer(message.data, np.uint8).reshape(pixels.shape)
+        np.copyto(self._pixels, pixels)
+        message.header = header
+        message.height, message.width = pixels.shape[:2]
+        message.encoding = encoding
+        message.step = math.prod(pixels.shape[1:])
+        return message
+
+
+def class_fractions_message(
+    header: Header,
+    model: str,
+    labels: LabelSet,
+    counts: np.ndarray,
+    size: tuple[int, int],
+    latency: float,
+    inference_time: float,
+) -> ClassFractions:
+    """What a mask of `size` (width, height) consists of.
+
+    `counts` is (C,) int64, the pixels of each class; the fractions are of their sum. `latency` and
+    `inference_time` are in seconds. Raises ValueError where counts and labels differ in number.
+    """
+    valid = max(int(counts.sum()), 1)  # a mask without valid pixels has fractions of 0
+    classes = [
+        ClassFraction(class_id=class_id, class_name=name, fraction=count / valid, pixel_count=count)
+        for class_id, (name, count) in enumerate(zip(labels.names, counts.tolist(), strict=True))
+    ]
+    return ClassFractions(
+        header=header,
+        model=model,
+        width=size[0],
+        height=size[1],
+        classes=classes,
+        latency=latency,
+        inference_time=inference_time,
+    )
+
+
+def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
+    """Seconds from a header's stamp to now, both of the node's clock.
+
+    NaN where the stamp is 0 (not set) or in the future (another clock, or time has jumped back): a
+    consumer must not take either for a fast answer.
+    """
+    stamp_nanoseconds = stamp.sec * 10**9 + stamp.nanosec
+    if stamp_nanoseconds == 0 or stamp_nanoseconds > now_nanoseconds:
+        return math.nan
+    return (now_nanoseconds - stamp_nanoseconds) / 1e9
+
+
+def label_info(labels: LabelSet) -> Any:
+    """The vision_msgs/LabelInfo that explains the values of a mask; None without vision_msgs.
+
+    The header is left empty and the threshold 0: every pixel has the class of its largest score.
+    """
+    try:
+        from vision_msgs.msg import LabelInfo, VisionClass
+    except ImportError:  # the package is not on PyPI, so not every installation has it
+        return None
+    return LabelInfo(
+        class_map=[
+            VisionClass(class_id=class_id, class_name=name)
+            for class_id, name in enumerate(labels.names)
+        ]
+    )
+
+
+def scaled_camera_info(info: CameraInfo, size: tuple[int, int], header: Header) -> CameraInfo:
+    """The camera's calibration for its image resized to `size` (width, height) of the mask.
+
+    K and P are those of the mask: a region of interest and binning are worked into them, and the
+    result has neither. Distortion, its model and R are independent of the resolution and stay.
+    Matrices left at zero (an uncalibrated camera) stay zero.
+
+    A pixel's centre has integer coordinates, as everywhere in ROS and OpenCV, and resizing keeps
+    the image's edges, half a pixel outside of the outermost centres: u' = s (u + 0.5) - 0.5.
+    (image_proc leaves the halves out; its principal point is up to half a mask pixel away.)
+
+    Raises ValueError where `info` does not tell the size of the image.
+    """
+    width, height = info.roi.width or info.width, info.roi.height or info.height
+    if not (width and height):
+        raise ValueError(f"camera_info has size {width}x{height}, expected that of the image")
+    scale_x, scale_y = size[0] / width, size[1] / height
+    to_mask = np.array(
+        [
+            [scale_x, 0.0, scale_x * (0.5 - info.roi.x_offset) - 0.5],
+            [0.0, scale_y, scale_y * (0.5 - info.roi.y_offset) - 0.5],
+            [0.0, 0.0, 1.0],
+        ]
+    )
+    return CameraInfo(
+        header=header,
+        width=size[0],
+        height=size[1],
+        distortion_model=info.distortion_model,
+        d=info.d,
+        k=(to_mask @ np.reshape(info.k, (3, 3))).ravel(),
+        r=info.r,
+        p=(to_mask @ np.reshape(info.p, (3, 4))).ravel(),
+    )
