@@ -19,13 +19,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.paths import share_directory
 
 if TYPE_CHECKING:
     import onnx
 
 FORMAT = 1  #: version of the contract above; other versions are refused
 MAX_BYTES = 512 * 2**20  #: larger files are refused unread; the largest BiSeNetV2 needs a tenth
-MAX_SIDE = 8192  #: pixels of width or height a file may ask for
+MAX_SIDE = 4096  #: pixels of width or height that a file may ask for
 PRECISIONS = ("float32", "float16", "int8")
 DEFAULT_MODEL = "bisenetv2_camvid_480x352_int8"  #: what '' means, in the package's models/
 INPUT = "image"
@@ -78,16 +79,8 @@ class ModelFile:
 
 
 def models_directory() -> Path:
-    """Where the package's own models lie: beside the source, or in the share/ it is installed to.
-
-    FileNotFoundError where there is neither.
-    """
-    package = Path(__file__).resolve().parent
-    installed = (parent / "share" / "bisenetv2_ros" / "models" for parent in package.parents)
-    for directory in (package.parent / "models", *installed):
-        if any(directory.glob("*.onnx")):
-            return directory
-    raise FileNotFoundError(f"no models/ with *.onnx beside {package}, nor in a share/ above it")
+    """Where the package's own models lie. FileNotFoundError where it is installed without them."""
+    return share_directory() / "models"
 
 
 def model_path(name_or_path: str | Path = "") -> Path:
@@ -202,7 +195,7 @@ def _check_self_contained(model: onnx.ModelProto) -> None:
 
     for message in _messages(model):
         if isinstance(message, onnx.SparseTensorProto):
-            raise ValueError("holds a sparse tensor, expected dense ones only")  # noqa: TRY004
+            raise ValueError("holds a sparse tensor, expected dense ones only")
         if isinstance(message, onnx.TensorProto) and (
             message.data_location == onnx.TensorProto.EXTERNAL or message.external_data
         ):
@@ -266,7 +259,7 @@ def _check_signature(graph: onnx.GraphProto, input_size: tuple[int, int]) -> Non
     width, height = input_size
     _check_tensors("input", graph.input, {INPUT: f"uint8 (N, {height}, {width}, 3)"})
     output = f"uint8 (N, {height}, {width})"
-    _check_tensors("output", graph.output, {name: output for name in OUTPUTS})
+    _check_tensors("output", graph.output, dict.fromkeys(OUTPUTS, output))
 
 
 def _check_tensors(kind: str, tensors: Any, expected: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""A model file small enough to check by hand: mask = red // 16 (at most C-1), confidence = green."""
+"""A model file small enough to check by hand: mask = red // 16 up to C-1, confidence = green."""
 
 from __future__ import annotations
 

@@ -1,0 +1,71 @@
+"""Runtimes that execute a model file: finds the one asked for, or the best that is there.
+
+Runtimes are imported only here and only when tried. Which is tried first with 'auto' is the order
+of the table below. Nothing here knows of pictures other than uint8 arrays, or of ROS.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+
+from bisenetv2_ros.backends.base import Backend, BackendUnavailable, available_cores
+from bisenetv2_ros.model_file import ModelFile
+
+__all__ = ["BACKENDS", "Backend", "BackendUnavailable", "available_cores", "create_backend"]
+
+_log = logging.getLogger(__name__)
+
+#: Class of each backend, fastest first; None where this version has none yet.
+BACKENDS: dict[str, str | None] = {
+    "tensorrt": None,
+    "openvino": "bisenetv2_ros.backends.openvino.OpenVinoBackend",
+    "onnxruntime": "bisenetv2_ros.backends.onnxruntime.OnnxRuntimeBackend",
+}
+
+
+def create_backend(
+    model: ModelFile, name: str = "auto", device: str = "", threads: int = 0
+) -> Backend:
+    """Load a model into a runtime.
+
+    name: a key of BACKENDS, or 'auto' for the first of them that is installed and has the device.
+    device: in the runtime's words and any case, such as 'cpu', 'gpu', 'cuda:0'; '' for its default.
+    threads: of a CPU device; 0 for one per physical core that this process may use.
+    Raises ValueError for an unknown name or negative threads, BackendUnavailable, saying what to
+    install, when runtime or device are not there, ModelFileError when the runtime refuses the file.
+    """
+    if name != "auto" and name not in BACKENDS:
+        raise ValueError(f"backend '{name}' is unknown, expected auto, {', '.join(BACKENDS)}")
+    if threads < 0:
+        raise ValueError(f"threads must be 0 (all cores) or more, got {threads}")
+    if name != "auto":
+        return _load(name, model, device, threads)
+    skipped = []
+    for candidate in BACKENDS:
+        try:
+            backend = _load(candidate, model, device, threads)
+        except BackendUnavailable as error:
+            skipped.append(str(error))
+            continue
+        reasons = "; ".join(skipped) or "none"
+        _log.info("backend %s on %s (skipped: %s)", backend.name, backend.device, reasons)
+        return backend
+    raise BackendUnavailable(f"no backend is available: {'; '.join(skipped)}")
+
+
+def _load(name: str, model: ModelFile, device: str, threads: int) -> Backend:
+    qualified_class = BACKENDS[name]
+    if qualified_class is None:
+        raise BackendUnavailable(
+            f"backend '{name}' is not part of this version; it has "
+            + ", ".join(key for key, value in BACKENDS.items() if value)
+        )
+    module, _, class_name = qualified_class.rpartition(".")
+    try:
+        backend_class: type[Backend] = getattr(importlib.import_module(module), class_name)
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"backend '{name}' cannot be imported ({error}): run `pip install {name}`"
+        ) from error
+    return backend_class(model, device, threads or available_cores())

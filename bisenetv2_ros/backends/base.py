@@ -1,0 +1,86 @@
+"""What every backend promises: checked uint8 images in, uint8 masks out.
+
+Knows nothing of any runtime; each has its module beside this one.
+"""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import numpy as np
+
+from bisenetv2_ros.model_file import ModelFile, ModelFileError
+
+
+class BackendUnavailable(RuntimeError):
+    """The runtime or device asked for is not there; the message says what to install."""
+
+
+class Backend(ABC):
+    """A model loaded into a runtime. Not thread-safe: one caller at a time."""
+
+    name: str  #: key of `backends.BACKENDS`
+    device: str  #: for people, such as 'CPU (2 threads)'
+
+    @abstractmethod
+    def __init__(self, model: ModelFile, device: str, threads: int) -> None:
+        """Load `model`; arguments and errors as in `backends.create_backend`, threads > 0."""
+
+    def infer(
+        self, images: np.ndarray, confidence: bool = False
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Segment (N, H, W, 3) uint8 RGB images of the model's size: masks and confidences.
+
+        Both are (N, H, W) uint8; the second is None unless asked for, and then it is not computed.
+        They may lie in memory of the runtime, valid until the next call or `close`: copy what has
+        to live longer. Strided images are taken, at the cost of a copy. Raises ValueError for
+        other shapes or types.
+        """
+        width, height = self._input_size
+        if (
+            not isinstance(images, np.ndarray)
+            or images.dtype != np.uint8
+            or images.ndim != 4
+            or images.shape[0] == 0
+            or images.shape[1:] != (height, width, 3)
+        ):
+            received = (
+                f"{images.dtype} {images.shape}"
+                if isinstance(images, np.ndarray)
+                else type(images).__name__
+            )
+            raise ValueError(
+                f"images are {received}, expected uint8 (N, {height}, {width}, 3) "
+                f"for model '{self._name}'"
+            )
+        return self._infer(np.ascontiguousarray(images), confidence)
+
+    @abstractmethod
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        """`infer` for arguments that are checked; `images` are C-contiguous."""
+
+    def close(self) -> None:
+        """Free the model by letting go of all there is; closing twice is fine, using it is not."""
+        vars(self).clear()
+
+    def _describe(self, model: ModelFile) -> None:
+        self._name = model.name
+        self._input_size = model.info.input_size
+
+
+def refused(model: ModelFile, runtime: str, error: Exception) -> ModelFileError:
+    """The one-line error for a checked file that a runtime still does not take."""
+    reason = " ".join(str(error).split())
+    return ModelFileError(f"model file {model.path}: {runtime} cannot load it: {reason}")
+
+
+def available_cores() -> int:
+    """Physical cores that this process may run on; two threads on one core only get in the way."""
+    cpus = os.sched_getaffinity(0)
+    topology = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology") for cpu in cpus)
+    try:
+        return len({(core / "thread_siblings_list").read_text() for core in topology})
+    except OSError:  # not every kernel or container shows it
+        return len(cpus)

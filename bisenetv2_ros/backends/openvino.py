@@ -1,0 +1,78 @@
+"""OpenVINO: the fastest backend on CPUs, and the way to Intel GPUs and NPUs.
+
+One image at a time: the graph is compiled for batch 1, because fixed shapes are faster and a batch
+gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
+made when it is first asked for.
+
+A float32 file runs in float32 and an int8 file keeps float32 between its int8 convolutions:
+bfloat16, OpenVINO's default where the CPU has it, measured no faster there and moves labels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import openvino
+
+from bisenetv2_ros.backends.base import Backend, BackendUnavailable, refused
+from bisenetv2_ros.model_file import OUTPUTS, ModelFile
+
+
+class OpenVinoBackend(Backend):
+    """See the module's head; the contract is `Backend`'s."""
+
+    name = "openvino"
+
+    def __init__(self, model: ModelFile, device: str, threads: int) -> None:
+        self._describe(model)
+        self._core = openvino.Core()
+        self._target = device.upper() or "CPU"
+        if self._target not in self._core.available_devices:
+            raise BackendUnavailable(
+                f"openvino sees no device '{device}', only "
+                f"{', '.join(self._core.available_devices)}: install the device's driver, "
+                "such as intel-opencl-icd for an Intel GPU"
+            )
+        capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
+        half = model.info.precision == "float16" and "FP16" in capabilities
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f16" if half else "f32",
+        }
+        self.device = self._target
+        if self._target == "CPU":
+            self._options["INFERENCE_NUM_THREADS"] = str(threads)
+            # a pinned thread waits for its core while others idle, on a robot that runs more
+            self._options["ENABLE_CPU_PINNING"] = "NO"
+            self.device = f"CPU ({threads} threads)"
+        width, height = model.info.input_size
+        try:
+            self._graph = self._core.read_model(model.path)
+            self._graph.reshape([1, height, width, 3])
+            self._requests = {False: self._compile(confidence=False)}
+        except RuntimeError as error:
+            raise refused(model, "openvino", error) from error
+
+    def _compile(self, confidence: bool) -> openvino.InferRequest:
+        names = OUTPUTS if confidence else OUTPUTS[:1]
+        outputs = [self._graph.output(name) for name in names]
+        part = openvino.Model(outputs, self._graph.get_parameters())
+        return self._core.compile_model(part, self._target, self._options).create_infer_request()
+
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        if confidence not in self._requests:
+            self._requests[confidence] = self._compile(confidence)
+        request = self._requests[confidence]
+        if len(images) == 1:
+            outputs = self._run(request, images)
+        else:
+            runs = [self._run(request, images[i : i + 1], copy=True) for i in range(len(images))]
+            outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        return outputs[0], outputs[1] if confidence else None
+
+    @staticmethod
+    def _run(
+        request: openvino.InferRequest, image: np.ndarray, copy: bool = False
+    ) -> list[np.ndarray]:
+        request.infer([openvino.Tensor(image, shared_memory=True)], share_outputs=True)
+        outputs = [tensor.data for tensor in request.output_tensors]
+        return [output.copy() for output in outputs] if copy else outputs
