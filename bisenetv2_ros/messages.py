@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from bisenetv2_ros.labels import LabelSet
 
-_PIXEL_SHAPES = {"mono8": (), "rgb8": (3,)}
+_PIXEL_SHAPES = {"mono8": (), "rgb8": (3,), "bgr8": (3,)}
 
 
 class ImageBuffer:
@@ -39,8 +39,8 @@ class ImageBuffer:
     def fill(self, header: Header, pixels: np.ndarray, encoding: str) -> Image:
         """The message with this header and these pixels; its rows are not padded.
 
-        `pixels` is (H, W) uint8 for 'mono8' or (H, W, 3) uint8 for 'rgb8', and may be a strided
-        view. Raises ValueError for anything else.
+        `pixels` is (H, W) uint8 for 'mono8' or (H, W, 3) uint8 for 'rgb8' and 'bgr8', and may be a
+        strided view. Raises ValueError for anything else.
         """
         expected = _PIXEL_SHAPES.get(encoding)
         if expected is None:
