@@ -6,9 +6,28 @@ work and returns the exit code. This file holds what all verbs share and imports
 
 from __future__ import annotations
 
+import argparse
+import math
+
 
 class UserError(Exception):
     """What the user gave cannot be used; shown as `bisenetv2 VERB: error: MESSAGE`, exit code 2.
 
     The message is one line: what was received, what was expected, and where.
     """
+
+
+def positive_int(text: str) -> int:
+    """Convert an option's value, for argparse's `type`."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 1")
+    return value
+
+
+def positive_float(text: str) -> float:
+    """Convert an option's value, for argparse's `type`."""
+    value = float(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"got {text}, expected a number above 0")
+    return value

@@ -28,7 +28,31 @@ class Verb(NamedTuple):
     is_ros_node: bool = False  # takes `--ros-args ...`, handed on as args.ros_args
 
 
-VERBS: dict[str, Verb] = {}
+VERBS: dict[str, Verb] = {
+    "segment": Verb(
+        "bisenetv2_ros.cli.segment",
+        "Run the ROS 2 node: camera topics in, masks and class fractions out",
+        is_ros_node=True,
+    ),
+    "camera": Verb(
+        "bisenetv2_ros.cli.camera",
+        "Publish pictures, a video, a webcam or a synthetic street as a camera would",
+        is_ros_node=True,
+    ),
+    "demo": Verb(
+        "bisenetv2_ros.cli.demo", "Show camera, node and masks at work, measure them, and end"
+    ),
+    "predict": Verb(
+        "bisenetv2_ros.cli.predict", "Segment pictures or a video into files, without ROS"
+    ),
+    "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or go on with a run"),
+    "evaluate": Verb(
+        "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labelled data set"
+    ),
+    "check-data": Verb(
+        "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
+    ),
+}
 
 # What to do about a missing module, by its top-level name. Modules not listed here are not
 # optional: their absence is a broken installation and shows as the exception that it is.
@@ -43,6 +67,9 @@ OPTIONAL_MODULES = {
 
 EXAMPLES = """\
 examples:
+  bisenetv2 demo                                          see it all at work
+  bisenetv2 predict drive.mp4 -o out --save video         your own video, no ROS
+  bisenetv2 segment --ros-args -r image_raw:=/front/image_raw
 """
 
 
@@ -130,6 +157,12 @@ def _run_verb(name: str, words: list[str]) -> int:
             file=sys.stderr,
         )
         return 2
+    except OSError as error:
+        if error.filename is None:
+            raise
+        # A missing file or a full disk: the path says more than a traceback.
+        print(f"{parser.prog}: error: {error.strerror}: '{error.filename}'", file=sys.stderr)
+        return 1
 
 
 def split_ros_args(words: Sequence[str]) -> tuple[list[str], list[str]]:
