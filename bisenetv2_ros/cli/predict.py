@@ -1,0 +1,117 @@
+"""`bisenetv2 predict`: label masks, pictures, a video and a table from files, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.predict import KINDS, ResultFiles
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.image_file import ImageFileError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = """\
+examples:
+  bisenetv2 predict street.jpg -o out
+  bisenetv2 predict 'drive/*.png' -o out --save masks,fractions
+  bisenetv2 predict drive.mp4 -o out --save video
+
+what --save names, in the output directory:
+  masks      masks/NAME.png    class index per pixel, size of the frame
+  colour     colour/NAME.png   the same in the classes' colours
+  overlay    overlay/NAME.png  colours over the frame
+  video      video.mp4         frame, colour mask and overlay side by side, with a legend
+  fractions  fractions.csv     share of each class, a line per frame
+
+A picture that cannot be read is named and passed over; the exit code is then 1.
+Ctrl-C keeps what is done.
+"""
+    parser.add_argument("source", help="picture, folder, 'glob', video, webcam:N or synthetic")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--save",
+        type=_kinds,
+        default=("masks", "overlay"),
+        metavar="KIND,...",
+        help=f"any of {','.join(KINDS)} (default: masks,overlay)",
+    )
+    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
+    parser.add_argument(
+        "--backend", default="auto", help="inference runtime (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="", help="device as the backend names it")
+    parser.add_argument(
+        "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
+    )
+    parser.add_argument(
+        "--opacity",
+        type=_opacity,
+        default=0.5,
+        help="of the colours in overlays, 0 to 1 (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the source; 0 when every frame could be read."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends.base import BackendUnavailable
+    from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.segmenter import Segmenter
+
+    damaged: list[ImageFileError] = []
+
+    def on_damaged(error: ImageFileError) -> None:
+        damaged.append(error)
+        tqdm.write(f"bisenetv2 predict: skipped {error}", file=sys.stderr)
+
+    try:
+        source = open_source(args.source, on_damaged=on_damaged)
+        segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
+    except (ValueError, BackendUnavailable) as error:
+        raise UserError(str(error)) from error
+    print(
+        f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
+        file=sys.stderr,
+    )
+    total = source.count if args.frames is None else min(args.frames, source.count or args.frames)
+    # disable=None: no bar where the output is not a terminal.
+    bar = tqdm(total=total, unit="frame", disable=None)
+    results = ResultFiles(args.output, segmenter, args.save, rate=source.fps, opacity=args.opacity)
+    try:
+        for frame in itertools.islice(source, args.frames):
+            results.write(frame, segmenter(frame.image))
+            bar.update()
+    except SourceError as error:
+        raise UserError(str(error)) from error
+    finally:
+        results.close()
+        segmenter.close()
+        bar.close()
+        print(f"{results.frames} frames segmented, results in {args.output}", file=sys.stderr)
+    if damaged:
+        print(f"bisenetv2 predict: error: {len(damaged)} skipped, see above", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def _kinds(text: str) -> tuple[str, ...]:
+    kinds = tuple(text.split(","))
+    for kind in kinds:
+        if kind not in KINDS:
+            raise argparse.ArgumentTypeError(f"got '{kind}', expected any of {','.join(KINDS)}")
+    return kinds
+
+
+def _opacity(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected 0 to 1")
+    return value
