@@ -1,0 +1,78 @@
+"""Child processes that are ended the way ROS processes need: by SIGINT, and waited for.
+
+A killed DDS process leaves its shared memory behind, so killing is what is done last. Knows nothing
+of ROS beyond that.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+GRACE = 10.0  # seconds for a process to end after SIGINT, and again after SIGTERM
+
+
+class Child:
+    """A process with its output in a log file; starts on construction, ends by `end_all`."""
+
+    def __init__(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
+    ) -> None:
+        self.name = name
+        self.log = log
+        self.started = time.monotonic()
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(environment),
+                # A Ctrl-C on the terminal is for the parent, which ends its children in order.
+                start_new_session=True,
+            )
+
+    def exit_code(self) -> int | None:
+        """The exit code, or None while it runs."""
+        return self._process.poll()
+
+    def peak_memory(self) -> float | None:
+        """The most resident memory it has had, in MiB; None where the system does not tell."""
+        try:
+            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
+        except OSError:
+            return None
+        peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
+        return int(peak[1]) / 1024 if peak else None
+
+    def last_lines(self, count: int = 8) -> str:
+        """The end of its log, indented, for an error message."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(f"    {line}" for line in lines[-count:]) or "    (it wrote nothing)"
+
+    def interrupt(self) -> None:
+        """Ask it to end, as Ctrl-C does; does not wait."""
+        if self.exit_code() is None:
+            self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> int:
+        """Wait for it to end after `interrupt`, less and less politely; return the exit code."""
+        for insist in (self._process.terminate, self._process.kill):
+            try:
+                return self._process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                insist()
+        return self._process.wait()
+
+
+def end_all(children: Iterable[Child]) -> None:
+    """End all at once, which is quicker than one after the other."""
+    children = list(children)
+    for child in children:
+        child.interrupt()
+    for child in children:
+        child.wait()

@@ -1,0 +1,146 @@
+"""The parts of the demo that need neither ROS nor a model."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bisenetv2_ros.demo.live_view import LiveView, Progress
+from bisenetv2_ros.demo.processes import Child, end_all
+from bisenetv2_ros.demo.results import EvenlySpaced
+
+
+@given(length=st.integers(0, 400), count=st.integers(2, 8))
+def test_evenly_spaced_whatever_the_length(length, count):
+    stream: EvenlySpaced[int] = EvenlySpaced(count)
+    for item in range(length):
+        stream.add(item)
+    picked = stream.pick()
+    assert all(index == item for index, item in picked)
+    indices = [index for index, _ in picked]
+    assert len(indices) == min(count, length)
+    if length:
+        assert (indices[0], indices[-1]) == (0, length - 1)
+    gaps = np.diff(indices)
+    assert (gaps > 0).all()
+    if length > count:
+        even = (length - 1) / (count - 1)
+        assert gaps.max() <= 1.5 * even + 1 and gaps.min() >= 0.5 * even - 1
+
+
+class Terminal(io.StringIO):
+    encoding = "utf-8"
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Log(io.StringIO):
+    encoding = "ascii"
+
+
+def progress(frames: int) -> Progress:
+    return Progress(
+        stage="waiting",
+        frames=frames,
+        total=9,
+        rate=10.0,
+        latency_p50=0.020,
+        latency_p99=0.035,
+        dropped=2,
+        fractions=[("sky", 0.1), ("road", 0.5), ("car", 0.4)],
+    )
+
+
+def test_live_view_redraws_in_place_on_a_terminal():
+    stream = Terminal()
+    view = LiveView(stream)
+    view.show(progress(0))
+    view.show(progress(3))
+    first = stream.getvalue()
+    assert "waiting" in first and "\x1b[1F" in first  # one line up, over the waiting line
+    view.show(progress(4))
+    second = stream.getvalue()[len(first) :]
+    assert second.startswith("\x1b[5F")  # figures, empty line, three classes
+    assert "frame 4/9   10.0 Hz   latency p50 20 ms, p99 35 ms   dropped 2" in second
+    names = [line.split()[0] for line in second.splitlines()[2:5]]
+    assert names == ["road", "car", "sky"]  # largest first
+    assert second.count("█") == 15 + 12 + 3
+
+
+def test_live_view_is_plain_lines_in_a_log():
+    stream = Log()
+    view = LiveView(stream)
+    assert view.is_due()
+    view.show(progress(3))
+    assert not view.is_due()
+    view.show(progress(5))
+    lines = stream.getvalue().splitlines()
+    assert [line.split()[1] for line in lines] == ["3/9", "5/9"]
+    assert lines[0].endswith("road 50 %, car 40 %, sky 10 %")
+    assert "\x1b" not in stream.getvalue() and stream.getvalue().isascii()
+
+
+OBEDIENT = """import time
+print('up', flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    print('down')
+"""
+DEAF = """import signal, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+print('up', flush=True)
+time.sleep(60)
+"""
+
+
+def child(tmp_path, code: str, name: str = "child") -> Child:
+    child = Child(name, [sys.executable, "-c", code], os.environ, tmp_path / f"{name}.log")
+    while "up" not in child.last_lines() and child.exit_code() is None:
+        time.sleep(0.01)
+    return child
+
+
+def test_children_are_interrupted_and_waited_for(tmp_path):
+    children = [child(tmp_path, OBEDIENT, name) for name in ("one", "two")]
+    assert [one.exit_code() for one in children] == [None, None]
+    end_all(children)
+    assert [one.exit_code() for one in children] == [0, 0]
+    assert all(one.last_lines() == "    up\n    down" for one in children)
+
+
+def test_child_that_does_not_obey_is_terminated(tmp_path, monkeypatch):
+    monkeypatch.setattr("bisenetv2_ros.demo.processes.GRACE", 0.2)
+    deaf = child(tmp_path, DEAF)
+    end_all([deaf])
+    assert deaf.exit_code() == -15
+
+
+def test_child_keeps_out_of_the_terminals_interrupts(tmp_path):
+    one = child(tmp_path, "import os; print('up', os.getsid(0), flush=True)")
+    one.wait()
+    assert int(one.last_lines().split()[-1]) != os.getsid(0)
+
+
+def test_child_that_failed_tells_how(tmp_path):
+    failed = child(tmp_path, "import sys; print('\\n'.join(map(str, range(20)))); sys.exit(3)")
+    assert failed.wait() == 3
+    assert failed.last_lines(2) == "    18\n    19"
+    end_all([failed])  # nothing left to do, and no error
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_peak_memory_of_a_child(tmp_path):
+    one = child(tmp_path, "x = bytearray(100 << 20); del x\n" + OBEDIENT)
+    peak = one.peak_memory()
+    assert peak is not None and 100 < peak < 200
+    end_all([one])
+    assert one.peak_memory() is None
