@@ -5,6 +5,7 @@ metres with a colour and a CamVid class.  Axes: x to the right, y up, z away fro
 part stands at the origin and `street_scene` puts it in place.  Nothing here knows the camera, the
 weather or where along the street a part will be.
 """
+
 from __future__ import annotations
 
 import math
@@ -27,6 +28,7 @@ Point = tuple[float, float, float]
 Face = tuple[np.ndarray, Colour, int]  # (n, 3) metres, colour, class
 Light = tuple[float, float, float]  # brightness of what looks left, right, and towards the viewer
 
+# fmt: off
 WALL_COLOURS: list[Colour] = [
     (142, 84, 66), (160, 112, 82), (186, 160, 118), (176, 166, 148), (212, 206, 192),
     (150, 150, 148), (120, 98, 84), (196, 178, 150), (104, 74, 62), (222, 214, 186)]
@@ -43,6 +45,7 @@ _SKIN: list[Colour] = [(222, 178, 150), (196, 148, 116), (140, 98, 72), (92, 62,
 _HAIR: list[Colour] = [(40, 30, 24), (90, 64, 38), (24, 22, 22), (150, 140, 130)]
 _HELMETS: list[Colour] = [(220, 220, 220), (30, 30, 34), (180, 40, 40), (60, 46, 34)]
 _POSTS: list[Colour] = [(96, 100, 102), (66, 70, 70), (130, 132, 130), (46, 60, 54)]
+# fmt: on
 _WHITE: Colour = (244, 244, 240)
 _RED: Colour = (205, 24, 30)
 _INK: Colour = (24, 24, 24)
@@ -96,15 +99,19 @@ class Thing:
     depth: float = field(init=False)  # m, from z to the farthest corner
 
     def __post_init__(self) -> None:
-        self.points = [np.concatenate([f[0] for f in frame]) if frame else np.zeros((0, 3))
-                       for frame in self.frames]
+        self.points = [
+            np.concatenate([f[0] for f in frame]) if frame else np.zeros((0, 3))
+            for frame in self.frames
+        ]
         self.colours = [np.array([f[1] for f in frame]).reshape(-1, 3) for frame in self.frames]
-        self.extents = [np.array([np.ptp(f[0], axis=0).max() for f in frame])
-                        for frame in self.frames]
+        self.extents = [
+            np.array([np.ptp(f[0], axis=0).max() for f in frame]) for frame in self.frames
+        ]
         self.depth = max((float(p[:, 2].max()) for p in self.points if len(p)), default=0.0)
 
 
 # --- helpers ------------------------------------------------------------------------------------
+
 
 def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
     """One of the colours, a little lighter or darker and off hue."""
@@ -115,6 +122,7 @@ def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
 
 
 def scaled(colour: Colour, by: float) -> Colour:
+    """The colour made lighter or darker."""
     return (colour[0] * by, colour[1] * by, colour[2] * by)
 
 
@@ -122,8 +130,9 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.n
     """Smooth float32 noise of zero mean and unit deviation with blobs of about `cell` pixels."""
     height, width = shape
     small = rng.standard_normal((max(2, round(height / cell)), max(2, round(width / cell))))
-    big = np.asarray(cv2.resize(small.astype(np.float32), (width, height),
-                                interpolation=cv2.INTER_CUBIC))
+    big = np.asarray(
+        cv2.resize(small.astype(np.float32), (width, height), interpolation=cv2.INTER_CUBIC)
+    )
     return (big - big.mean()) / (big.std() + 1e-6)
 
 
@@ -132,8 +141,9 @@ def pyramid(texture: np.ndarray) -> list[np.ndarray]:
     out = [np.ascontiguousarray(texture)]
     while len(out) < 5 and min(out[-1].shape[:2]) > 8:
         height, width = out[-1].shape[:2]
-        out.append(np.asarray(cv2.resize(out[-1], (width // 2, height // 2),
-                                         interpolation=cv2.INTER_AREA)))
+        out.append(
+            np.asarray(cv2.resize(out[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA))
+        )
     return out
 
 
@@ -165,11 +175,16 @@ def _limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> n
     dx, dy = x1 - x0, y1 - y0
     length = math.hypot(dx, dy) + 1e-6
     nx, ny = -dy / length / 2, dx / length / 2
-    return _flat((x0 + nx * w0, y0 + ny * w0), (x1 + nx * w1, y1 + ny * w1),
-                 (x1 - nx * w1, y1 - ny * w1), (x0 - nx * w0, y0 - ny * w0))
+    return _flat(
+        (x0 + nx * w0, y0 + ny * w0),
+        (x1 + nx * w1, y1 + ny * w1),
+        (x1 - nx * w1, y1 - ny * w1),
+        (x0 - nx * w0, y0 - ny * w0),
+    )
 
 
 # --- textures -----------------------------------------------------------------------------------
+
 
 def facade(rng: np.random.Generator) -> np.ndarray:
     """A house front: masonry, windows with frames and sills, now and then a shop below."""
@@ -194,16 +209,16 @@ def facade(rng: np.random.Generator) -> np.ndarray:
             door = floor == floors - 1 and rng.random() < 0.3
             top, left = 14 + floor * cell + 8, bay * cell + (cell - wide) // 2
             right, bottom = left + wide, height if door else top + tall
-            image[top - 3:bottom + 2, left - 2:right + 2] = base * trim
+            image[top - 3 : bottom + 2, left - 2 : right + 2] = base * trim
             image[top:bottom, left:right] = frame
             if door:
-                image[top + 3:bottom, left + 3:right - 3] = pick(rng, _SHOP_COLOURS)
+                image[top + 3 : bottom, left + 3 : right - 3] = pick(rng, _SHOP_COLOURS)
                 continue
-            _window(rng, image[top + 2:bottom - 2, left + 2:right - 2], frame)
-            image[bottom:bottom + 3, left - 3:right + 3] = base * 1.25  # sill and its shadow
-            image[bottom + 3:bottom + 5, left - 3:right + 3] *= 0.6
+            _window(rng, image[top + 2 : bottom - 2, left + 2 : right - 2], frame)
+            image[bottom : bottom + 3, left - 3 : right + 3] = base * 1.25  # sill and its shadow
+            image[bottom + 3 : bottom + 5, left - 3 : right + 3] *= 0.6
     if shop:
-        _shop(rng, image[14 + (floors - 1) * cell:], frame)
+        _shop(rng, image[14 + (floors - 1) * cell :], frame)
     return _rgba(image)
 
 
@@ -213,23 +228,23 @@ def _window(rng: np.random.Generator, pane: np.ndarray, frame: np.ndarray) -> No
     glass = rng.uniform(25, 80) + np.linspace(rng.uniform(0, 90), 0, height)[:, None, None]
     pane[:] = glass * np.array((0.92, 1.0, 1.1))
     if rng.random() < 0.3:
-        pane[:, :int(rng.uniform(0.15, 0.5) * width)] = rng.uniform(120, 200)
-    pane[height // 2 - 1:height // 2 + 1] = frame
-    pane[:, width // 2:width // 2 + 2] = frame
+        pane[:, : int(rng.uniform(0.15, 0.5) * width)] = rng.uniform(120, 200)
+    pane[height // 2 - 1 : height // 2 + 1] = frame
+    pane[:, width // 2 : width // 2 + 2] = frame
 
 
 def _shop(rng: np.random.Generator, storey: np.ndarray, frame: np.ndarray) -> None:
     """Turn a storey into a shop: fascia with something like lettering, glass, pillars."""
     height, width = storey.shape[:2]
     storey[:] = np.array(pick(rng, _SHOP_COLOURS)) * 0.8
-    glass = storey[10:height - 6]
+    glass = storey[10 : height - 6]
     glass[:] = rng.uniform(30, 70) + 40 * np.abs(noise(rng, glass.shape[:2], 9))[..., None]
     storey[:9] = pick(rng, _SHOP_COLOURS)
     for x in range(8, width - 24, 9):
         if rng.random() < 0.6:
-            storey[3:7, x:x + int(rng.integers(3, 8))] = rng.choice([235, 20, 200])
+            storey[3:7, x : x + int(rng.integers(3, 8))] = rng.choice([235, 20, 200])
     for x in range(0, width, 3 * WALL_PX):
-        storey[9:, x:x + 4] = frame
+        storey[9:, x : x + 4] = frame
 
 
 def hedge(rng: np.random.Generator, green: Colour) -> np.ndarray:
@@ -266,12 +281,12 @@ def railings(rng: np.random.Generator, colours: Sequence[Colour], step: int) -> 
     image = np.broadcast_to(iron * 0.8, (height, width, 3)).copy()
     alpha = np.full((height, width), 128)
     for x in range(0, width, step):
-        alpha[:, x:x + 2] = 255
+        alpha[:, x : x + 2] = 255
         image[:, x] = iron * 1.15
     for x in range(0, width, 40):
-        alpha[:, x:x + 4] = 255
+        alpha[:, x : x + 4] = 255
     for y in (1, height - 8):
-        alpha[y:y + 3] = 255
+        alpha[y : y + 3] = 255
         image[y] = iron * 1.3
     return _rgba(image, alpha)
 
@@ -295,8 +310,14 @@ def crown(rng: np.random.Generator, green: Colour) -> Sprite:
     rim = cv2.GaussianBlur(alpha, (0, 0), 5).astype(np.float32) + 30 * leaves
     leafy = np.where(rgb.sum(axis=2, keepdims=True) > 0, rgb, np.array(green) * 0.5)
     width = rng.uniform(3.6, 6.5)
-    return Sprite(pyramid(_rgba(leafy, np.where(rim > 120, 255, 0))), width,
-                  width * rng.uniform(0.9, 1.3), rng.uniform(1.9, 2.8), 127, TREE)
+    return Sprite(
+        pyramid(_rgba(leafy, np.where(rim > 120, 255, 0))),
+        width,
+        width * rng.uniform(0.9, 1.3),
+        rng.uniform(1.9, 2.8),
+        127,
+        TREE,
+    )
 
 
 def bare_tree(rng: np.random.Generator) -> Sprite:
@@ -310,22 +331,39 @@ def bare_tree(rng: np.random.Generator) -> Sprite:
         cv2.line(alpha, (int(x), int(y)), (int(x1), int(y1)), (255,), max(1, round(thick)))
         if length > 5:
             for _ in range(3 if length > 14 else 2):
-                grow(x1, y1, angle + rng.uniform(-0.7, 0.7), length * rng.uniform(0.66, 0.84),
-                     thick * 0.66)
+                grow(
+                    x1,
+                    y1,
+                    angle + rng.uniform(-0.7, 0.7),
+                    length * rng.uniform(0.66, 0.84),
+                    thick * 0.66,
+                )
 
     grow(side / 2, side - 1, 0, 38, 7)
     padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((15, 15), np.uint8))
     hull = np.where(closed[20:-20, 20:-20] > 0, 128, 0)
     rgb = bark * (1 + 0.2 * noise(rng, (side, side), 3))[..., None]
-    return Sprite(pyramid(_rgba(rgb, np.where(alpha > 0, 255, hull))),
-                  rng.uniform(6, 8), rng.uniform(6.5, 9), 0.0, 170, TREE)
+    return Sprite(
+        pyramid(_rgba(rgb, np.where(alpha > 0, 255, hull))),
+        rng.uniform(6, 8),
+        rng.uniform(6.5, 9),
+        0.0,
+        170,
+        TREE,
+    )
 
 
 def trunk(size: float, top: float, bark: Colour) -> list[Face]:
-    return [(_limb(0, 0, 0, top, .42 * size, .2), scaled(bark, .7), TREE),
-            (_limb(.06, 0, .03, top, .22 * size, .1), scaled(bark, 1.1), TREE)]
+    """The trunk of a tree of this size (1 is common), `top` metres high."""
+    return [
+        (_limb(0, 0, 0, top, 0.42 * size, 0.2), scaled(bark, 0.7), TREE),
+        (_limb(0.06, 0, 0.03, top, 0.22 * size, 0.1), scaled(bark, 1.1), TREE),
+    ]
 
+
+# From here on a shape is a table of coordinates, which one value a line would hide.
+# fmt: off
 
 # --- houses -------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ this order hides what it must.
 
 This module knows nothing of ROS, files or networks; it needs only numpy and OpenCV.
 """
+
 from __future__ import annotations
 
 import math
@@ -65,9 +66,9 @@ class StreetScene:
 
     def __init__(self, seed: int = 0, size: tuple[int, int] = (960, 720)) -> None:
         if min(size) < 32:
-            raise ValueError(f'size: received {size[0]}x{size[1]}, expected at least 32x32 pixels')
+            raise ValueError(f"size: received {size[0]}x{size[1]}, expected at least 32x32 pixels")
         if seed < 0:
-            raise ValueError(f'seed: received {seed}, expected a non-negative integer')
+            raise ValueError(f"seed: received {seed}, expected a non-negative integer")
         self.seed, self.size = seed, size
         rng = np.random.default_rng([seed, 0])
         self._lay_out(rng)
@@ -170,8 +171,9 @@ class StreetScene:
         self._curve = np.clip(curve * 255, 0, 255).astype(np.uint8)[None]
         scale = max(1.0, width / 480)  # demosaicing spreads noise over neighbours
         grain = rng.standard_normal((round(height / scale) + 33, round(width / scale) + 33, 3))
-        self._noise = cv2.resize((grain * self._grain).astype(np.float32),
-                                 (width + 32, height + 32)).astype(np.int16)
+        self._noise = cv2.resize(
+            (grain * self._grain).astype(np.float32), (width + 32, height + 32)
+        ).astype(np.int16)
 
     # --- backdrop and ground --------------------------------------------------------------------
 
@@ -180,8 +182,10 @@ class StreetScene:
         width, height = self.size
         rows = self._horizon
         up = np.linspace(0, 1, rows)[:, None, None]
-        cloud = sum(noise(rng, (rows, width), width * cell) * strength
-                    for cell, strength in ((0.3, 1.0), (0.12, 0.6), (0.04, 0.3)))
+        cloud = sum(
+            noise(rng, (rows, width), width * cell) * strength
+            for cell, strength in ((0.3, 1.0), (0.12, 0.6), (0.04, 0.3))
+        )
         cover = np.clip((cloud + 2.2 * self._cloud - 1.2) * 0.5, 0, 0.9)[..., None]
         tone = np.clip(235 - 14 * cloud, 150, 252)[..., None] * self._low.mean() / 220
         sky = (self._zenith * (1 - up) + self._low * up) * (1 - cover) + tone * cover
@@ -200,8 +204,15 @@ class StreetScene:
         colours = [(76, 92, 60)] if leafy else parts.WALL_COLOURS
         colour = self._hazy(np.array(pick(rng, colours)), 170)
         if not leafy:
-            box = np.array([(x, self._cy + 2), (x, self._cy - tall), (x + wide, self._cy - tall),
-                            (x + wide, self._cy + 2)], np.int32)
+            box = np.array(
+                [
+                    (x, self._cy + 2),
+                    (x, self._cy - tall),
+                    (x + wide, self._cy - tall),
+                    (x + wide, self._cy + 2),
+                ],
+                np.int32,
+            )
             cv2.fillPoly(self._background, [box], colour.tolist())
             cv2.fillPoly(self._background_label, [box], (BUILDING,))
             return
@@ -228,8 +239,10 @@ class StreetScene:
             image[_rows(z, z + rng.uniform(0.6, 4)), columns] *= rng.uniform(0.75, 1.15)
         self._paint_markings(rng, image)
 
-        slab = np.array(pick(rng, [(158, 152, 144), (140, 138, 134), (172, 160, 146),
-                                   (150, 134, 122)]), np.float32)
+        slab = np.array(
+            pick(rng, [(158, 152, 144), (140, 138, 134), (172, 160, 146), (150, 134, 122)]),
+            np.float32,
+        )
         tile = rng.uniform(0.92, 1.08, (height // 12 + 1, width // 16 + 1)).astype(np.float32)
         paving = tile.repeat(12, 0).repeat(16, 1)[:height, :width] + 0.05 * (fine + coarse)
         paving[::12] *= 0.78  # joints
@@ -292,8 +305,9 @@ class StreetScene:
         self._ground_z = np.broadcast_to(z, across.shape).astype(np.float32)
         off = np.abs(across)
         # CamVid counts grass and shrubs as tree.
-        self._background_label[top:] = np.where(off < self._road, ROAD,
-                                                np.where(off < self._edge, PAVEMENT, TREE))
+        self._background_label[top:] = np.where(
+            off < self._road, ROAD, np.where(off < self._edge, PAVEMENT, TREE)
+        )
         # Rows at which the smoother textures end, so that the far ground does not sparkle.
         far, middle = (int(np.searchsorted(-z[:, 0], -limit)) for limit in (45.0, 14.0))
         self._ground_bands = [(0, far), (far, middle), (middle, height - top)]
@@ -307,8 +321,9 @@ class StreetScene:
 
     def _build_slot(self, stream: int, right: int, index: int) -> list[Wall | Thing]:
         rng = self._rng(10 + stream, right, index)
-        return _STREAMS[stream].build(self, rng, 1.0 if right else -1.0,
-                                      index * _STREAMS[stream].slot)
+        return _STREAMS[stream].build(
+            self, rng, 1.0 if right else -1.0, index * _STREAMS[stream].slot
+        )
 
     def _visible(self, band: tuple[int, ...], t: float) -> Iterator[tuple[float, Wall | Thing]]:
         """What a band's streams hold near the camera, each with its z from the camera in metres."""
@@ -334,22 +349,38 @@ class StreetScene:
             shell = parts.house_shell(length, height, pitch, side, (r, g, b), roof, self._light)
             light = self._light[1 - right] * rng.uniform(0.9, 1.1)
             return [Thing(x, z, [shell]), Wall(x, z, length, height, levels, BUILDING, light)]
-        return [*(self._tree(rng, side * (self._line + rng.uniform(3.0, 7.5)),
-                             z + rng.uniform(0, 14), rng.uniform(0.9, 1.5)) for _ in range(3)),
-                self._hedge(rng, side * (self._line + 1.5), z, 14.0, rng.uniform(1.4, 2.8))]
+        return [
+            *(
+                self._tree(
+                    rng,
+                    side * (self._line + rng.uniform(3.0, 7.5)),
+                    z + rng.uniform(0, 14),
+                    rng.uniform(0.9, 1.5),
+                )
+                for _ in range(3)
+            ),
+            self._hedge(rng, side * (self._line + 1.5), z, 14.0, rng.uniform(1.4, 2.8)),
+        ]
 
     def _tree(self, rng: np.random.Generator, x: float, z: float, size: float = 1.0) -> Thing:
         crown = self._crowns[int(rng.integers(len(self._crowns)))]
         width = crown.width * size * rng.uniform(0.85, 1.15) * rng.choice([-1, 1])
-        sprite = Sprite(crown.levels, width, crown.height * size * rng.uniform(0.9, 1.15),
-                        crown.base * size, crown.drawn, TREE)
+        sprite = Sprite(
+            crown.levels,
+            width,
+            crown.height * size * rng.uniform(0.9, 1.15),
+            crown.base * size,
+            crown.drawn,
+            TREE,
+        )
         bark = pick(rng, [(92, 76, 60), (74, 64, 54), (110, 100, 88)])
         # A bare tree's picture has its own trunk.
         trunk = parts.trunk(size, sprite.base + sprite.height * 0.3, bark) if crown.base else []
         return Thing(x, z, [trunk], (crown.width * 0.3, 2.5, 4.0), sprite)
 
-    def _hedge(self, rng: np.random.Generator, x: float, z: float, length: float,
-               height: float) -> Wall:
+    def _hedge(
+        self, rng: np.random.Generator, x: float, z: float, length: float, height: float
+    ) -> Wall:
         light = self._light[int(x < 0)]
         return Wall(x, z, length, height, self._hedges[int(rng.integers(2))], TREE, light)
 
@@ -386,8 +417,15 @@ class StreetScene:
         out: list[Wall | Thing] = []
         while rng.random() < self._crowd and len(out) < 3:
             x = side * rng.uniform(self._road + 0.9, self._edge - 0.4)
-            out.append(Thing(x, z + rng.uniform(0, 8), parts.walker(rng), (0.25, 0.3, 1.7),
-                             pace=rng.uniform(6, 9)))
+            out.append(
+                Thing(
+                    x,
+                    z + rng.uniform(0, 8),
+                    parts.walker(rng),
+                    (0.25, 0.3, 1.7),
+                    pace=rng.uniform(6, 9),
+                )
+            )
         return out
 
     def _parked_cars(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
@@ -412,13 +450,19 @@ class StreetScene:
         if rng.random() > 0.55:
             return []
         room = 2.5 if self._parked[int(side > 0)] > 0.15 else 0.7  # m from the kerb
-        frames = parts.cyclist(rng, float(rng.choice([0.1, 0.3, 0.55, 0.95],
-                                                     p=[0.35, 0.25, 0.22, 0.18])))
+        frames = parts.cyclist(
+            rng, float(rng.choice([0.1, 0.3, 0.55, 0.95], p=[0.35, 0.25, 0.22, 0.18]))
+        )
         way = rng.choice([-1, 1])
-        frames = [[(points * (way, 1, 1), colour, label) for points, colour, label in frame]
-                  for frame in frames]
-        return [Thing(side * (self._road - room), z + rng.uniform(0, 8), frames, (0.3, 1.2, 1.7),
-                      pace=8.0)]
+        frames = [
+            [(points * (way, 1, 1), colour, label) for points, colour, label in frame]
+            for frame in frames
+        ]
+        return [
+            Thing(
+                side * (self._road - room), z + rng.uniform(0, 8), frames, (0.3, 1.2, 1.7), pace=8.0
+            )
+        ]
 
     # --- drawing --------------------------------------------------------------------------------
 
@@ -442,8 +486,9 @@ class StreetScene:
         np.minimum(out, _LIMIT, out=out)
         return out.astype(np.int32)
 
-    def _draw_thing(self, rgb: np.ndarray, label: np.ndarray, thing: Thing, z: float,
-                    t: float) -> None:
+    def _draw_thing(
+        self, rgb: np.ndarray, label: np.ndarray, thing: Thing, z: float, t: float
+    ) -> None:
         step = int(t * thing.pace) % len(thing.frames)
         if thing.frames[step] and z + thing.depth > _NEAR:
             pixels = self._project(thing.points[step], thing.x, z)
@@ -451,8 +496,9 @@ class StreetScene:
             # Details of less than two pixels would only flicker.
             seen = (thing.extents[step] * self._focal > 2 * max(z, _NEAR)).tolist()
             start = 0
-            for (shape, _, kind), colour, show in zip(thing.frames[step], colours, seen,
-                                                     strict=True):
+            for (shape, _, kind), colour, show in zip(
+                thing.frames[step], colours, seen, strict=True
+            ):
                 end = start + len(shape)
                 if show:
                     polygon = [pixels[start:end]]
@@ -462,8 +508,9 @@ class StreetScene:
         if thing.sprite is not None and z > _NEAR:
             self._draw_sprite(rgb, label, thing.sprite, thing.x, z)
 
-    def _draw_sprite(self, rgb: np.ndarray, label: np.ndarray, sprite: Sprite, x: float,
-                     z: float) -> None:
+    def _draw_sprite(
+        self, rgb: np.ndarray, label: np.ndarray, sprite: Sprite, x: float, z: float
+    ) -> None:
         scale = self._focal / z
         wide, tall = abs(sprite.width) * scale, sprite.height * scale
         left = self._cx + (x + self._bend * z * z - self._at) * scale - wide / 2
@@ -478,8 +525,7 @@ class StreetScene:
         if sprite.width < 0:
             matrix[0] = (-kx, 0, level.shape[1] - 1 - matrix[0, 2])
         size = (columns.stop - columns.start, rows.stop - rows.start)
-        patch = cv2.warpAffine(level, matrix, size,
-                               flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+        patch = cv2.warpAffine(level, matrix, size, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
         self._stamp(rgb[area], label[area], np.asarray(patch), z, 1.0, sprite.drawn, sprite.label)
 
     def _draw_wall(self, rgb: np.ndarray, label: np.ndarray, wall: Wall, z: float) -> None:
@@ -503,24 +549,46 @@ class StreetScene:
         source = np.array([(first, height), (first, 0), (width, 0), (width, height)], np.float32)
         origin = np.array((columns.start, rows.start), np.int32)
         matrix = cv2.getPerspectiveTransform(source, screen - origin.astype(np.float32))
-        patch = np.asarray(cv2.warpPerspective(
-            level, matrix, (columns.stop - columns.start, rows.stop - rows.start),
-            flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE))
+        patch = np.asarray(
+            cv2.warpPerspective(
+                level,
+                matrix,
+                (columns.stop - columns.start, rows.stop - rows.start),
+                flags=cv2.INTER_LINEAR,
+                borderMode=cv2.BORDER_REPLICATE,
+            )
+        )
         inside = np.zeros(patch.shape[:2], np.uint8)
         cv2.fillPoly(inside, [outline - origin * (1 << _SHIFT)], (255,), cv2.LINE_8, _SHIFT)
         patch[..., 3] = cv2.min(patch[..., 3], inside)
-        self._stamp(rgb[area], label[area], patch, (start + end) / 2, wall.light,
-                    170 if wall.label == FENCE else 127, wall.label)
+        self._stamp(
+            rgb[area],
+            label[area],
+            patch,
+            (start + end) / 2,
+            wall.light,
+            170 if wall.label == FENCE else 127,
+            wall.label,
+        )
 
-    def _area(self, low: tuple[float, float] | np.ndarray,
-              high: tuple[float, float] | np.ndarray) -> tuple[slice, slice] | None:
+    def _area(
+        self, low: tuple[float, float] | np.ndarray, high: tuple[float, float] | np.ndarray
+    ) -> tuple[slice, slice] | None:
         """The (rows, columns) of the picture between two corners (x, y), None if outside it."""
         x0, y0 = max(0, math.floor(low[0])), max(0, math.floor(low[1]))
         x1, y1 = min(self.size[0], math.ceil(high[0])), min(self.size[1], math.ceil(high[1]))
         return (slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 else None
 
-    def _stamp(self, rgb: np.ndarray, label: np.ndarray, patch: np.ndarray, z: float, light: float,
-               drawn: int, kind: int) -> None:
+    def _stamp(
+        self,
+        rgb: np.ndarray,
+        label: np.ndarray,
+        patch: np.ndarray,
+        z: float,
+        light: float,
+        drawn: int,
+        kind: int,
+    ) -> None:
         """Paint an RGBA patch by the rule of `Sprite.drawn`."""
         fog = float(self._fog(z))
         alpha = patch[..., 3]
@@ -530,13 +598,18 @@ class StreetScene:
         label[alpha > (64 if drawn > 127 else drawn)] = kind
 
     def _draw_ground(self, rgb: np.ndarray, t: float) -> None:
-        ground = rgb[self._horizon:]
+        ground = rgb[self._horizon :]
         along = (self._ground_z + (SPEED * t) % _GROUND_PERIOD) * _GROUND_Z
         v = np.mod(along, np.float32(_GROUND_PERIOD * _GROUND_Z))
         for texture, (a, b) in zip(reversed(self._ground), self._ground_bands, strict=True):
             if a < b:
-                ground[a:b] = cv2.remap(texture, self._ground_u[a:b], v[a:b], cv2.INTER_LINEAR,
-                                        borderMode=cv2.BORDER_WRAP)
+                ground[a:b] = cv2.remap(
+                    texture,
+                    self._ground_u[a:b],
+                    v[a:b],
+                    cv2.INTER_LINEAR,
+                    borderMode=cv2.BORDER_WRAP,
+                )
         if self._fog_range < 200:  # else the ground is too near to show it
             clear = ground.astype(np.float32)
             ground[:] = clear + (self._low.astype(np.float32) - clear) * self._ground_fog
@@ -557,9 +630,12 @@ class StreetScene:
             hull = np.asarray(cv2.convexHull(outline - origin))
             cv2.fillConvexPoly(mask, hull, (255,), cv2.LINE_8, _SHIFT)
         size = max(3, (width // 160) | 1)
-        lit = cv2.convertScaleAbs(cv2.bitwise_not(cv2.blur(mask, (size, size))), alpha=self._shadow,
-                                  beta=255 * (1 - self._shadow))
-        ground = rgb[self._horizon:]
+        lit = cv2.convertScaleAbs(
+            cv2.bitwise_not(cv2.blur(mask, (size, size))),
+            alpha=self._shadow,
+            beta=255 * (1 - self._shadow),
+        )
+        ground = rgb[self._horizon :]
         cv2.multiply(ground, cv2.cvtColor(lit, cv2.COLOR_GRAY2RGB), dst=ground, scale=1 / 255)
 
     def _develop(self, rgb: np.ndarray, t: float) -> np.ndarray:
@@ -569,7 +645,7 @@ class StreetScene:
         picture = cv2.GaussianBlur(rgb, (kernel, kernel), self._blur * max(1.0, width / 640))
         picture = cv2.LUT(cv2.multiply(picture, self._vignette, scale=1 / 255), self._curve)
         dx, dy = self._rng(1, round(t * 1000)).integers(0, 32, 2).tolist()
-        grain = self._noise[dy:dy + height, dx:dx + width]
+        grain = self._noise[dy : dy + height, dx : dx + width]
         return np.asarray(cv2.add(picture, grain, dtype=cv2.CV_8U))
 
 
@@ -585,8 +661,10 @@ def _far_first(item: tuple[float, Wall | Thing]) -> float:
 
 def _columns(x0: float, x1: float) -> slice:
     """Columns of the ground texture between two x in metres."""
-    a, b = (min(max(round((x + _GROUND_HALF) * _GROUND_X), 0), round(2 * _GROUND_HALF * _GROUND_X))
-            for x in (x0, x1))
+    a, b = (
+        min(max(round((x + _GROUND_HALF) * _GROUND_X), 0), round(2 * _GROUND_HALF * _GROUND_X))
+        for x in (x0, x1)
+    )
     return slice(a, b)
 
 
@@ -631,8 +709,13 @@ class _Stream:
     speed: tuple[float, float] = (0.0, 0.0)  # m/s along the road, on the left and right side
 
 
-_POSTS = [parts.lamp_post, parts.traffic_light, parts.road_sign, parts.bollard,
-          parts.telegraph_pole]
+_POSTS = [
+    parts.lamp_post,
+    parts.traffic_light,
+    parts.road_sign,
+    parts.bollard,
+    parts.telegraph_pole,
+]
 _STREAMS = [
     _Stream(14.0, StreetScene._houses),
     _Stream(10.0, StreetScene._borders),
