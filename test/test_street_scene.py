@@ -1,0 +1,145 @@
+"""The synthetic street: its mask fits its picture, it has every class, it never ends."""
+
+from __future__ import annotations
+
+import time
+
+import cv2
+import numpy as np
+import pytest
+
+from bisenetv2_ros import street_parts as parts
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.street_parts import Thing, Wall
+from bisenetv2_ros.street_scene import SPEED, StreetScene
+
+SIZE = (320, 240)
+
+
+def test_class_ids_are_those_of_camvid():
+    ids = {
+        "sky": parts.SKY, "building": parts.BUILDING, "pole": parts.POLE, "road": parts.ROAD,
+        "pavement": parts.PAVEMENT, "tree": parts.TREE, "sign-symbol": parts.SIGN,
+        "fence": parts.FENCE, "car": parts.CAR, "pedestrian": parts.PEDESTRIAN,
+        "bicyclist": parts.BICYCLIST,
+    }  # fmt: skip
+    assert ids == {name: index for index, name in enumerate(CAMVID.names)}
+
+
+@pytest.mark.parametrize("size", [(480, 360), (33, 47)])
+def test_picture_and_mask_have_the_size_asked_for(size):
+    rgb, label = StreetScene(1, size).render(2.0)
+    assert (rgb.shape, rgb.dtype) == ((size[1], size[0], 3), np.uint8)
+    assert (label.shape, label.dtype) == ((size[1], size[0]), np.uint8)
+    assert label.max() <= 10
+
+
+def test_a_moment_looks_the_same_whatever_was_rendered_before():
+    wanderer = StreetScene(5, SIZE)
+    for t in (0.0, 90.0, 3.1):
+        wanderer.render(t)
+    for ours, theirs in zip(wanderer.render(7.7), StreetScene(5, SIZE).render(7.7), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_seeds_and_moments_differ():
+    pictures = [StreetScene(seed, SIZE).render(t)[0] for seed, t in ((0, 0.0), (1, 0.0), (0, 0.5))]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        difference = np.abs(pictures[i].astype(int) - pictures[j].astype(int)).mean()
+        assert difference > 5
+
+
+def test_most_streets_show_every_class_within_five_seconds():
+    full = 0
+    for seed in range(10):
+        scene = StreetScene(seed, SIZE)
+        labels = np.stack([scene.render(t)[1] for t in (0.0, 2.5, 5.0)])
+        # twenty pixels are a thing that one can see
+        full += bool((np.bincount(labels.ravel(), minlength=11) > 20).all())
+    assert full >= 8
+
+
+def test_the_street_has_no_end_and_keeps_no_history():
+    scene = StreetScene(2, SIZE)
+    for t in (1e3, 1e5, 1e6):
+        classes = np.unique(scene.render(t)[1])
+        assert {parts.SKY, parts.ROAD, parts.CAR} <= set(classes.tolist())
+    cache = scene._slot.cache_info()
+    assert cache.currsize <= cache.maxsize
+
+
+def test_what_stands_at_the_roadside_comes_nearer_at_the_cameras_speed():
+    scene = StreetScene(3, SIZE)
+    posts = (3,)
+    before = {id(what): z for z, what in scene._visible(posts, 0.0)}
+    after = {id(what): z for z, what in scene._visible(posts, 2.0)}
+    common = before.keys() & after.keys()
+    assert len(common) > 5
+    assert all(before[post] - after[post] == pytest.approx(2 * SPEED) for post in common)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 9])
+def test_every_thing_paints_exactly_the_pixels_that_it_labels(seed):
+    """Each thing is drawn alone on an empty canvas, so any pixel that differs is its own."""
+    scene = StreetScene(seed, SIZE)
+    # Painted without a label or the other way round, black could not be told from empty.
+    scene._low = np.full(3, 250.0)
+    scene._fog_range = 30.0
+    compared = 0
+    for band in ((0,), (1,), (2, 3, 4), (5,), (6, 7, 8)):
+        for z, what in scene._visible(band, 1.0):
+            rgb, label = np.zeros((SIZE[1], SIZE[0], 3), np.uint8), np.full(SIZE[::-1], 255, "u1")
+            see_through = False
+            if isinstance(what, Wall):
+                scene._draw_wall(rgb, label, what, z)
+                see_through = what.label == parts.FENCE
+            else:
+                scene._draw_thing(rgb, label, what, z, 1.0)
+                see_through = what.sprite is not None and what.sprite.drawn > 127
+            painted, labelled = rgb.any(axis=2), label != 255
+            if z < 2:
+                continue  # so near that there is no haze: black paint looks like none
+            if see_through:  # the air between bars and twigs is labelled, not painted
+                assert not (painted & ~labelled).any()
+            else:
+                np.testing.assert_array_equal(painted, labelled)
+            compared += int(labelled.sum())
+    assert compared > 10_000
+
+
+def test_a_house_hides_what_is_behind_it_and_a_car_hides_the_house():
+    """Painting goes from the outside of the street inward."""
+    scene = StreetScene(0, SIZE)
+    label = np.full(SIZE[::-1], 255, np.uint8)
+    rgb = np.zeros((*label.shape, 3), np.uint8)
+    x = scene._road - 1
+    car = Thing(x, 12.0, [parts.vehicle(np.random.default_rng(0), x, True, (1, 1, 1))])
+    wall = Wall(scene._line, 2.0, 40.0, 8.0, scene._facades[0], parts.BUILDING, 1.0)
+    scene._draw_wall(rgb, label, wall, wall.z)
+    house = label == parts.BUILDING
+    scene._draw_thing(rgb, label, car, car.z, 0.0)
+    assert (label[house] == parts.CAR).any()
+
+
+@pytest.mark.parametrize(
+    ("seed", "size", "word"), [(0, (16, 100), "size"), (0, (100, 31), "size"), (-1, SIZE, "seed")]
+)
+def test_what_cannot_be_rendered_is_refused(seed, size, word):
+    with pytest.raises(ValueError, match=word):
+        StreetScene(seed, size)
+
+
+def test_rendering_is_quick_enough_for_a_camera():
+    """The promise is 25 ms for 480x360 on one core; twice that leaves room for slow machines."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        scene = StreetScene(3, (480, 360))
+        durations = []
+        for index in range(20):
+            start = time.process_time()
+            scene.render(index / 15)
+            durations.append(time.process_time() - start)
+    finally:
+        cv2.setNumThreads(threads)
+    assert np.median(durations) < 0.05
