@@ -1,0 +1,140 @@
+"""`bisenetv2 camera`, also `ros2 run bisenetv2_ros camera`: a source published as by a camera."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+
+from bisenetv2_ros.cli import UserError, positive_float, positive_int
+from bisenetv2_ros.fastdds import profile_variables
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+examples:
+  bisenetv2 camera                                      a synthetic street scene with its labels
+  bisenetv2 camera drive.mp4 --loop
+  bisenetv2 camera images/ --labels labels/ --rate 30
+  bisenetv2 camera webcam:0 --ros-args -r __ns:=/front
+
+Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) where labels
+are known. A picture that cannot be read is skipped and named. Ends after the last frame.
+"""
+    parser.add_argument(
+        "source",
+        nargs="?",
+        default="synthetic",
+        help="folder, glob, image, video, webcam:N or synthetic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--labels", default="", metavar="DIR", help="label masks of the source's images, by stem"
+    )
+    parser.add_argument(
+        "--rate",
+        type=positive_float,
+        metavar="HZ",
+        help="frames per second (default: the source's, 15 where it has none)",
+    )
+    parser.add_argument(
+        "--size", type=_size, metavar="WxH", help="resize frames (default: as they are)"
+    )
+    parser.add_argument(
+        "--loop",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="begin again after the last frame",
+    )
+    parser.add_argument("--frames", type=positive_int, metavar="N", help="end after N frames")
+    parser.add_argument(
+        "--encoding",
+        choices=("rgb8", "bgr8"),
+        default="rgb8",
+        help="of image_raw (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frame-id", default="camera", help="in every header (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed", type=_int_from_zero, default=0, help="of the synthetic street (%(default)s)"
+    )
+    parser.add_argument(
+        "--reliability",
+        choices=("reliable", "best_effort"),
+        default="reliable",
+        help="QoS offered (default: %(default)s, which suits either kind of subscriber)",
+    )
+    parser.add_argument(
+        "--wait-for-subscribers",
+        type=_int_from_zero,
+        default=0,
+        metavar="N",
+        help="send nothing before N subscribers of the images are there, so that they miss none",
+    )
+    parser.add_argument(
+        "--pace-topic",
+        default="",
+        metavar="TOPIC",
+        help="send a frame only when the header of the one before has come back on this topic "
+        "(std_msgs/Header), at most at the rate",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Publish until the source ends or a signal comes."""
+    os.environ.update(profile_variables())
+    from bisenetv2_ros.camera_node import CameraOptions, publish_source
+    from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.image_file import ImageFileError
+
+    skipped: list[ImageFileError] = []
+
+    def skip(error: ImageFileError) -> None:
+        skipped.append(error)
+        print(f"bisenetv2 camera: skipped: {error}", file=sys.stderr)
+
+    options = CameraOptions(
+        rate=args.rate,
+        frames=args.frames,
+        encoding=args.encoding,
+        frame_id=args.frame_id,
+        reliable=args.reliability == "reliable",
+        wait_for_subscribers=args.wait_for_subscribers,
+        pace_topic=args.pace_topic,
+    )
+    start = time.monotonic()
+    try:
+        source = open_source(
+            args.source,
+            labels=args.labels,
+            loop=args.loop,
+            rate=args.rate,
+            size=args.size,
+            seed=args.seed,
+            on_damaged=skip,
+        )
+        sent = publish_source(source, options, args.ros_args)
+    except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses its arguments
+        raise UserError(" ".join(str(error).split())) from error
+    also = f", {len(skipped)} skipped" if skipped else ""
+    print(f"camera: {sent} frames sent{also} in {time.monotonic() - start:.1f} s")
+    return 0
+
+
+def _int_from_zero(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"got {text}, expected at least 0")
+    return value
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = (int(side) for side in text.lower().split("x"))
+    except ValueError:
+        width = height = 0
+    if width < 1 or height < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected WIDTHxHEIGHT in pixels")
+    return width, height

@@ -1,0 +1,234 @@
+"""The camera as a process of its own, seen from another node."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="the camera needs a ROS 2")
+
+from rclpy.qos import ReliabilityPolicy
+from ros_graph import ENVIRONMENT, RELIABLE, Program, graph
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from bisenetv2_ros.street_scene import StreetScene
+
+COUNT = 6
+SHAPE = (48, 64)
+
+
+@pytest.fixture
+def program(tmp_path):
+    """Start `bisenetv2 camera` with these words; it is ended with the test."""
+    started = []
+
+    def start(*words: str) -> Program:
+        made = Program(["camera", *words], tmp_path / "camera.log")
+        started.append(made)
+        return made
+
+    yield start
+    for made in started:
+        made.end()
+
+
+@pytest.fixture
+def ros():
+    with graph() as made:
+        yield made
+
+
+@pytest.fixture
+def drive(tmp_path):
+    """Pictures of noise and their labels: (image folder, label folder, images RGB, labels)."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 255, (COUNT, *SHAPE, 3), np.uint8)
+    labels = rng.integers(0, 11, (COUNT, *SHAPE), np.uint8)
+    for name in ("images", "labels"):
+        (tmp_path / name).mkdir()
+    for index in range(COUNT):
+        cv2.imwrite(str(tmp_path / "images" / f"{index}.png"), images[index, ..., ::-1])
+        cv2.imwrite(str(tmp_path / "labels" / f"{index}.png"), labels[index])
+    return SimpleNamespace(
+        images_path=tmp_path / "images",
+        labels_path=tmp_path / "labels",
+        images=images,
+        labels=labels,
+    )
+
+
+def pixels(message: Image) -> np.ndarray:
+    channels = {"mono8": (), "rgb8": (3,), "bgr8": (3,)}[message.encoding]
+    assert message.step == message.width * (channels[0] if channels else 1)
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, *channels)
+
+
+def stamps(messages: list) -> list[int]:
+    return [m.header.stamp.sec * 10**9 + m.header.stamp.nanosec for m in messages]
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8"])
+def test_every_frame_arrives_once_with_its_label(program, ros, drive, encoding):
+    images, labels = ros.collect(Image, "image_raw"), ros.collect(Image, "label")
+    infos = ros.collect(CameraInfo, "camera_info")
+    began = ros.node.get_clock().now().nanoseconds
+    camera = program(
+        str(drive.images_path), "--labels", str(drive.labels_path), "--encoding", encoding,
+        "--rate", "40", "--wait-for-subscribers", "1", "--frame-id", "front",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: len(infos) == len(images) == len(labels) == COUNT), camera.output
+    assert camera.wait() == 0
+    assert f"{COUNT} frames sent" in camera.output
+    for index in range(COUNT):
+        assert images[index].encoding == encoding
+        sent = drive.images[index]
+        np.testing.assert_array_equal(
+            pixels(images[index]), sent if encoding == "rgb8" else sent[..., ::-1]
+        )
+        assert labels[index].encoding == "mono8"
+        np.testing.assert_array_equal(pixels(labels[index]), drive.labels[index])
+    assert stamps(images) == stamps(labels) == stamps(infos)
+    assert sorted(set(stamps(images))) == stamps(images)
+    now = ros.node.get_clock().now().nanoseconds
+    assert all(began < stamp < now for stamp in stamps(images))
+    assert {m.header.frame_id for m in (*images, *labels, *infos)} == {"front"}
+
+
+def test_the_calibration_is_that_of_an_ideal_camera(program, ros, drive):
+    infos = ros.collect(CameraInfo, "/left/camera_info")
+    program(str(drive.images_path), "--loop", "--ros-args", "-r", "__ns:=/left")
+    assert ros.spin_until(lambda: infos)
+    info = infos[0]
+    assert (info.width, info.height) == (SHAPE[1], SHAPE[0])
+    intrinsic = np.reshape(info.k, (3, 3))
+    # A ray 30 degrees to the side meets the image's edge, half a pixel outside the last centre.
+    edge = intrinsic @ (np.tan(np.radians(30)), 0, 1)
+    assert edge[0] == pytest.approx(SHAPE[1] - 0.5)
+    centre = intrinsic @ (0, 0, 1)
+    assert centre[:2] == pytest.approx([(SHAPE[1] - 1) / 2, (SHAPE[0] - 1) / 2])
+    assert intrinsic[0, 0] == intrinsic[1, 1]
+    np.testing.assert_array_equal(np.reshape(info.p, (3, 4))[:, :3], intrinsic)
+    np.testing.assert_array_equal(np.reshape(info.r, (3, 3)), np.eye(3))
+    assert not any(info.d)
+
+
+def test_the_street_is_published_with_its_exact_labels(program, ros):
+    images, labels = ros.collect(Image, "image_raw"), ros.collect(Image, "label")
+    camera = program(
+        "--size", "128x96", "--seed", "6", "--rate", "20", "--frames", "3",
+        "--wait-for-subscribers", "1",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: len(images) == len(labels) == 3), camera.output
+    assert camera.wait() == 0
+    scene = StreetScene(6, (128, 96))
+    for index in range(3):
+        rgb, label = scene.render(index / 20)
+        np.testing.assert_array_equal(pixels(images[index]), rgb)
+        np.testing.assert_array_equal(pixels(labels[index]), label)
+
+
+def test_compressed_frames_show_the_same(program, ros):
+    compressed = ros.collect(CompressedImage, "image_raw/compressed")
+    images = ros.collect(Image, "image_raw")
+    program("--size", "320x240", "--frames", "4", "--wait-for-subscribers", "2")
+    assert ros.spin_until(lambda: len(images) == len(compressed) == 4)
+    assert stamps(compressed) == stamps(images)
+    for message, image in zip(compressed, images, strict=True):
+        assert message.format == "rgb8; jpeg compressed bgr8"
+        bgr = cv2.imdecode(np.frombuffer(message.data, np.uint8), cv2.IMREAD_COLOR)
+        difference = np.abs(bgr[..., ::-1].astype(int) - pixels(image))
+        assert difference.mean() < 6
+        assert len(message.data) < len(image.data) / 4
+
+
+def test_frames_are_never_faster_than_the_rate_and_seldom_slower(program, ros, drive):
+    images = ros.collect(Image, "image_raw")
+    program(
+        str(drive.images_path), "--loop", "--frames", "31", "--rate", "50",
+        "--wait-for-subscribers", "1",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: len(images) == 31)
+    gaps = np.diff(stamps(images)) / 1e9
+    assert np.median(gaps) == pytest.approx(0.02, rel=0.1)
+    assert gaps.min() > 0.01
+
+
+def test_a_paced_camera_waits_for_each_answer(program, ros, drive):
+    images = ros.collect(Image, "image_raw")
+    answers = ros.node.create_publisher(Header, "done", RELIABLE)
+    program(
+        str(drive.images_path), "--rate", "100", "--pace-topic", "done",
+        "--wait-for-subscribers", "1",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: images)
+    ros.spin(0.5)
+    assert len(images) == 1
+    answers.publish(Header(frame_id="of another frame"))
+    ros.spin(0.5)
+    assert len(images) == 1
+    answers.publish(images[0].header)
+    assert ros.spin_until(lambda: len(images) == 2, timeout=3)
+    ros.spin(0.5)
+    assert len(images) == 2
+
+
+def test_a_damaged_picture_is_skipped_and_named(program, ros, drive):
+    images = ros.collect(Image, "image_raw")
+    (drive.images_path / "2.png").write_bytes(b"not a picture")
+    camera = program(str(drive.images_path), "--rate", "40", "--wait-for-subscribers", "1")
+    assert ros.spin_until(lambda: len(images) == COUNT - 1)
+    assert camera.wait() == 0
+    assert f"skipped: {drive.images_path / '2.png'}" in camera.output
+    assert f"{COUNT - 1} frames sent, 1 skipped" in camera.output
+    np.testing.assert_array_equal(pixels(images[2]), drive.images[3])
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("words", [(), ("--wait-for-subscribers", "9")])
+def test_a_signal_ends_it_in_order(program, ros, by, words):
+    camera = program("--size", "64x48", *words)
+    assert ros.spin_until(lambda: ros.node.count_publishers("image_raw"))
+    code, seconds = camera.end(by)
+    assert code == 0, camera.output
+    assert seconds < 2
+    assert "frames sent" in camera.output
+
+
+@pytest.mark.parametrize("reliability", ["reliable", "best_effort"])
+def test_the_reliability_offered_is_the_one_asked_for(program, ros, reliability):
+    program("--size", "64x48", "--reliability", reliability)
+    topics = ("image_raw", "image_raw/compressed", "camera_info", "label")
+    assert ros.spin_until(lambda: all(ros.node.count_publishers(topic) for topic in topics))
+    for topic in topics:
+        (publisher,) = ros.node.get_publishers_info_by_topic(topic)
+        assert publisher.qos_profile.reliability == ReliabilityPolicy[reliability.upper()]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["nowhere"], "source 'nowhere': no such file or folder"),
+        (["--rate", "0"], "got 0, expected a number above 0"),
+        (["--size", "wide"], "got wide, expected WIDTHxHEIGHT"),
+        (["--frames", "0"], "got 0, expected at least 1"),
+        (["--size", "8x8"], "expected at least 32x32"),
+        (["--ros-args", "-r", "nonsense"], "nonsense"),
+    ],
+)
+def test_wrong_options_are_one_line(words, said):
+    result = subprocess.run(
+        [sys.executable, "-m", "bisenetv2_ros.cli.main", "camera", *words],
+        capture_output=True, text=True, timeout=60, check=False, env=ENVIRONMENT,
+    )  # fmt: skip
+    assert result.returncode == 2
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("bisenetv2 camera: error: ")
+    assert said in last
+    assert "Traceback" not in result.stderr
