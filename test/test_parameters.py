@@ -80,7 +80,7 @@ def test_parameter_file_holds_every_parameter_with_its_default():
     assert [type(value) for value in values.values()] == [type(v) for v in defaults.values()]
     prose = " ".join(text.replace("#", " ").split())
     for name, field in FIELDS.items():
-        assert field.metadata["description"] in prose, f"the comment of {name} is not its description"
+        assert field.metadata["description"] in prose, f"{name} is commented otherwise"
 
 
 @pytest.fixture

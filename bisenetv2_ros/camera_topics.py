@@ -1,0 +1,313 @@
+"""The topics of one camera: what comes in, what goes out, and who listens.
+
+For the camera topic a/b/image_raw the outputs are a/b/segmentation/mask and so on, and the
+calibration is read from a/b/camera_info, beside the images. Names are relative and can be remapped.
+The module does not know when a frame is segmented, nor on which thread.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos import (
+    DurabilityPolicy,
+    QoSCompatibility,
+    QoSProfile,
+    ReliabilityPolicy,
+    qos_check_compatible,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.validate_topic_name import validate_topic_name
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from bisenetv2_ros.diagnostics import CameraStatistics
+from bisenetv2_ros.image_conversion import ChannelOrder, decode_compressed, decode_image
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.messages import (
+    ImageBuffer,
+    class_fractions_message,
+    label_info,
+    latency_seconds,
+    scaled_camera_info,
+)
+from bisenetv2_ros.msg import ClassFractions
+from bisenetv2_ros.parameters import Parameters
+from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
+
+#: Outputs and their message types; publish_<name> is the parameter that switches one off.
+OUTPUTS: dict[str, type] = {
+    "mask": Image,
+    "class_fractions": ClassFractions,
+    "camera_info": CameraInfo,
+    "confidence": Image,
+    "color_mask": Image,
+    "overlay": Image,
+}
+
+
+def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
+    """Raise ValueError unless every topic is one and no two share it or their outputs."""
+    if not topics:
+        raise ValueError("parameter cameras: got an empty list, expected at least one image topic")
+    owners: dict[str, str] = {}
+    for topic in topics:
+        try:
+            validate_topic_name(topic)
+        except InvalidTopicNameException as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
+        names = [node.resolve_topic_name(name) for name in (topic, _beside(topic, "mask"))]
+        for name in names:
+            if name in owners:
+                raise ValueError(
+                    f"parameter cameras: {owners[name]!r} and {topic!r} would share the topic "
+                    f"{name}, expected cameras in namespaces of their own"
+                )
+            owners[name] = topic
+
+
+class CameraTopics:
+    """Publishers, subscriptions and statistics of one camera."""
+
+    def __init__(self, node: Node, topic: str, transport: str) -> None:
+        """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
+        compressed."""
+        self.statistics = CameraStatistics()
+        #: The topic subscribed to, in full.
+        self.topic = node.resolve_topic_name(topic)
+        self._camera_info_topic = posixpath.join(posixpath.dirname(self.topic), "camera_info")
+        self._type: type = Image
+        self._decode: Callable[[Any], tuple[np.ndarray, ChannelOrder]] = decode_image
+        if transport == "compressed":
+            self.topic += "/compressed"
+            self._type, self._decode = CompressedImage, decode_compressed
+        self._node = node
+        self._subscriptions: list[Subscription] = []
+        self._camera_info: CameraInfo | None = None
+        self._buffers = {name: ImageBuffer() for name, kind in OUTPUTS.items() if kind is Image}
+        self._publishers: dict[str, Publisher] = {
+            name: node.create_publisher(
+                kind,
+                _beside(topic, name),
+                _reliable(depth=1 if kind is Image else 10),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            )
+            for name, kind in OUTPUTS.items()
+        }
+        self._label_info_topic = _beside(topic, "label_info")
+        self._label_info_publisher: Publisher | None = None
+        self._next_due = 0.0  # monotonic seconds
+
+    def subscribe(self, on_image: Callable[[Any], None]) -> None:
+        """Begin to call `on_image` with each image message."""
+        self._subscriptions = [
+            self._node.create_subscription(
+                self._type,
+                self.topic,
+                on_image,
+                _newest(),
+                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+            ),
+            self._node.create_subscription(
+                CameraInfo, self._camera_info_topic, self._keep_camera_info, _newest()
+            ),
+        ]
+
+    def unsubscribe(self) -> None:
+        """End the calls of `on_image`."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def destroy(self) -> None:
+        """Remove everything from the graph."""
+        self.unsubscribe()
+        for publisher in (*self._publishers.values(), self._label_info_publisher):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+
+    def is_due(self, max_rate: float) -> bool:
+        """Whether a frame that comes now is within `max_rate` [Hz]; 0 is unlimited."""
+        now = time.monotonic()
+        if max_rate and now < self._next_due:
+            return False
+        # From when it was due, not from now: so the mean rate is kept when frames come unevenly.
+        self._next_due = max(self._next_due + (1 / max_rate if max_rate else 0.0), now)
+        return True
+
+    def wanted(self, settings: Parameters) -> set[str]:
+        """The outputs that are switched on and have a subscriber."""
+        return {
+            name
+            for name, publisher in self._publishers.items()
+            if getattr(settings, f"publish_{name}") and publisher.get_subscription_count()
+        }
+
+    def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
+        """Pixels (H, W, 3) uint8 of a message and their channel order. Raises ImageError."""
+        return self._decode(message)
+
+    def publish_label_info(self, labels: LabelSet) -> None:
+        """Publish what the mask's values mean, for now and for whoever subscribes later."""
+        message = label_info(labels)
+        if message is not None:
+            if self._label_info_publisher is None:
+                self._label_info_publisher = self._node.create_publisher(
+                    type(message), self._label_info_topic, _latched()
+                )
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._label_info_publisher.publish(message)
+
+    def publish(
+        self,
+        wanted: set[str],
+        header: Header,
+        image: np.ndarray,
+        order: ChannelOrder,
+        segmentation: Segmentation,
+        segmenter: Segmenter,
+        settings: Parameters,
+    ) -> float:
+        """Publish the `wanted` outputs of one frame with the frame's own header.
+
+        image: (H, W, 3) uint8, the frame, its channels in `order`. Returns the latency in seconds
+        from the camera's stamp to the publishing of mask and class fractions; NaN where the stamp
+        tells nothing.
+        """
+        mask, confidence = segmentation.mask, segmentation.confidence
+        camera_size = (image.shape[1], image.shape[0])
+        if settings.mask_size == "camera":
+            if wanted & {"mask", "color_mask"}:
+                mask = resize_mask(mask, camera_size)
+            if confidence is not None:
+                confidence = resize_mask(confidence, camera_size)
+        if "mask" in wanted:
+            self._publish_image("mask", header, mask, "mono8")
+        latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
+        if "class_fractions" in wanted:
+            height, width = segmentation.mask.shape
+            self._publishers["class_fractions"].publish(
+                class_fractions_message(
+                    header,
+                    segmenter.model.name,
+                    segmenter.model.info.labels,
+                    segmentation.counts,
+                    (width, height),
+                    latency,
+                    segmentation.inference_seconds,
+                )
+            )
+        if "camera_info" in wanted:
+            network_size = segmenter.model.info.input_size
+            self._publish_camera_info(
+                header, camera_size, camera_size if settings.mask_size == "camera" else network_size
+            )
+        if "confidence" in wanted and confidence is not None:
+            self._publish_image("confidence", header, confidence, "mono8")
+        if "color_mask" in wanted:
+            self._publish_image("color_mask", header, segmenter.colour(mask), "rgb8")
+        if "overlay" in wanted:
+            rgb = image if order == "rgb" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            overlay = segmenter.overlay(rgb, segmentation.mask, settings.overlay_opacity)
+            self._publish_image("overlay", header, overlay, "rgb8")
+        return latency
+
+    def graph_problems(self) -> list[str]:
+        """Say in one line each why messages do not flow: no publisher, other types, QoS."""
+        node = self._node
+        publishers = node.get_publishers_info_by_topic(self.topic)
+        problems = [] if publishers else [f"nobody publishes {self.topic}"]
+        expected = f"sensor_msgs/msg/{self._type.__name__}"
+        problems += [
+            f"{self.topic} is published as {other.topic_type}, expected {expected}"
+            for other in publishers
+            if other.topic_type != expected
+        ]
+        topics = [self.topic, *(publisher.topic_name for publisher in self._publishers.values())]
+        return problems + [problem for topic in topics for problem in _qos_problems(node, topic)]
+
+    def _publish_image(self, name: str, header: Header, pixels: np.ndarray, encoding: str) -> None:
+        self._publishers[name].publish(self._buffers[name].fill(header, pixels, encoding))
+
+    def _publish_camera_info(
+        self, header: Header, camera_size: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        """Publish the newest calibration seen, scaled to the mask.
+
+        A calibration holds for many frames, so that of the same stamp is not waited for; but one
+        of another image size is not this image's, and is not published.
+        """
+        info = self._camera_info
+        if info is None:
+            return
+        calibrated = (
+            (info.roi.width or info.width) // max(info.binning_x, 1),
+            (info.roi.height or info.height) // max(info.binning_y, 1),
+        )
+        if calibrated == camera_size:
+            self._publishers["camera_info"].publish(scaled_camera_info(info, size, header))
+        else:
+            self._node.get_logger().warning(
+                f"{self._camera_info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"expected {camera_size[0]}x{camera_size[1]}, the size of the image",
+                throttle_duration_sec=10.0,
+            )
+
+    def _keep_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+
+def _beside(image_topic: str, name: str) -> str:
+    return posixpath.join(posixpath.dirname(image_topic), "segmentation", name)
+
+
+def _newest() -> QoSProfile:
+    """Sensor data (REP-2003) with a queue of one: an older frame is of no use."""
+    return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+def _reliable(depth: int) -> QoSProfile:
+    """Matches every subscriber but those that ask for the past; RViz asks for reliable ones."""
+    return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
+
+
+def _latched() -> QoSProfile:
+    return QoSProfile(
+        depth=1,
+        reliability=ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL,
+    )
+
+
+def _qos_problems(node: Node, topic: str) -> list[str]:
+    """Name the publishers and subscriptions of `topic` that do not match one of this node's.
+
+    Both sides as the graph tells them: there a policy that was not asked for has the same value
+    everywhere.
+    """
+    own = (node.get_name(), node.get_namespace())
+    problems = set()
+    for publisher in node.get_publishers_info_by_topic(topic):
+        for subscription in node.get_subscriptions_info_by_topic(topic):
+            if own not in (
+                (publisher.node_name, publisher.node_namespace),
+                (subscription.node_name, subscription.node_namespace),
+            ):
+                continue
+            compatibility, reason = qos_check_compatible(
+                publisher.qos_profile, subscription.qos_profile
+            )
+            if compatibility == QoSCompatibility.ERROR:
+                reason = reason.replace("ERROR: ", " ").strip(" ;")
+                problems.add(f"incompatible QoS on {topic}: {reason}")
+    return sorted(problems)

@@ -1,0 +1,464 @@
+"""The lifecycle node `segment`: camera topics in, masks and class fractions out. Wiring only.
+
+    configure    load the model, create the publishers
+    activate     subscribe, start the inference thread
+    deactivate   unsubscribe, stop the thread; the model stays loaded
+    cleanup      free the model, remove the publishers
+
+One thread runs the executor: it receives frames, answers services and reports on /diagnostics. One
+thread runs inference on the newest frame of each camera in turn, and publishes. So services answer
+and signals are obeyed however long inference takes. (A MultiThreadedExecutor would not do: it loses
+images under load, ros2/rclpy#1452.)
+
+Nothing here knows how an image is decoded (image_conversion), segmented (segmenter) or packed into
+messages (camera_topics, messages), what a parameter means (parameters) or when a camera is healthy
+(diagnostics).
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import functools
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
+from std_srvs.srv import SetBool
+
+from bisenetv2_ros import diagnostics, parameters
+from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
+from bisenetv2_ros.diagnostics import Level, Status, Watchdog
+from bisenetv2_ros.image_conversion import ImageError
+from bisenetv2_ros.latest_frame import LatestFrame
+from bisenetv2_ros.segmenter import Segmenter
+
+MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
+REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
+WATCH_PERIOD = 0.1  # seconds between looks at the levels; one that changes is reported at once
+EXIT_GRACE = 1.0  # seconds that a thread may take to stop when the process ends
+
+_Result = TypeVar("_Result")
+
+
+class NodeFailure(Exception):
+    """The node cannot go on, has logged why, and the process is to end with an exit code."""
+
+
+def _transition(work: Callable[[SegmentNode], None]) -> Callable[..., TransitionCallbackReturn]:
+    """Make a lifecycle callback: failure, with the cause logged, if `work` raises.
+
+    rclpy itself swallows the exception without a word (ros2/rclpy#1673).
+    """
+
+    @functools.wraps(work)
+    def callback(node: SegmentNode, _: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            work(node)
+        except ExternalShutdownException:
+            return TransitionCallbackReturn.FAILURE
+        except Exception as error:
+            if not isinstance(error, (ValueError, OSError, RuntimeError)):
+                node.get_logger().error(traceback.format_exc())
+            name = work.__name__.removeprefix("on_")
+            node.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"
+            node.get_logger().error(node.refusal)
+            return TransitionCallbackReturn.FAILURE
+        node.refusal = ""
+        return TransitionCallbackReturn.SUCCESS
+
+    return callback
+
+
+def _guarded(callback: Callable[..., None]) -> Callable[..., None]:
+    """Log what a callback raises: an exception that leaves `spin` would end the node."""
+
+    @functools.wraps(callback)
+    def guarded(node: SegmentNode, *arguments: Any) -> None:
+        try:
+            callback(node, *arguments)
+        except NodeFailure:
+            raise
+        except Exception:
+            if node.context.ok():  # else the process is ending and entities are invalid
+                node.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+
+    return guarded
+
+
+class SegmentNode(LifecycleNode):
+    """See the head of this file; parameters and topics are in parameters.py, camera_topics.py."""
+
+    def __init__(self) -> None:
+        super().__init__("segment")
+        self.refusal = ""  # why the last transition failed
+        self._fatal = ""  # why the process must end; the inference thread may set it
+        self._problems = parameters.declare(self)
+        self._segmenter: Segmenter | None = None
+        self._cameras: list[CameraTopics] = []
+        self._active = False
+        self._frames: LatestFrame[Any] = LatestFrame(0)
+        self._threads: list[threading.Thread] = []
+        self._watchdog = Watchdog()
+        self._failures_in_row = 0
+        self._levels: dict[str, Level] = {}  # as last reported
+        self._logged_levels: dict[str, Level] = {}
+        self._graph_problems: dict[str, list[str]] = {}
+        self._report_due = 0.0
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_service(SetBool, "~/enable", self._on_enable)
+        # Steady: with simulated time and no /clock, the node's own clock stands still.
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(WATCH_PERIOD, self._watch, clock=steady)
+
+    # Lifecycle
+
+    def start(self) -> None:
+        """Configure and activate. NodeFailure, with the cause logged, if either is refused."""
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                if not self.context.ok():
+                    raise ExternalShutdownException
+                raise NodeFailure(self.refusal)
+
+    @_transition
+    def on_configure(self) -> None:
+        if self._problems:
+            raise ValueError("; ".join(self._problems))
+        settings = parameters.read(self)
+        check_camera_topics(self, settings.cameras)
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._free)
+            self._segmenter = self._in_background(
+                lambda: Segmenter(
+                    settings.model,
+                    backend=settings.backend,
+                    device=settings.device,
+                    threads=settings.threads,
+                )
+            )
+            for topic in settings.cameras:
+                self._cameras.append(CameraTopics(self, topic, settings.image_transport))
+            undo.pop_all()
+        model, backend = self._segmenter.model, self._segmenter.backend
+        self.get_logger().info(
+            f"model {model.name} ({model.info.labels.name}, "
+            f"{model.info.input_size[0]}x{model.info.input_size[1]}) "
+            f"on {backend.name}, {backend.device}"
+        )
+
+    @_transition
+    def on_activate(self) -> None:
+        self._failures_in_row = 0
+        self._frames = LatestFrame(len(self._cameras))
+        with contextlib.ExitStack() as undo:
+            undo.callback(self._stop)
+            self._start_thread(functools.partial(self._work, self._frames))
+            for index, camera in enumerate(self._cameras):
+                camera.subscribe(functools.partial(self._on_image, index))
+                camera.publish_label_info(self._loaded.model.info.labels)
+            undo.pop_all()
+        self._active = True
+        self._report_due = time.monotonic() + REPORT_PERIOD  # a camera may need time to be found
+        topics = ", ".join(camera.topic for camera in self._cameras)
+        self.get_logger().info(f"segmenting {topics}")
+
+    @_transition
+    def on_deactivate(self) -> None:
+        self._stop()
+
+    @_transition
+    def on_cleanup(self) -> None:
+        self._free()
+
+    @_transition
+    def on_shutdown(self) -> None:
+        self._stop()
+        self._free()
+
+    @property
+    def _loaded(self) -> Segmenter:
+        if self._segmenter is None:
+            raise RuntimeError("no model is loaded")
+        return self._segmenter
+
+    @property
+    def _state(self) -> str:
+        if self._segmenter is None:
+            return "unconfigured"
+        return "active" if self._active else "inactive"
+
+    def _stop(self) -> None:
+        """No more frames in, no more masks out."""
+        self._active = False
+        for camera in self._cameras:
+            camera.unsubscribe()
+        self._frames.close()
+        patience = parameters.read(self).watchdog_timeout
+        if not self._wait(lambda: not self._running(), patience):
+            self._fatal = f"inference did not end within {patience} s"
+            raise RuntimeError(self._fatal)
+
+    def _free(self) -> None:
+        """Give back the model and everything that belongs to a camera."""
+        for camera in self._cameras:
+            camera.destroy()
+        self._cameras = []
+        if self._segmenter is not None:
+            self._segmenter.close()
+            self._segmenter = None
+
+    # Frames: from here on the executor's thread ...
+
+    @_guarded
+    def _on_image(self, index: int, message: Any) -> None:
+        statistics = self._cameras[index].statistics
+        statistics.received()
+        settings = parameters.read(self)
+        if not settings.enabled:
+            statistics.dropped(diagnostics.DISABLED)
+        elif not self._cameras[index].is_due(settings.max_rate):
+            statistics.dropped(diagnostics.MAX_RATE)
+        elif self._frames.put(index, message):
+            statistics.dropped(diagnostics.REPLACED)
+
+    # ... and from here on the inference thread
+
+    def _work(self, frames: LatestFrame[Any]) -> None:
+        while (item := frames.take()) is not None:
+            index, message = item
+            with self._watchdog:
+                self._segment(self._cameras[index], message)
+
+    @_guarded
+    def _segment(self, camera: CameraTopics, message: Any) -> None:
+        settings = parameters.read(self)
+        wanted = camera.wanted(settings)
+        if not wanted:
+            camera.statistics.dropped(diagnostics.NO_SUBSCRIBER)
+            return
+        try:
+            image, order = camera.decode(message)
+        except ImageError as error:
+            self._drop(camera, error.cause, error)
+            return
+        try:
+            segmentation = self._loaded(
+                image, channel_order=order, confidence="confidence" in wanted
+            )
+        except Exception as error:
+            self._drop(camera, "inference", error)
+            self._failures_in_row += 1
+            if self._failures_in_row >= MAX_FAILURES:
+                # A device that is lost (a sticky CUDA error, for one) comes back only in a new
+                # process.
+                self._fatal = f"inference failed {MAX_FAILURES} times in a row: {error}"
+            return
+        self._failures_in_row = 0
+        latency = camera.publish(
+            wanted, message.header, image, order, segmentation, self._loaded, settings
+        )
+        camera.statistics.published(latency, segmentation.inference_seconds)
+
+    def _drop(self, camera: CameraTopics, cause: str, error: Exception) -> None:
+        camera.statistics.dropped(cause)
+        self.get_logger().warning(
+            f"{camera.topic}: frame dropped: {error}", throttle_duration_sec=5.0
+        )
+
+    # Services and diagnostics
+
+    def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        (result,) = self.set_parameters([Parameter("enabled", value=request.data)])
+        response.success = result.successful
+        response.message = result.reason or ("enabled" if request.data else "disabled")
+        return response
+
+    @_guarded
+    def _watch(self) -> None:
+        """Report once a second, and at once when a level changes."""
+        now = time.monotonic()
+        due = now >= self._report_due
+        if due:
+            self._report_due = max(self._report_due + REPORT_PERIOD, now)
+            self._graph_problems = {c.topic: c.graph_problems() for c in self._cameras}
+        statuses = list(self._statuses())
+        levels = {status.name: status.level for status in statuses}
+        if due or levels != self._levels:
+            stamp = self.get_clock().now().to_msg()
+            self._diagnostics.publish(diagnostics.diagnostic_array(stamp, statuses))
+            self._levels = levels
+        if due:
+            for status in statuses:
+                self._log_change(status)
+        if self._fatal:
+            self.get_logger().fatal(self._fatal)
+            self._diagnostics.wait_for_all_acked(Duration(seconds=0.5))
+            raise NodeFailure(self._fatal)
+
+    def _log_change(self, status: Status) -> None:
+        before = self._logged_levels.get(status.name, Level.OK)
+        self._logged_levels[status.name] = status.level
+        if status.level == before:
+            return
+        name = status.name.removeprefix("segment: ")
+        text = f"{name}: {before.name} -> {status.level.name}: {status.message}"
+        if status.level is Level.OK:
+            self.get_logger().info(text)
+        else:
+            self.get_logger().warning(text)
+
+    def _statuses(self) -> Iterator[Status]:
+        settings = parameters.read(self)
+        hardware = "none"
+        values = {"state": self._state}
+        if self._segmenter is not None:
+            model, backend = self._segmenter.model, self._segmenter.backend
+            hardware = f"{backend.name} {backend.device}"
+            values |= {
+                "model": model.name,
+                "model sha256": model.sha256,
+                "precision": model.info.precision,
+                "backend": backend.name,
+                "device": backend.device,
+            }
+        level, message = Level.OK, self._state
+        if self._fatal or self.refusal:
+            level, message = Level.ERROR, self._fatal or self.refusal
+        elif (busy := self._watchdog.busy()) > settings.watchdog_timeout:
+            level, message = Level.ERROR, f"inference hangs: no result for {busy:.0f} s"
+        yield Status(
+            f"segment: {self.get_fully_qualified_name()}", level, message, hardware, values
+        )
+
+        for camera in self._cameras:
+            report = camera.statistics.report()
+            level, message = Level.OK, self._state
+            if self._state == "active":
+                level, message = diagnostics.assess_camera(
+                    report,
+                    enabled=settings.enabled,
+                    latency_budget=settings.latency_budget,
+                    stale_periods=settings.stale_periods,
+                )
+                if problems := self._graph_problems.get(camera.topic):
+                    level = Level.WARN if level is Level.OK else level
+                    message = "; ".join([message, *problems])
+            values = diagnostics.camera_values(report)
+            yield Status(f"segment: {camera.topic}", level, message, hardware, values)
+
+    # Threads
+
+    def _start_thread(self, work: Callable[[], None]) -> None:
+        # Daemons, because a call into a backend cannot be interrupted; `close` waits for them.
+        self._threads = [*self._running(), threading.Thread(target=work, daemon=True)]
+        self._threads[-1].start()
+
+    def _running(self) -> list[threading.Thread]:
+        return [thread for thread in self._threads if thread.is_alive()]
+
+    def _in_background(self, work: Callable[[], _Result]) -> _Result:
+        """Run `work` on a thread of its own and wait: only this thread sees signals, and only while
+        it runs Python."""
+        future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
+
+        def run() -> None:
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+
+        self._start_thread(run)
+        if not self._wait(future.done, timeout=float("inf")):
+            raise ExternalShutdownException
+        return future.result()
+
+    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Wait until `done()`; False after `timeout` seconds or when the process is to end."""
+        deadline = time.monotonic() + timeout
+        while not done():
+            if time.monotonic() > deadline or not self.context.ok():
+                return False
+            time.sleep(0.01)
+        return True
+
+    def close(self) -> bool:
+        """Stop the threads; False if one is still in a backend after EXIT_GRACE seconds."""
+        self._frames.close()
+        for thread in self._threads:
+            thread.join(EXIT_GRACE)
+        return not self._running()
+
+
+def main(ros_args: Sequence[str] | None = None) -> int:
+    """Run the node until a signal ends it (exit code 0) or it cannot go on (1)."""
+    _keep_freed_memory()
+    try:
+        rclpy.init(args=list(sys.argv[1:] if ros_args is None else ros_args))
+    except RuntimeError as error:  # RCLError and UnknownROSArgsError
+        print(f"segment: error: {error}", file=sys.stderr)
+        return 1
+    code, stopped = 0, True
+    node = None
+    executor = SingleThreadedExecutor()
+    try:
+        node = SegmentNode()
+        executor.add_node(node)
+        if parameters.read(node).autostart:
+            node.start()
+        _spin(executor, node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except NodeFailure:
+        code = 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is ending already
+        executor.shutdown(timeout_sec=0)
+        if node is not None:
+            stopped = node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not stopped:
+        # The interpreter cannot end a thread that is inside a backend, and would crash on it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _spin(executor: SingleThreadedExecutor, node: SegmentNode) -> None:
+    while node.context.ok():
+        try:
+            executor.spin()
+        except RuntimeError as error:
+            # On Humble a lifecycle transition that is not possible now comes out here
+            # (ros2/rclpy#1209). The request is void, the node is not.
+            node.get_logger().error(str(error))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory of images for the next ones.
+
+    By default each image is mapped and unmapped anew: 4500 page faults for 1920x1080 rgb8, three
+    times the cost of receiving it.
+    """
+    m_trim_threshold, m_mmap_threshold = -1, -3  # malloc.h
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):
+        return  # another C library
+    mallopt(m_mmap_threshold, 32 << 20)  # the largest that glibc takes
+    mallopt(m_trim_threshold, 512 << 20)

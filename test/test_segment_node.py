@@ -1,0 +1,680 @@
+"""The node over a real ROS graph: its process as users start it, and a node that talks to it."""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs a ROS 2")
+pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
+
+import cv2
+from bisenetv2_ros.msg import ClassFractions
+from lifecycle_msgs.srv import ChangeState, GetState
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import DescribeParameters, SetParameters
+from ros_graph import BEST_EFFORT, Graph, Program, graph, image_message
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_srvs.srv import SetBool
+from tiny_model import tiny_answer, write_tiny_model
+from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
+
+from bisenetv2_ros.labels import CAMVID
+
+OK, WARN, ERROR, STALE = range(4)
+CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
+SHUTDOWN = {"unconfigured": 5, "inactive": 6, "active": 7}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("models")
+    write_tiny_model(directory / "tiny.onnx")
+    write_trouble_model(directory / "trouble.onnx")
+    return directory
+
+
+@pytest.fixture
+def ros():
+    with graph() as made:
+        yield made
+
+
+@pytest.fixture
+def start(models, tmp_path):
+    """Start the node with parameters; it is ended, and must end well, with the test."""
+    programs: list[Program] = []
+
+    def start_node(*arguments: str, model: str = "tiny", **parameters: object) -> Program:
+        words = ["segment", "--ros-args", *arguments]
+        given = {"model": f"{models}/{model}.onnx", "backend": "onnxruntime", "threads": 1}
+        for name, value in (given | parameters).items():
+            words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
+        programs.append(Program(words, tmp_path / f"segment{len(programs)}.log"))
+        return programs[-1]
+
+    yield start_node
+    for program in programs:
+        ended_before = program.process.poll() is not None
+        code, _ = program.end()
+        assert ended_before or code == 0, program.output
+        assert "Traceback" not in program.output, program.output
+
+
+@pytest.fixture
+def scene() -> np.ndarray:
+    """A frame at the size of the network, so that no resize stands between it and the answer."""
+    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
+    pixels[..., 2] = 0  # no trouble
+    return pixels
+
+
+def publish_until(
+    ros: Graph, publisher, message, done, *, also=(), period: float = 0.05, timeout: float = 15.0
+):
+    """Publish again and again; whether `done()` became true before `timeout` seconds.
+
+    also: a second publisher and its message.
+    """
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        if also:
+            also[0].publish(also[1])
+        publisher.publish(message)
+        if ros.spin_until(done, period):
+            return True
+    return False
+
+
+def camera(ros: Graph, topic: str = "image_raw", kind: type = Image, qos=10):
+    publisher = ros.node.create_publisher(kind, topic, qos)
+    assert ros.spin_until(publisher.get_subscription_count), f"nobody subscribes to {topic}"
+    return publisher
+
+
+def set_parameter(ros: Graph, name: str, value: object):
+    if isinstance(value, bool):
+        message = ParameterValue(type=1, bool_value=value)
+    elif isinstance(value, int):
+        message = ParameterValue(type=2, integer_value=value)
+    elif isinstance(value, float):
+        message = ParameterValue(type=3, double_value=value)
+    else:
+        message = ParameterValue(type=4, string_value=value)
+    parameters = [Parameter(name=name, value=message)]
+    return ros.call(SetParameters, "segment/set_parameters", parameters=parameters).results[0]
+
+
+def change_state(ros: Graph, transition: int) -> bool:
+    request = ChangeState.Request()
+    request.transition.id = transition
+    return ros.call(ChangeState, "segment/change_state", transition=request.transition).success
+
+
+def state(ros: Graph) -> str:
+    return ros.call(GetState, "segment/get_state").current_state.label
+
+
+def pixels_of(message: Image) -> np.ndarray:
+    channels = {"mono8": (), "rgb8": (3,)}[message.encoding]
+    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, *channels)
+
+
+# What comes out
+
+
+def test_every_output_of_a_frame(ros, start, scene):
+    start(overlay_opacity=0.25)
+    kinds = {
+        "mask": Image,
+        "color_mask": Image,
+        "overlay": Image,
+        "confidence": Image,
+        "class_fractions": ClassFractions,
+        "camera_info": CameraInfo,
+    }
+    got = {name: ros.collect(kind, f"segmentation/{name}") for name, kind in kinds.items()}
+    publisher = camera(ros)
+    info = CameraInfo(width=32, height=24, k=[30.0, 0, 16, 0, 30, 12, 0, 0, 1])
+    calibrator = camera(ros, "camera_info", CameraInfo)
+    message = image_message(scene, stamp=(1234, 5678), frame_id="front_camera")
+    assert publish_until(
+        ros, publisher, message, lambda: all(got.values()), also=(calibrator, info)
+    ), f"missing: {[name for name in got if not got[name]]}"
+    for name, messages in got.items():
+        assert messages[0].header == message.header, f"{name} changed the camera's header"
+    answer, certainty = (image[0] for image in tiny_answer(scene[None]))
+    for name in ("mask", "confidence"):
+        first = got[name][0]
+        assert (first.encoding, first.step, len(first.data)) == ("mono8", 32, 32 * 24)
+    np.testing.assert_array_equal(pixels_of(got["mask"][0]), answer)
+    np.testing.assert_array_equal(pixels_of(got["confidence"][0]), certainty)
+    colours = np.array(CAMVID.palette, np.uint8)[answer]
+    np.testing.assert_array_equal(pixels_of(got["color_mask"][0]), colours)
+    blend = 0.75 * scene + 0.25 * colours
+    assert np.abs(pixels_of(got["overlay"][0]) - blend).max() <= 1
+    fractions = got["class_fractions"][0]
+    assert [entry.class_name for entry in fractions.classes] == list(CAMVID.names)
+    assert [entry.pixel_count for entry in fractions.classes] == np.bincount(
+        answer.ravel(), minlength=len(CAMVID)
+    ).tolist()
+    assert (fractions.model, fractions.width, fractions.height) == ("tiny", 32, 24)
+    assert fractions.latency > 1e6  # the stamp is of 1970
+    assert 0 < fractions.inference_time < 1
+    calibration = got["camera_info"][0]
+    assert (calibration.width, calibration.height, calibration.k[0]) == (32, 24, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("stamp", "check"),
+    [
+        ((0, 0), math.isnan),
+        ((2**31 - 1, 0), math.isnan),
+        (None, lambda latency: 0 < latency < 2),
+    ],
+    ids=["no stamp", "a stamp in the future", "now"],
+)
+def test_latency_is_never_negative(ros, start, scene, stamp, check):
+    start()
+    fractions = ros.collect(ClassFractions, "segmentation/class_fractions")
+    publisher = camera(ros)
+    message = image_message(scene, stamp=stamp or (0, 0))
+    while not fractions:
+        if stamp is None:
+            message.header.stamp = ros.node.get_clock().now().to_msg()
+        publisher.publish(message)
+        ros.spin_until(lambda: fractions, 0.1)
+    assert check(fractions[0].latency), fractions[0].latency
+
+
+def test_masks_of_the_cameras_size(ros, start, scene):
+    start(mask_size="camera")
+    large = cv2.resize(scene, (64, 48), interpolation=cv2.INTER_NEAREST)
+    masks = ros.collect(Image, "segmentation/mask")
+    calibrations = ros.collect(CameraInfo, "segmentation/camera_info")
+    info = (camera(ros, "camera_info", CameraInfo), CameraInfo(width=64, height=48))
+    assert publish_until(
+        ros, camera(ros), image_message(large), lambda: masks and calibrations, also=info
+    )
+    assert (masks[0].width, masks[0].height) == (64, 48)
+    assert (calibrations[0].width, calibrations[0].height) == (64, 48)
+
+
+def test_a_calibration_of_another_size_is_not_passed_on(ros, start, scene):
+    program = start()
+    masks = ros.collect(Image, "segmentation/mask")
+    calibrations = ros.collect(CameraInfo, "segmentation/camera_info")
+    info = (camera(ros, "camera_info", CameraInfo), CameraInfo(width=640, height=480))
+    reason = "camera_info is for 640x480 pixels, expected 32x24"
+    assert publish_until(
+        ros, camera(ros), image_message(scene), lambda: reason in program.output, also=info
+    )
+    assert masks
+    assert not calibrations
+
+
+def test_compressed_images(ros, start, scene):
+    start(image_transport="compressed")
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros, "image_raw/compressed", CompressedImage)
+    png = cv2.imencode(".png", scene[..., ::-1])[1].tobytes()
+    message = CompressedImage(format="rgb8; png compressed bgr8")
+    message.data.frombytes(png)
+    assert publish_until(ros, publisher, message, lambda: masks)
+    np.testing.assert_array_equal(pixels_of(masks[0]), tiny_answer(scene[None])[0][0])
+
+
+def test_bgr_and_padded_rows(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    padded = np.zeros((24, 100), np.uint8)
+    padded[:, :96] = scene[..., ::-1].reshape(24, 96)
+    message = Image(encoding="bgr8", height=24, width=32, step=100)
+    message.data.frombytes(padded.tobytes())
+    assert publish_until(ros, publisher, message, lambda: masks)
+    np.testing.assert_array_equal(pixels_of(masks[0]), tiny_answer(scene[None])[0][0])
+
+
+def test_two_cameras_are_both_served_beside_their_images(ros, start, scene):
+    start(cameras="[front/image_raw, rear/image_raw]")
+    front = ros.collect(Image, "front/segmentation/mask")
+    rear = ros.collect(Image, "rear/segmentation/mask")
+    publishers = [camera(ros, "front/image_raw"), camera(ros, "rear/image_raw")]
+    for publisher, name, masks in zip(publishers, ("front", "rear"), (front, rear), strict=True):
+        message = image_message(scene, frame_id=name)
+        assert publish_until(ros, publisher, message, lambda masks=masks: masks)
+    assert {mask.header.frame_id for mask in front} == {"front"}
+    assert {mask.header.frame_id for mask in rear} == {"rear"}
+
+
+def test_remapping_the_image_topic_leaves_the_outputs_where_they_are(ros, start, scene):
+    start("-r", "image_raw:=/driver/colour", "-r", "segmentation/mask:=/labels")
+    masks = ros.collect(Image, "/labels")
+    publisher = camera(ros, "/driver/colour")
+    assert publish_until(ros, publisher, image_message(scene), lambda: masks)
+
+
+# What is not asked for is not done
+
+
+def test_without_subscribers_nothing_is_segmented(ros, start, scene):
+    start()
+    publisher = camera(ros)
+    message = image_message(scene)
+    assert publish_until(
+        ros,
+        publisher,
+        message,
+        lambda: int(ros.status("/image_raw")[2].get("dropped: no_subscriber", 0)) > 10,
+    )
+    level, text, values = ros.status("/image_raw")
+    assert (level, text, values["frames published"]) == (
+        OK,
+        "idle: nobody subscribes to the outputs",
+        "0",
+    )
+    masks = ros.collect(Image, "segmentation/mask")
+    assert publish_until(ros, publisher, message, lambda: masks)
+
+
+def test_outputs_can_be_switched_while_running(ros, start, scene):
+    start(publish_overlay=False)
+    masks = ros.collect(Image, "segmentation/mask")
+    overlays = ros.collect(Image, "segmentation/overlay")
+    publisher = camera(ros)
+    message = image_message(scene)
+    assert publish_until(ros, publisher, message, lambda: len(masks) > 5)
+    assert not overlays
+    assert set_parameter(ros, "publish_overlay", True).successful
+    assert publish_until(ros, publisher, message, lambda: overlays)
+    assert set_parameter(ros, "publish_mask", False).successful
+    publish_until(ros, publisher, message, lambda: False, timeout=0.3)
+    before = len(masks)
+    assert publish_until(ros, publisher, message, lambda: len(overlays) > 10)
+    assert len(masks) == before
+
+
+def test_enable_service_and_parameter_are_one(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    message = image_message(scene)
+    assert publish_until(ros, publisher, message, lambda: masks)
+    response = ros.call(SetBool, "segment/enable", data=False)
+    assert (response.success, response.message) == (True, "disabled")
+    publish_until(ros, publisher, message, lambda: False, timeout=0.3)
+    before = len(masks)
+    assert publish_until(ros, publisher, message, lambda: "disabled" in ros.status("/image_raw")[1])
+    assert len(masks) == before
+    assert set_parameter(ros, "enabled", True).successful
+    assert publish_until(ros, publisher, message, lambda: len(masks) > before)
+
+
+def test_max_rate_is_kept(ros, start, scene):
+    start(max_rate=10.0)
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    message = image_message(scene, stamp=(0, 0))
+    assert publish_until(ros, publisher, message, lambda: masks)
+    before = len(masks)
+    publish_until(ros, publisher, message, lambda: False, period=0.02, timeout=3.0)
+    assert 24 <= len(masks) - before <= 33, "3 seconds at 10 Hz"
+    assert ros.status("/image_raw")[0] == OK, "drops that were asked for are no fault"
+
+
+# Parameters
+
+
+def test_changes_out_of_range_are_refused_with_a_reason_and_harm_nothing(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    for name, value in [
+        ("overlay_opacity", 1.5),
+        ("overlay_opacity", math.nan),
+        ("max_rate", -1.0),
+        ("enabled", "yes"),
+        ("model", "another.onnx"),
+        ("no_such_parameter", 1),
+    ]:
+        result = set_parameter(ros, name, value)
+        assert not result.successful, f"{name} = {value}"
+        assert result.reason
+    assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
+
+
+def test_describe_is_the_manual(ros, start):
+    start()
+    names = ["overlay_opacity", "mask_size"]
+    opacity, mask_size = ros.call(
+        DescribeParameters, "segment/describe_parameters", names=names
+    ).descriptors
+    assert "Opacity" in opacity.description
+    assert opacity.floating_point_range[0].to_value == 1.0
+    assert mask_size.read_only
+    assert mask_size.additional_constraints == "network or camera"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "cause"),
+    [
+        ({"model": "none"}, r"model file .*/none\.onnx: No such file"),
+        ({"backend": "abacus"}, r"abacus.*openvino.*onnxruntime"),
+        ({"overlay_opacity": 2.0}, r"overlay_opacity: got 2\.0, expected a float from 0\.0 to 1"),
+        ({"threads": "many"}, r"threads: got 'many', expected an integer"),
+        ({"mask_size": "big"}, r"mask_size: got 'big', expected network or camera"),
+        ({"overlay_opaque": 0.5}, r"overlay_opaque: unknown, did you mean overlay_opacity\?"),
+        ({"cameras": "[a/one, a/two]"}, r"'a/one' and 'a/two' would share .*/a/segmentation/mask"),
+        ({"cameras": "[a/one, /a/one]"}, r"'a/one' and '/a/one' would share .*/a/one"),
+        ({"cameras": "['no topic']"}, r"cameras: .*no topic"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
+)
+def test_bad_configuration_ends_the_process_with_one_line(start, parameters, cause):
+    program = start(**parameters)
+    assert program.wait() == 1, program.output
+    lines = program.output.splitlines()
+    assert len(lines) == 1, program.output
+    assert re.search(cause, lines[0]), lines[0]
+
+
+def test_foreign_files_are_no_models(start, models, tmp_path):
+    (models / "text.onnx").write_text("not a model")
+    program = start(model="text")
+    assert program.wait() == 1
+    assert re.search(r"text\.onnx: .*no \(whole\) ONNX model", program.output), program.output
+
+
+def test_unknown_key_in_a_parameter_file_is_named(start, tmp_path):
+    path = tmp_path / "my.yaml"
+    path.write_text("segment:\n  ros__parameters:\n    max_rat: 5.0\n")
+    program = start("--params-file", str(path))
+    assert program.wait() == 1
+    assert "parameter max_rat: unknown, did you mean max_rate?" in program.output
+
+
+def test_shipped_parameter_file_is_taken(ros, start, scene):
+    path = Path(__file__).resolve().parent.parent / "config" / "segment.yaml"
+    start("--params-file", str(path), "-r", "__ns:=/robot")
+    masks = ros.collect(Image, "/robot/segmentation/mask")
+    publisher = camera(ros, "/robot/image_raw")
+    assert publish_until(ros, publisher, image_message(scene), lambda: masks)
+
+
+# Lifecycle
+
+
+def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
+    program = start(autostart=False)
+    masks = ros.collect(Image, "segmentation/mask")
+    message = image_message(scene)
+    publisher = ros.node.create_publisher(Image, "image_raw", 10)
+    assert state(ros) == "unconfigured"
+    for _ in range(5):
+        assert change_state(ros, CONFIGURE)
+        assert change_state(ros, ACTIVATE)
+        masks.clear()
+        assert publish_until(ros, publisher, message, lambda: masks)
+        assert change_state(ros, DEACTIVATE)
+        ros.spin(0.2)
+        masks.clear()
+        publish_until(ros, publisher, message, lambda: False, timeout=0.3)
+        assert not masks, "an inactive node published"
+        assert change_state(ros, ACTIVATE)
+        assert publish_until(ros, publisher, message, lambda: masks)
+        assert change_state(ros, DEACTIVATE)
+        assert change_state(ros, CLEANUP)
+        assert state(ros) == "unconfigured"
+    assert not change_state(ros, ACTIVATE), "an unconfigured node cannot be activated"
+    assert state(ros) == "unconfigured"
+    assert change_state(ros, SHUTDOWN["unconfigured"])
+    assert state(ros) == "finalized"
+    assert program.process.poll() is None
+
+
+def test_failed_configure_is_reported_and_can_be_tried_again(ros, start, models, scene):
+    late = models / "late.onnx"
+    program = start(autostart=False, model="late")
+    assert not change_state(ros, CONFIGURE)
+    assert state(ros) == "unconfigured"
+    assert ros.spin_until(lambda: ros.status("/segment")[0] == ERROR)
+    assert "late.onnx: No such file" in ros.status("/segment")[1]
+    assert "late.onnx: No such file" in program.output
+    write_tiny_model(late)
+    assert change_state(ros, CONFIGURE)
+    assert change_state(ros, ACTIVATE)
+    masks = ros.collect(Image, "segmentation/mask")
+    assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
+    assert ros.spin_until(lambda: ros.status("/segment")[0] == OK)
+
+
+# Faults
+
+
+def test_bad_frames_are_dropped_and_counted_by_cause_and_the_next_good_one_is_answered(
+    ros, start, scene
+):
+    program = start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    good = image_message(scene)
+    assert publish_until(ros, publisher, good, lambda: masks)
+    bad = {
+        "encoding": Image(encoding="32FC1", width=2, height=2, step=8, data=bytes(16)),
+        "size": Image(encoding="rgb8", width=0, height=0),
+        "step": Image(encoding="rgb8", width=32, height=24, step=0, data=bytes(10)),
+        "data_length": Image(encoding="rgb8", width=32, height=24, step=96, data=bytes(95)),
+    }
+    for cause, message in bad.items():
+        masks.clear()
+        assert publish_until(
+            ros,
+            publisher,
+            message,
+            lambda cause=cause: int(ros.status("/image_raw")[2].get(f"dropped: {cause}", 0)) >= 3,
+        ), f"{cause} was not counted: {ros.status('/image_raw')}"
+        assert not masks, f"a mask came from a frame of bad {cause}"
+    assert ros.status("/image_raw")[0] == ERROR, "no mask from the last frames"
+    assert publish_until(ros, publisher, good, lambda: masks, timeout=1.0)
+    assert publish_until(ros, publisher, good, lambda: ros.status("/image_raw")[0] == WARN)
+    assert "/image_raw: frame dropped: encoding is '32FC1', expected one of rgb8" in program.output
+
+
+def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
+    ros, start, models, scene
+):
+    start(model="trouble")
+    period = 0.05
+    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 2 * period)
+    fractions = ros.collect(ClassFractions, "segmentation/class_fractions")
+    publisher = camera(ros)
+    message = image_message(scene)
+    sent = 0
+    slowest_call = 0.0
+
+    def publish(seconds: float) -> None:
+        nonlocal sent
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            message.header.stamp = ros.node.get_clock().now().to_msg()
+            publisher.publish(message)
+            sent += 1
+            ros.spin(period)
+
+    publish(2.0)
+    fractions.clear()
+    for _ in range(4):
+        publish(1.0)
+        began = time.monotonic()
+        set_parameter(ros, "overlay_opacity", 0.5)
+        slowest_call = max(slowest_call, time.monotonic() - began)
+    inference = np.median([entry.inference_time for entry in fractions])
+    age = np.percentile([entry.latency for entry in fractions], 99)
+    assert inference > period, "the test made no overload"
+    assert age < 2 * inference + 0.1, f"frames of age {age:.3f} s, inference {inference:.3f} s"
+    assert slowest_call < 0.5 * inference + 0.2
+    assert ros.spin_until(lambda: ros.status("/image_raw")[1].startswith(("dropped", "no frame")))
+    ros.spin(1.5)
+    values = ros.status("/image_raw")[2]
+    received, published = int(values["frames received"]), int(values["frames published"])
+    assert published + int(values["dropped: replaced"]) == received, "a frame was not accounted for"
+    assert received <= sent
+    assert int(values["dropped: replaced"]) > 10
+
+
+def test_inference_that_keeps_failing_ends_the_process(ros, start, scene):
+    program = start(model="trouble")
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    assert publish_until(ros, publisher, image_message(scene), lambda: masks)
+    scene[0, 0, 2] = FAILURE
+    assert publish_until(
+        ros, publisher, image_message(scene), lambda: program.process.poll() is not None
+    ), program.output
+    assert program.wait() == 1
+    assert "inference failed 5 times in a row" in program.output
+    level, message, _ = ros.status("/segment")
+    assert (level, message[:16]) == (ERROR, "inference failed")
+
+
+def test_single_failures_of_inference_are_survived(ros, start, scene):
+    start(model="trouble")
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    good = image_message(scene)
+    scene[0, 0, 2] = FAILURE
+    bad = image_message(scene)
+    for _ in range(7):
+        masks.clear()
+        assert publish_until(ros, publisher, good, lambda: masks)
+        publisher.publish(bad)
+        ros.spin(0.1)
+    assert ros.spin_until(
+        lambda: int(ros.status("/image_raw")[2].get("dropped: inference", 0)) >= 5
+    )
+
+
+def test_inference_that_hangs_is_noticed_said_and_does_not_keep_the_process(
+    ros, start, models, scene
+):
+    program = start(model="trouble", watchdog_timeout=0.3)
+    ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 30)
+    assert publish_until(
+        ros, publisher, image_message(scene), lambda: ros.status("/segment")[0] == ERROR
+    )
+    assert "inference hangs" in ros.status("/segment")[1]
+    assert ros.spin_until(lambda: "inference hangs" in program.output, timeout=2.0)
+    code, seconds = program.end()
+    assert (code, seconds < 2) == (0, True), f"{seconds} s\n{program.output}"
+
+
+def test_camera_that_stops_is_stale_in_time_and_recovers(ros, start, scene):
+    program = start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    message = image_message(scene, stamp=(0, 0))
+    period = 0.2
+
+    def is_level(level: int):
+        return lambda: ros.status("/image_raw")[0] == level
+
+    assert publish_until(ros, publisher, message, is_level(OK), period=period)
+    publish_until(ros, publisher, message, lambda: False, period=period, timeout=3.0)
+    stopped = time.monotonic()
+    assert ros.spin_until(is_level(STALE))
+    assert time.monotonic() - stopped < 3 * period + 0.3
+    ros.spin(1.5)
+    assert "OK -> STALE: no frame for" in program.output
+    assert publish_until(ros, publisher, message, is_level(OK), period=period)
+    assert masks
+
+
+def test_diagnostics_come_once_a_second_whatever_happens(ros, start, scene):
+    start("-p", "use_sim_time:=true", model="trouble")  # and nobody publishes /clock
+    ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    publish_until(ros, publisher, image_message(scene), lambda: False, timeout=1.0)
+    ros.status_times.clear()
+    publish_until(ros, publisher, image_message(scene), lambda: False, timeout=5.0)
+    gaps = np.diff(ros.status_times)
+    assert len(gaps) >= 3
+    assert gaps.max() < 1.5
+    _, _, values = ros.status("/segment")
+    assert values["state"] == "active"
+    assert (values["backend"], values["model"]) == ("onnxruntime", "trouble")
+    assert len(values["model sha256"]) == 64
+
+
+def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
+    program = start("-p", "qos_overrides./image_raw.subscription.reliability:=reliable")
+    ros.node.create_publisher(Image, "image_raw", BEST_EFFORT)
+    assert ros.spin_until(lambda: "incompatible QoS" in ros.status("/image_raw")[1])
+    level, message, _ = ros.status("/image_raw")
+    assert level == STALE
+    assert "Best effort publisher and reliable subscription" in message
+    assert "RELIABILITY" in program.output
+
+
+def test_a_topic_of_another_type_is_named(ros, start):
+    start()
+    ros.node.create_publisher(CompressedImage, "image_raw", 10)
+    assert ros.spin_until(
+        lambda: (
+            "/image_raw is published as sensor_msgs/msg/CompressedImage, expected "
+            "sensor_msgs/msg/Image" in ros.status("/image_raw")[1]
+        )
+    ), ros.status("/image_raw")
+
+
+# Signals
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+@pytest.mark.parametrize("moment", ["unconfigured", "inactive", "idle", "busy", "finalized"])
+def test_signals_end_the_process_quickly_and_cleanly(ros, start, scene, models, by, moment):
+    program = start(autostart=moment in ("idle", "busy"), model="trouble")
+    if moment == "inactive":
+        assert change_state(ros, CONFIGURE)
+    if moment == "finalized":
+        assert change_state(ros, SHUTDOWN["unconfigured"])
+    if moment == "busy":
+        masks = ros.collect(Image, "segmentation/mask")
+        scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.1)
+        assert publish_until(ros, camera(ros), image_message(scene), lambda: len(masks) > 2)
+    expected = {"idle": "active", "busy": "active"}.get(moment, moment)
+    assert ros.spin_until(lambda: ros.status("/segment")[0] != -1)
+    assert state(ros) == expected
+    code, seconds = program.end(by)
+    assert code == 0, program.output
+    assert seconds < 2
+    assert "Traceback" not in program.output
+
+
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+@pytest.mark.parametrize("autostart", [True, False])
+def test_signals_are_obeyed_while_the_model_is_loading(ros, start, models, by, autostart):
+    pipe = models / "pipe.onnx"
+    if not pipe.exists():
+        os.mkfifo(pipe)  # reading blocks until somebody writes: a load that never ends
+    program = start(autostart=autostart, model="pipe")
+    if autostart:
+        time.sleep(4)
+    else:
+        client = ros.node.create_client(ChangeState, "segment/change_state")
+        assert ros.spin_until(client.service_is_ready)
+        request = ChangeState.Request()
+        request.transition.id = CONFIGURE
+        client.call_async(request)
+        ros.spin(0.5)
+    assert program.process.poll() is None, program.output
+    code, seconds = program.end(by)
+    assert (code, seconds < 2) == (0, True), f"{seconds} s\n{program.output}"
