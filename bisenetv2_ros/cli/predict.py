@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.predict import KINDS, ResultFiles
 
-if TYPE_CHECKING:
-    from bisenetv2_ros.image_file import ImageFileError
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = """\
 examples:
   bisenetv2 predict street.jpg -o out
@@ -65,16 +63,16 @@ def run(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.frame_source import SourceError, open_source
-    from bisenetv2_ros.segmenter import Segmenter
+    from bisenetv2_ros.segmenter import InferenceError, Segmenter
 
-    damaged: list[ImageFileError] = []
+    damaged: list[Exception] = []
 
-    def on_damaged(error: ImageFileError) -> None:
+    def skip(error: Exception) -> None:
         damaged.append(error)
         tqdm.write(f"bisenetv2 predict: skipped {error}", file=sys.stderr)
 
     try:
-        source = open_source(args.source, on_damaged=on_damaged)
+        source = open_source(args.source, on_damaged=skip)
         segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
     except (ValueError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
@@ -86,10 +84,17 @@ def run(args: argparse.Namespace) -> int:
     # disable=None: no bar where the output is not a terminal.
     bar = tqdm(total=total, unit="frame", disable=None)
     results = ResultFiles(args.output, segmenter, args.save, rate=source.fps, opacity=args.opacity)
+    stopped = False
     try:
-        for frame in itertools.islice(source, args.frames):
-            results.write(frame, segmenter(frame.image))
-            bar.update()
+        with _asked_to_stop() as signals:
+            for frame in itertools.islice(source, args.frames):
+                try:
+                    results.write(frame, segmenter(frame.image))
+                except InferenceError as error:
+                    skip(error)
+                bar.update()
+                if stopped := bool(signals):
+                    break
     except SourceError as error:
         raise UserError(str(error)) from error
     finally:
@@ -98,8 +103,33 @@ def run(args: argparse.Namespace) -> int:
         bar.close()
         print(f"{results.frames} frames segmented, results in {args.output}", file=sys.stderr)
     if damaged:
-        print(f"bisenetv2 predict: error: {len(damaged)} skipped, see above", file=sys.stderr)
+        count = results.frames + len(damaged)
+        print(
+            f"bisenetv2 predict: error: {len(damaged)} of {count} frames skipped, see above",
+            file=sys.stderr,
+        )
+    if stopped:
+        return 130
     return 1 if damaged else 0
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is no longer empty after Ctrl-C, so that the frame in hand is finished.
+
+    A second Ctrl-C interrupts as usual.
+    """
+    signals: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        signals.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _kinds(text: str) -> tuple[str, ...]:

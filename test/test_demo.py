@@ -1,0 +1,320 @@
+"""`bisenetv2 demo` as users run it: real processes over DDS. And its matching of messages alone."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from tiny_model import tiny_info, write_tiny_model
+
+from bisenetv2_ros.frame_source import open_source
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.metrics import confusion_matrix, scores
+from bisenetv2_ros.segmenter import Segmenter, resize_mask
+from bisenetv2_ros.street_scene import StreetScene
+
+pytest.importorskip("rclpy")
+pytest.importorskip("bisenetv2_ros.msg", reason="the messages are not built")
+
+PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main", "demo"]
+FRAMES = 6
+SIZE = (320, 240)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_model(folder / "bisenetv2_tiny_96x64_float32.onnx", tiny_info((96, 64)))
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory) -> Path:
+    """A folder with images/ and labels/ of synthetic scenes."""
+    folder = tmp_path_factory.mktemp("street")
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    scene = StreetScene(3, SIZE)
+    for i in range(FRAMES):
+        image, label = scene.render(float(i))
+        cv2.imwrite(str(folder / "images" / f"{i}.png"), image[..., ::-1])
+        cv2.imwrite(str(folder / "labels" / f"{i}.png"), label)
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """Without a domain of the caller's, so that the demo has to choose its own."""
+    return {key: value for key, value in os.environ.items() if key != "ROS_DOMAIN_ID"}
+
+
+def demo(*words: object, program: list[str] = PROGRAM) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*program, *map(str, words)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        env=environment(),
+        check=False,
+    )
+
+
+def children(pid: int) -> list[int]:
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii")
+    return [int(word) for word in text.split()]
+
+
+def test_figures_over_dds_equal_those_without(tmp_path, model, street):
+    """Nothing is lost on the way: scores and fractions of the masks that came over DDS are those
+    of the same model on the same files, to the last digit."""
+    images, labels = street / "images", street / "labels"
+    result = demo(
+        "--source", images, "--labels", labels, "--model", model, "--output", tmp_path / "out"
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+
+    confusion = np.zeros((len(CAMVID), len(CAMVID) + 1), np.int64)
+    fractions = np.zeros(len(CAMVID))
+    with Segmenter(model, backend=summary["backend"]) as segmenter:
+        for frame in open_source(str(images), labels=str(labels)):
+            direct = segmenter(frame.image)
+            fractions += (direct.counts / direct.counts.sum()).astype(np.float32)
+            mask = resize_mask(direct.mask, SIZE)
+            confusion += confusion_matrix(frame.label, mask, len(CAMVID))
+    expected = scores(confusion)
+    assert expected.mean_iou > 0.01  # not equal by being nothing
+    assert summary["scores"]["mean_iou"] == expected.mean_iou
+    assert summary["scores"]["pixel_accuracy"] == expected.pixel_accuracy
+    assert summary["scores"]["frames"] == FRAMES
+    np.testing.assert_array_equal(
+        np.array(list(summary["scores"]["iou"].values()), float), expected.iou
+    )
+    np.testing.assert_allclose(
+        list(summary["fractions"].values()), fractions / FRAMES, rtol=0, atol=1e-6
+    )
+    assert list(summary["fractions"]) == list(CAMVID.names)
+
+    assert summary["frames"] == {"sent": FRAMES, "received": FRAMES, "dropped": {}}
+    assert summary["model"] == model.stem
+    assert summary["backend"] in ("openvino", "onnxruntime") and summary["device"]
+    assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
+    assert 0 < summary["rate_hz"] <= 15.5
+    assert summary["time_to_first_mask_s"] > 0
+    assert 1 <= summary["ros_domain_id"] <= 101
+    if sys.platform == "linux":
+        assert 20 < summary["node_peak_memory_mib"] < 500
+    assert not summary["interrupted"]
+
+
+def test_pictures_and_video_show_the_frames(tmp_path, model, street):
+    output = tmp_path / "out"
+    words = ("--source", street / "images", "--model", model, "--output", output, "--rate", 30)
+    result = demo(*words)
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((output / "summary.json").read_text())
+    assert summary["scores"] is None  # no labels were given
+    *pictures, video = map(Path, summary["files"])
+    assert [p.name for p in pictures] == [f"frame_{i:04d}.png" for i in (0, 1, 2, 4, 5)]
+    for path in (*pictures, video, output / "summary.json"):
+        assert str(path) in result.stdout
+
+    shown = [cv2.imread(str(path)) for path in pictures]
+    capture = cv2.VideoCapture(str(video))
+    played = []
+    while (read := capture.read())[0]:
+        played.append(read[1])
+    assert len(played) == FRAMES
+    assert np.abs(played[0].astype(int) - shown[0]).mean() < 8  # lossy
+    assert np.abs(played[-1].astype(int) - shown[-1]).mean() < 8
+    original = cv2.resize(cv2.imread(str(street / "images" / "5.png")), (480, 360))
+    panel = shown[-1][30:390, 12:492]
+    assert np.abs(panel.astype(int) - original).mean() < 4
+
+
+def test_synthetic_street_with_truth_and_one_without(tmp_path, model, street):
+    """The default source is scored; a picture without a label is shown, not scored."""
+    result = demo("--model", model, "--frames", 3, "--output", tmp_path / "synthetic")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "synthetic" / "summary.json").read_text())
+    assert summary["source"] == "synthetic"
+    assert (summary["frames"]["received"], summary["scores"]["frames"]) == (3, 3)
+
+    some = tmp_path / "labels"
+    some.mkdir()
+    for i in (0, 2):
+        (some / f"{i}.png").write_bytes((street / "labels" / f"{i}.png").read_bytes())
+    words = ("--source", street / "images", "--labels", some, "--frames", 3, "--model", model)
+    result = demo(*words, "--output", tmp_path / "some")
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "some" / "summary.json").read_text())
+    assert (summary["frames"]["received"], summary["scores"]["frames"]) == (3, 2)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupt_ends_every_process_and_keeps_what_is_done(tmp_path, model, number):
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*PROGRAM, "--model", model, "--frames", "100000", "--output", tmp_path / "out"],
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment(),
+        )
+        give_up = time.monotonic() + 60
+        while b"frame " not in (tmp_path / "log").read_bytes() and time.monotonic() < give_up:
+            time.sleep(0.1)
+        started = children(process.pid)
+        process.send_signal(number)
+        assert process.wait(30) == 130
+    text = (tmp_path / "log").read_text()
+    assert "Traceback" not in text
+    assert len(started) == 2
+    assert not [pid for pid in started if Path(f"/proc/{pid}").exists()]
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert summary["interrupted"] and summary["frames"]["received"] > 0
+    assert cv2.VideoCapture(str(tmp_path / "out" / "video.mp4")).read()[0]
+
+
+def test_node_that_fails_ends_the_demo_with_its_words(tmp_path, model):
+    result = demo("--model", model, "--backend", "abacus", "--output", tmp_path)
+    assert result.returncode == 1
+    assert "error: the node ended with exit code 1; last lines of" in result.stderr
+    assert "backend 'abacus' is unknown, expected auto, " in result.stderr
+
+
+def test_no_mask_in_time_is_a_failure(tmp_path, model):
+    """A node that is there but does nothing."""
+    code = (
+        "import sys; from bisenetv2_ros.cli import demo, main\n"
+        "demo.FIRST_MASK_TIMEOUT = 1.0\n"
+        "demo._segment_command = lambda args: [sys.executable, '-c', "
+        "'import time; print(\"idle\", flush=True); time.sleep(60)']\n"
+        "sys.exit(main.main(sys.argv[1:], verb='demo'))"
+    )
+    start = time.monotonic()
+    result = demo("--model", model, "--output", tmp_path, program=[sys.executable, "-c", code])
+    assert result.returncode == 1
+    assert "0 camera frames came, 0 masks, then none for 1 s" in result.stderr
+    assert "\n    idle\n" in result.stderr
+    assert time.monotonic() - start < 30
+    assert not (tmp_path / "summary.json").exists()
+
+
+def test_label_that_is_no_class_is_named(tmp_path, model, street):
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    cv2.imwrite(str(labels / "0.png"), np.full(SIZE[::-1], len(CAMVID), "u1"))  # unlabelled
+    cv2.imwrite(str(labels / "1.png"), np.full(SIZE[::-1], 30, "u1"))
+    words = ("--source", street / "images", "--labels", labels, "--model", model)
+    result = demo(*words, "--output", tmp_path / "out")
+    assert result.returncode == 1
+    assert "error: the label of frame 2: label value 30 is neither 0..10" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--source", "nowhere"), "source 'nowhere': no such file or folder"),
+        (("--model", "nowhere.onnx"), "nowhere.onnx"),
+        (("--frames", "0"), "argument --frames: got 0, expected at least 1"),
+        (("--rate", "nan"), "argument --rate: got nan, expected a number above 0"),
+    ],
+)
+def test_wrong_options_are_refused_before_anything_starts(tmp_path, model, words, message):
+    result = demo("--model", model, "--output", tmp_path / "out", *words)
+    assert result.returncode == 2
+    assert message in result.stderr and len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+class FakeNode:
+    """Takes subscriptions and keeps what is published."""
+
+    def __init__(self) -> None:
+        self.callbacks: dict[str, Any] = {}
+        self.published: list[Any] = []
+
+    def create_subscription(self, kind, topic, callback, qos) -> None:
+        self.callbacks[topic] = callback
+
+    def create_publisher(self, kind, topic, qos):
+        self.publish = self.published.append
+        return self
+
+    def create_timer(self, period, callback) -> None:
+        self.callbacks["timer"] = callback
+
+    def get_clock(self):
+        from rclpy.clock import Clock
+
+        return Clock()
+
+
+def messages(number: int, encoding: str = "rgb8") -> dict[str, Any]:
+    """What comes for the frame of a number; its pixels and its class tell the number."""
+    from bisenetv2_ros.msg import ClassFraction, ClassFractions
+    from sensor_msgs.msg import Image
+
+    made: dict[str, Any] = {
+        "image_raw": Image(encoding=encoding, width=2, height=1, step=6),
+        "label": Image(encoding="mono8", width=1, height=1, step=1, data=[number]),
+        "segmentation/mask": Image(encoding="mono8", width=1, height=2, step=3),
+        "segmentation/class_fractions": ClassFractions(
+            model="m", classes=[ClassFraction(class_name="c", fraction=float(number))]
+        ),
+    }
+    made["image_raw"].data = [number, 0, 1] * 2
+    made["segmentation/mask"].data = [number, 99, 99, number + 1, 99, 99]  # padded rows
+    for message in made.values():
+        message.header.stamp.sec = number
+    return made
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+def test_parts_of_a_frame_are_matched_in_any_order(order):
+    from bisenetv2_ros.demo.observer import Observer
+
+    node, frames = FakeNode(), []
+    Observer(node, frames.append, with_labels=True)
+    parts = [list(messages(number).items()) for number in (5, 6)]
+    for i in order:
+        for topic, message in (parts[0][i], parts[1][i]):
+            node.callbacks[topic](message)
+    assert [header.stamp.sec for header in node.published] == [5, 6]
+    for number, frame in zip((5, 6), frames, strict=True):
+        assert frame.image.tolist() == [[[number, 0, 1]] * 2]
+        assert frame.label.tolist() == [[number]]
+        assert frame.mask.tolist() == [[number], [number + 1]]
+        assert frame.fractions.tolist() == [number]
+
+
+def test_bgr_frames_are_turned():
+    from bisenetv2_ros.demo.observer import Observer
+
+    node, frames = FakeNode(), []
+    Observer(node, frames.append, with_labels=False)
+    for topic, message in messages(5, "bgr8").items():
+        if topic != "label":
+            node.callbacks[topic](message)
+    assert frames[0].image.tolist() == [[[1, 0, 5]] * 2]
+    assert frames[0].label is None
+
+
+def test_frames_without_an_answer_are_forgotten():
+    from bisenetv2_ros.demo import observer as module
+
+    node, frames = FakeNode(), []
+    observer = module.Observer(node, frames.append, with_labels=False)
+    for number in range(module._PENDING + 10):
+        node.callbacks["image_raw"](messages(number)["image_raw"])
+    assert observer.waiting == module._PENDING
+    assert observer.measured.sent == module._PENDING + 10

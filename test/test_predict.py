@@ -1,0 +1,181 @@
+"""`bisenetv2 predict`: the files say what the segmenter says, and accidents cost little."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from tiny_model import tiny_info, write_tiny_model
+
+from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.pictures import VideoFile
+from bisenetv2_ros.predict import KINDS
+from bisenetv2_ros.segmenter import Segmenter, resize_mask
+
+SIZE = (150, 100)
+NAMES = ("2", "10", "b")  # in the order in which a source delivers them
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_model(folder / "bisenetv2_tiny_96x64_float32.onnx", tiny_info((96, 64)))
+
+
+@pytest.fixture
+def drive(tmp_path) -> Path:
+    """A folder of pictures."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    for name in NAMES:
+        coarse = random.integers(0, 256, (5, 7, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{name}.png"), cv2.resize(coarse, SIZE))
+    return folder
+
+
+def predict(*words: object) -> int:
+    return main(["predict", *map(str, words)])
+
+
+def read(path: Path) -> np.ndarray:
+    image = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert image is not None, f"no picture {path}"
+    return image if image.ndim == 2 else image[..., ::-1]
+
+
+def test_every_kind_of_result(tmp_path, drive, model):
+    out = tmp_path / "out"
+    words = ("--model", model, "--save", ",".join(KINDS), "--opacity", 0.25)
+    assert predict(drive, "-o", out, *words) == 0
+    assert sorted(path.name for path in out.iterdir()) == [
+        "colour", "fractions.csv", "masks", "overlay", "video.mp4",
+    ]  # fmt: skip
+    with (out / "fractions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["frame"] for row in rows] == list(NAMES)
+    with Segmenter(model) as segmenter:
+        for i, (name, row) in enumerate(zip(NAMES, rows, strict=True)):
+            image = read(drive / f"{name}.png")
+            result = segmenter(image)
+            mask = resize_mask(result.mask, SIZE)
+            assert len(np.unique(mask)) > 2  # something to compare
+            np.testing.assert_array_equal(read(out / "masks" / f"{name}.png"), mask)
+            np.testing.assert_array_equal(
+                read(out / "colour" / f"{name}.png"), CAMVID.colour_table()[mask]
+            )
+            np.testing.assert_array_equal(
+                read(out / "overlay" / f"{name}.png"), segmenter.overlay(image, mask, 0.25)
+            )
+            written = [float(row[name]) for name in CAMVID.names]
+            np.testing.assert_allclose(written, result.counts / result.mask.size, atol=1e-6)
+            assert float(row["time_s"]) == pytest.approx(i / 15, abs=1e-6)
+            assert 0 < float(row["inference_s"]) < 10
+    capture = cv2.VideoCapture(str(out / "video.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == len(NAMES)
+
+
+def test_only_what_is_asked_for(tmp_path, drive, model):
+    assert predict(drive, "-o", tmp_path / "out", "--model", model, "--save", "masks") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_video_source(tmp_path, model):
+    video = VideoFile(tmp_path / "drive.mp4", 10)
+    for level in (20, 120, 220):
+        video.write(np.full((64, 96, 3), level, "u1"))
+    video.close()
+    out = tmp_path / "out"
+    words = ("--model", model, "--save", "masks,fractions", "--frames", 2)
+    assert predict(tmp_path / "drive.mp4", "-o", out, *words) == 0
+    masks = sorted((out / "masks").iterdir())
+    assert len(masks) == 2  # of three, as asked
+    for path, level in zip(masks, (20, 120), strict=True):
+        assert abs(int(np.median(read(path))) - level // 16) <= 1
+    times = [line.split(",")[1] for line in (out / "fractions.csv").read_text().splitlines()[1:]]
+    assert times == ["0.000000", "0.100000"]
+
+
+def test_frames_of_one_name_do_not_replace_each_other(tmp_path, drive, model):
+    (drive / "2.bmp").write_bytes(cv2.imencode(".bmp", np.zeros((10, 10, 3), "u1"))[1].tobytes())
+    assert predict(drive, "-o", tmp_path / "out", "--model", model, "--save", "masks") == 0
+    masks = {path.name: read(path).shape for path in (tmp_path / "out" / "masks").iterdir()}
+    assert masks == {
+        "2.png": (10, 10), "2_2.png": (100, 150), "10.png": (100, 150), "b.png": (100, 150),
+    }  # fmt: skip
+
+
+def test_damaged_picture_is_named_and_passed_over(tmp_path, drive, model, capsys):
+    whole = (drive / "10.png").read_bytes()
+    (drive / "10.png").write_bytes(whole[: len(whole) // 2])
+    assert predict(drive, "-o", tmp_path / "out", "--model", model) == 1
+    masks = sorted(path.name for path in (tmp_path / "out" / "masks").iterdir())
+    assert masks == ["2.png", "b.png"]
+    error = capsys.readouterr().err
+    assert f"skipped {drive / '10.png'}: " in error
+    assert "error: 1 of 3 frames skipped" in error
+
+
+def test_source_without_a_whole_picture(tmp_path, drive, model, capsys):
+    for name in NAMES:
+        (drive / f"{name}.png").write_bytes(b"")
+    assert predict(drive, "-o", tmp_path / "out", "--model", model) == 2
+    assert "3 pictures, none can be read" in capsys.readouterr().err
+
+
+def test_interrupt_keeps_what_is_done(tmp_path, model):
+    out = tmp_path / "out"
+    words = ["synthetic", "-o", out, "--model", model, "--save", "masks,video,fractions"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bisenetv2_ros.cli.main", "predict", *words],
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    give_up = time.monotonic() + 60
+    while len(list(out.glob("masks/*"))) < 3 and time.monotonic() < give_up:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert "Traceback" not in error
+    masks = sorted((out / "masks").iterdir())
+    assert f"{len(masks)} frames segmented, results in {out}" in error
+    assert all(read(path).shape == (720, 960) for path in masks)
+    capture = cv2.VideoCapture(str(out / "video.mp4"))
+    assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == len(masks)
+    assert len((out / "fractions.csv").read_text().splitlines()) == 1 + len(masks)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--save", "masks,pictures"), "argument --save: got 'pictures', expected any of masks,"),
+        (("--opacity", "2"), "argument --opacity: got 2, expected 0 to 1"),
+        (("--backend", "abacus"), "backend 'abacus' is unknown"),
+        (("--model", "nowhere.onnx"), "nowhere.onnx"),
+    ],
+)
+def test_wrong_options_are_refused_in_one_line(tmp_path, drive, model, capsys, words, message):
+    try:
+        code = predict(drive, "-o", tmp_path / "out", "--model", model, *words)
+    except SystemExit as exit_:  # argparse
+        code = exit_.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_output_that_is_a_file_is_named(tmp_path, drive, model, capsys):
+    (tmp_path / "out").write_text("")
+    assert predict(drive, "-o", tmp_path / "out", "--model", model) == 1
+    assert f"error: File exists: '{tmp_path / 'out'}'" in capsys.readouterr().err
