@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
+
+from bisenetv2_ros.fastdds import profile_variables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -16,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the node until a signal ends it."""
+    os.environ.update(profile_variables())
     from bisenetv2_ros.segment_node import main
 
     return main(args.ros_args)
