@@ -1,0 +1,235 @@
+"""From a trained network to the model file that every backend runs.
+
+`DeployedModel` is the graph of the model file as a torch module; training evaluates through it, so
+that what is scored is what is deployed. `export_model` writes it as ONNX and does not believe the
+result before two runtimes have given torch's masks on real frames. Knows nothing of data sets or
+checkpoints.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.model_file import (
+    INPUT,
+    OUTPUTS,
+    ModelFile,
+    ModelInfo,
+    read_model_file,
+    write_metadata,
+)
+from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.training.model import BiSeNetV2
+
+OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all read
+NO_CLASS = 255  # mask value where the logits are not finite; `Segmenter` refuses such a frame
+
+#: Share of pixels on which a runtime must give torch's class, by the precision of the file.
+REQUIRED_AGREEMENT = {"float32": 0.999, "float16": 0.99}
+
+
+class ExportError(RuntimeError):
+    """The network cannot be written, or the file does not do what the network does."""
+
+
+class DeployedModel(nn.Module):
+    """The whole way of a frame: (N, H, W, 3) uint8 RGB to mask and confidence, (N, H, W) uint8.
+
+    The logits are upsampled to the frame's size, as in training, before the argmax.
+    Confidence is the largest softmax probability, 255 = 1.0, rounded.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, network: BiSeNetV2, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Wrap a network; mean and std of the RGB channels over 255 are those of its training."""
+        super().__init__()
+        self.network = network
+        self.register_buffer("mean", 255 * torch.tensor(mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer(
+            "scale", 1 / (255 * torch.tensor(std).view(1, 3, 1, 1)), persistent=False
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Run the network in its present mode, which must be evaluation.
+
+        image: (N, H, W, 3) uint8, H and W multiples of 8.
+        """
+        # To float before the transpose: TensorRT takes uint8 as an input and for nothing else.
+        x = image.float().permute(0, 3, 1, 2)
+        logits = self.network((x - self.mean) * self.scale)
+        logits = self.network.enlarge(logits)
+        # TopK and not ArgMax: a third of its time in OpenVINO, and the maximum comes with it.
+        top, index = logits.topk(1, dim=1)
+        # A comparison with NaN is false, so that a broken network shows as no class at all.
+        mask = torch.where(top > -1e30, index.float(), float(NO_CLASS))
+        confidence = 255 / (logits - top).exp().sum(1)
+        return mask.squeeze(1).to(torch.uint8), confidence.round().to(torch.uint8)
+
+
+def export_model(
+    deployed: DeployedModel, info: ModelInfo, path: Path, frames: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Write the model file at `path` and check it against `deployed` on `frames`.
+
+    info: `input_size` must be a multiple of 8 either way; `precision` 'float32', or 'float16',
+    whose network is cast to half inside the graph while input, normalisation and argmax stay
+    float32. (int8 is made from a float32 file: `quantize.quantize_model`.)
+    frames: (H, W, 3) uint8 RGB of any size, at least one, like those the model is for.
+    Returns the share of pixels with torch's class, by backend. Raises ExportError, and leaves no
+    file, where that is below REQUIRED_AGREEMENT or a weight is not finite.
+    """
+    if info.precision not in REQUIRED_AGREEMENT:
+        raise ExportError(
+            f"precision is {info.precision}, expected {' or '.join(REQUIRED_AGREEMENT)}"
+        )
+    if not frames:
+        raise ExportError("no frames to compare torch and the runtimes on, expected at least one")
+    width, height = info.input_size
+    if width % 8 or height % 8:
+        raise ExportError(f"input size is {width}x{height}, expected multiples of 8")
+    for name, tensor in deployed.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(f"weight '{name}' is not finite")
+    deployed = deployed.eval().cpu()
+    model = _trace(deployed, width, height)
+    if info.precision == "float16":
+        model = _cast_to_half(model)
+    write_metadata(model, info)
+    partial = path.with_name(f".partial-{path.name}")
+    try:
+        onnx.save(model, partial)
+        agreement = compare(deployed, read_model_file(partial), frames)
+        required = REQUIRED_AGREEMENT[info.precision]
+        for backend, share in agreement.items():
+            if share < required:
+                raise ExportError(
+                    f"{path.name} under {backend} gives torch's class on {share:.3%} of the "
+                    f"pixels, expected at least {required:.1%}"
+                )
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return agreement
+
+
+@torch.inference_mode()
+def compare(
+    deployed: DeployedModel, model: ModelFile, frames: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """Share of the pixels of `frames` on which each backend gives torch's class, 0..1."""
+    images = [np.ascontiguousarray(resize_image(f, model.info.input_size)) for f in frames]
+    expected = [deployed(torch.from_numpy(image[None]))[0].numpy() for image in images]
+    agreement = {}
+    for name in ("onnxruntime", "openvino"):
+        backend = create_backend(model, name)
+        equal = [
+            float((backend.infer(image[None])[0] == mask).mean())
+            for image, mask in zip(images, expected, strict=True)
+        ]
+        agreement[name] = float(np.mean(equal))
+        backend.close()
+    return agreement
+
+
+def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
+    """The float32 graph with a free batch dimension; convolutions have their batch norm folded in.
+
+    By the TorchScript exporter: torch.export's needs onnxscript, and writes opset 18 and up.
+    """
+    example = torch.zeros(1, height, width, 3, dtype=torch.uint8)
+    free = {name: {0: "N"} for name in (INPUT, *OUTPUTS)}
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+    ):
+        # It warns of its age, and that the network's check of the input size is not traced.
+        warnings.simplefilter("ignore")
+        path = Path(directory) / "traced.onnx"
+        torch.onnx.export(
+            deployed,
+            (example,),
+            path,
+            input_names=[INPUT],
+            output_names=list(OUTPUTS),
+            dynamic_axes=free,
+            opset_version=OPSET,
+            dynamo=False,
+        )
+        model = onnx.load(path)
+    for output in model.graph.output:  # the exporter loses track of them behind the resize
+        del output.type.tensor_type.shape.dim[:]
+        output.type.tensor_type.shape.dim.add(dim_param="N")
+        output.type.tensor_type.shape.dim.add(dim_value=height)
+        output.type.tensor_type.shape.dim.add(dim_value=width)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def outside_network(node: onnx.NodeProto) -> bool:
+    """Whether a node of an exported graph is normalisation, last upsampling, argmax, confidence."""
+    return not node.name.startswith("/network/")
+
+
+def _cast_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network in float16, by types in the graph: runtimes then need no flag of their own.
+
+    (onnxruntime.transformers.float16 does this for whole graphs; told to leave nodes out, it
+    casts between each two of them and writes files that its own runtime refuses.)
+    """
+    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    values = [*graph.value_info, *graph.input, *graph.output]
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    maker = {output: node for node in graph.node for output in node.output}
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    nodes = []
+    casts: dict[tuple[str, int], str] = {}
+
+    def cast(name: str, to: int) -> str:
+        if (name, to) not in casts:
+            suffix = "half" if to == TensorProto.FLOAT16 else "float"
+            casts[name, to] = f"{name}_{suffix}"
+            nodes.append(
+                helper.make_node("Cast", [name], [casts[name, to]], casts[name, to], to=to)
+            )
+        return casts[name, to]
+
+    for node in graph.node:
+        outside = outside_network(node)
+        for i, name in enumerate(node.input):
+            if types.get(name) != TensorProto.FLOAT or (node.op_type == "Resize" and i > 0):
+                continue
+            if name in weights:
+                if not outside:
+                    weights[name].CopyFrom(_half_tensor(weights[name]))
+                    types[name] = TensorProto.FLOAT16
+            elif outside_network(maker[name]) != outside:
+                node.input[i] = cast(name, TensorProto.FLOAT if outside else TensorProto.FLOAT16)
+        nodes.append(node)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.value_info[:]
+    model.graph.CopyFrom(graph)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
+    with np.errstate(over="ignore"):  # the agreement with torch shows whether it mattered
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+    return numpy_helper.from_array(half, tensor.name)
