@@ -215,6 +215,12 @@ class TestDescriptions:
         assert "sensor_msgs" in ros
         assert ros <= declared
 
+    def test_rosdep_installs_what_make_takes_from_apt(self) -> None:
+        text = (SOURCE / "scripts" / "bootstrap").read_text()
+        from_apt = set(re.findall(r'"(python3-(?!colcon)[\w-]+)"', text))
+        assert "python3-opencv" in from_apt
+        assert from_apt <= {element.text for element in self.package}
+
     @pytest.mark.parametrize("distro", ["jazzy", "kilted"])
     def test_pinned_lists_pin_everything_and_agree(self, distro: str) -> None:
         pins: dict[str, str] = {}
