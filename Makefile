@@ -33,13 +33,13 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
-	@. ./env.sh && $(LINT) && python -m pytest
+	@. ./env.sh; code=0; { $(LINT); } || code=1; python -m pytest || code=1; exit $$code
 
 lint: | python ## check form and types
 	@$(BOOTSTRAP) test
 	@. ./env.sh && $(LINT)
 
-LINT = ruff check && ruff format --check && mypy
+LINT = ruff check --output-format concise && mypy
 
 lock: ## resolve requirements/*.in anew into the pinned lists
 	@scripts/lock
