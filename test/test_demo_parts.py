@@ -130,6 +130,27 @@ def test_child_keeps_out_of_the_terminals_interrupts(tmp_path):
     assert int(one.last_lines().split()[-1]) != os.getsid(0)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such signal")
+def test_child_ends_when_its_parent_is_killed(tmp_path):
+    log = tmp_path / "orphan.log"
+    parent = child(
+        tmp_path,
+        "import os, sys, time; from pathlib import Path\n"
+        "from bisenetv2_ros.demo.processes import Child\n"
+        f"Child('orphan', [sys.executable, '-c', {OBEDIENT!r}], os.environ, Path({str(log)!r}))\n"
+        "print('up', flush=True); time.sleep(60)",
+        "parent",
+    )
+    while log.read_text() != "up\n":
+        time.sleep(0.01)
+    parent._process.kill()
+    parent.wait()
+    give_up = time.monotonic() + 10
+    while log.read_text() != "up\ndown\n":
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
 def test_child_that_failed_tells_how(tmp_path):
     failed = child(tmp_path, "import sys; print('\\n'.join(map(str, range(20)))); sys.exit(3)")
     assert failed.wait() == 3

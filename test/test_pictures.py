@@ -22,7 +22,7 @@ def fractions_of(labels: LabelSet) -> np.ndarray:
     return np.full(len(labels), 1 / len(labels))
 
 
-@pytest.mark.parametrize("size", [(480, 360), (961, 721), (2048, 1024), (300, 900)])
+@pytest.mark.parametrize("size", [(480, 360), (961, 721), (2048, 1024), (300, 900), (481, 480)])
 def test_three_panels_lie_where_they_should(size):
     width, height = size
     image = np.full((height, width, 3), (200, 10, 20), "u1")

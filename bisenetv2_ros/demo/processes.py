@@ -6,13 +6,16 @@ of ROS beyond that.
 
 from __future__ import annotations
 
+import ctypes
 import re
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE = 10.0  # seconds for a process to end after SIGINT, and again after SIGTERM
 
 
@@ -34,6 +37,7 @@ class Child:
                 env=dict(environment),
                 # A Ctrl-C on the terminal is for the parent, which ends its children in order.
                 start_new_session=True,
+                preexec_fn=_end_with_parent,
             )
 
     def exit_code(self) -> int | None:
@@ -67,6 +71,12 @@ class Child:
             except subprocess.TimeoutExpired:
                 insist()
         return self._process.wait()
+
+
+def _end_with_parent() -> None:
+    """Have the system interrupt this new process when its parent is gone, even if by SIGKILL."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def end_all(children: Iterable[Child]) -> None:
