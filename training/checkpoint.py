@@ -5,7 +5,7 @@
         model.safetensors         weights as trained
         ema.safetensors           their moving average, where the recipe keeps one
         momentum.safetensors      momentum of each parameter
-        state.json                step, loss scale, best metric, metadata to rebuild the network
+        state.json                step, loss scale
 
 Nothing is pickled: tensors are safetensors, the rest is JSON. This module knows nothing of data or
 of how a step is made.
@@ -13,9 +13,11 @@ of how a step is made.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ class Checkpoint:
         model: weights and batch-norm statistics by name.
         ema: moving average of `model`, or empty.
         momentum: SGD's momentum buffers by parameter name.
-        state: the rest, as JSON values (loss scale, best validation, ...).
+        state: the rest, as JSON values.
     """
 
     step: int
@@ -56,7 +58,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its best weights in evaluation mode, and what its run said of it."""
+    """A network with its last weights in evaluation mode, and what its run said of it."""
 
     network: BiSeNetV2
     recipe: Recipe
@@ -78,7 +80,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     final = parent / f"step_{checkpoint.step:08d}"
     partial = parent / f"{PARTIAL}{final.name}"
-    shutil.rmtree(partial, ignore_errors=True)
+    sweep(run)
     partial.mkdir()
     try:
         for name in ("model", "ema", "momentum"):
@@ -92,7 +94,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
             _sync(path)
         if final.exists():
             shutil.rmtree(final)
-        os.replace(partial, final)
+        partial.replace(final)
         _sync(parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
@@ -100,6 +102,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
     for old in list_checkpoints(run)[:-keep]:
         shutil.rmtree(old, ignore_errors=True)
     return final
+
+
+def sweep(run: Path) -> None:
+    """Remove what a killed process left half written. For the one process that saves."""
+    for folder in (run / "checkpoints").glob(f"{PARTIAL}*"):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def list_checkpoints(run: Path) -> list[Path]:
@@ -127,10 +135,8 @@ def load_checkpoint(folder: Path) -> Checkpoint:
     )
 
 
-def load_newest(run: Path, warn: Any = print) -> Checkpoint | None:
+def load_newest(run: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:
     """The newest checkpoint of a run that reads whole; damaged ones are named and passed over."""
-    for folder in (run / "checkpoints").glob(f"{PARTIAL}*"):
-        shutil.rmtree(folder, ignore_errors=True)
     for folder in reversed(list_checkpoints(run)):
         try:
             return load_checkpoint(folder)
@@ -145,7 +151,16 @@ def write_run_header(run: Path, header: dict[str, Any]) -> None:
     partial = run / f"{PARTIAL}recipe.json"
     partial.write_text(json.dumps(header, indent=1), encoding="utf-8")
     _sync(partial)
-    os.replace(partial, run / "recipe.json")
+    partial.replace(run / "recipe.json")
+
+
+def read_run_header(run: Path) -> dict[str, Any]:
+    """Read `run/recipe.json`; CheckpointError where it is missing or damaged."""
+    header = _read_json(run / "recipe.json")
+    for key in ("recipe", "labels", "data"):
+        if not isinstance(header.get(key), dict):
+            raise CheckpointError(f"{run / 'recipe.json'}: no {key!r} in it")
+    return header
 
 
 def load_network(path: str | Path) -> TrainedNetwork:
@@ -165,7 +180,7 @@ def load_network(path: str | Path) -> TrainedNetwork:
                 f"{path}: expected a run folder with recipe.json, or a checkpoint"
             )
         run = run.parent
-    header = _read_json(run / "recipe.json")
+    header = read_run_header(run)
     folder = path if (path / "state.json").is_file() else None
     checkpoint = load_checkpoint(folder) if folder else load_newest(run)
     if checkpoint is None:
@@ -208,7 +223,7 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
     except SafetensorError as error:  # it wraps a full disk
-        raise OSError(f"{path}: {error}") from error
+        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,8 +6,10 @@ It knows nothing of augmentation, tensors or training. `STRUCTURES` names every 
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Callable, Iterator
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +21,7 @@ from numpy.typing import NDArray
 
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES, LabelSet
 from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES
 
 Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -51,12 +54,27 @@ Decode = Callable[[Path], Pixels]
 
 
 class FileDataset:
-    """Frames and label maps in files, read when asked for."""
+    """Frames and label maps in files, read when asked for.
 
-    def __init__(self, labels: LabelSet, pairs: list[tuple[Path, Path]], decode: Decode) -> None:
+    Attributes:
+        labels: what the decoded values mean.
+        pairs: frame and label file of each sample; whether they exist is seen on reading.
+        decode: label file to (H, W) uint8 class indices.
+        label_pattern: glob of the label files in their folders, to find those without a frame; ''
+            where a folder holds the labels of other splits too.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSet,
+        pairs: list[tuple[Path, Path]],
+        decode: Decode,
+        label_pattern: str = "*.png",
+    ) -> None:
         self.labels = labels
         self.pairs = pairs
         self.decode = decode
+        self.label_pattern = label_pattern
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -79,24 +97,48 @@ class FileDataset:
             )
         return Sample(image, label, image_path.stem)
 
+    def lone_labels(self) -> list[Path]:
+        """List the label files that belong to no frame."""
+        if not self.label_pattern:
+            return []
+        paired = {label for _, label in self.pairs}
+        folders = sorted({label.parent for label in paired})
+        return [
+            path
+            for folder in folders
+            for path in sorted(folder.glob(self.label_pattern))
+            if path not in paired
+        ]
+
+
+SCENE_SPLITS = {"train": (512, 100_000), "val": (50, 900_000), "test": (50, 950_000)}
+
 
 class SceneDataset:
-    """Rendered street scenes with exact labels; sample i is a moment of the street of seed i."""
+    """Rendered street scenes with exact labels; each sample is a moment in a street of its own.
 
-    def __init__(self, count: int, first_seed: int, size: tuple[int, int] = (480, 360)) -> None:
+    The splits share no street. What was rendered is kept: it takes longer than all else.
+    """
+
+    def __init__(self, split: str, size: tuple[int, int] = (480, 360)) -> None:
+        if split not in SCENE_SPLITS:
+            raise DatasetError(f"split {split!r}, expected one of {', '.join(SCENE_SPLITS)}")
         self.labels = CAMVID
-        self.count = count
-        self.first_seed = first_seed
+        self.count, self.first_seed = SCENE_SPLITS[split]
         self.size = size
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, index: int) -> Sample:
-        seed = self.first_seed + index
-        moment = float(np.random.default_rng(seed).uniform(0, 60))
-        image, label = StreetScene(seed, self.size).render(moment)
-        return Sample(image, label, f"scene{seed}")
+        return _render_scene(self.first_seed + index, self.size)
+
+
+@functools.lru_cache(maxsize=SCENE_SPLITS["train"][0])
+def _render_scene(seed: int, size: tuple[int, int]) -> Sample:
+    moment = float(np.random.default_rng(seed).uniform(0, 60))
+    image, label = StreetScene(seed, size).render(moment)
+    return Sample(image, label, f"scene{seed}")
 
 
 def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
@@ -108,13 +150,30 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
         split: `train`, `val`, ... as the data set names it.
 
     Raises:
-        DatasetError: unknown kind, missing folder or split, a frame without its label.
+        DatasetError: unknown kind, missing folder or split, no frames.
     """
     if kind not in STRUCTURES:
         near = difflib.get_close_matches(kind, STRUCTURES, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise DatasetError(f"dataset {kind!r}{hint}: expected one of {sorted(STRUCTURES)}")
     return STRUCTURES[kind](Path(root), split)
+
+
+def find_faults(dataset: Dataset) -> Iterator[str | None]:
+    """Read every sample, yielding for each what is wrong with it, or None; then the lone labels."""
+    for index in range(len(dataset)):
+        yield _fault(dataset, index)
+    if isinstance(dataset, FileDataset):
+        for path in dataset.lone_labels():
+            yield f"{path}: a label without a frame"
+
+
+def _fault(dataset: Dataset, index: int) -> str | None:
+    try:
+        dataset[index]
+    except DatasetError as error:
+        return str(error)
+    return None
 
 
 def read_image(path: Path) -> Pixels:
@@ -125,9 +184,12 @@ def read_image(path: Path) -> Pixels:
 def read_index_label(path: Path) -> Pixels:
     """Read a label map of one byte a pixel, its values as they are."""
     label = _read(path, cv2.IMREAD_UNCHANGED)
+    if label.ndim == 3 and (label == label[..., :1]).all():
+        label = label[..., 0]  # grey, but with a palette or saved as colour
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DatasetError(
-            f"{path}: label map is {label.dtype} of shape {label.shape}, expected one byte a pixel"
+            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one byte a "
+            "pixel"
         )
     return label
 
@@ -138,31 +200,32 @@ def _read(path: Path, flags: int) -> Pixels:
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}") from error
     # libpng and libjpeg hand back what they have of a cut file; the end mark tells
-    if path.suffix.lower() == ".png" and data[-8:-4] != b"IEND":
+    if path.suffix.lower() == ".png" and b"IEND" not in data[-64:]:
         raise DatasetError(f"{path}: damaged, the PNG end mark is missing ({len(data)} bytes)")
     if path.suffix.lower() in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-64:]:
         raise DatasetError(f"{path}: damaged, the JPEG end mark is missing ({len(data)} bytes)")
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    pixels = None
+    with contextlib.suppress(cv2.error):  # of a picture that claims to be enormous
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     if pixels is None:
         raise DatasetError(f"{path}: not a picture that can be read ({len(data)} bytes)")
     return pixels
 
 
-def remap(table: NDArray[np.uint8]) -> Decode:
-    """A decoder that sends each value of an index label map through a table of 256."""
+def remap(classes: dict[int, int], ignored: Iterable[int]) -> Decode:
+    """A decoder of index label maps: value to class, or to 255 if ignored.
+
+    Any other value stays as it is, at least the number of classes, and so is found out of range.
+    """
+    table = np.arange(256, dtype=np.uint8)
+    table[[*ignored, 255]] = 255
+    for value, target in classes.items():
+        table[value] = target
 
     def decode(path: Path) -> Pixels:
         return cv2.LUT(read_index_label(path), table)
 
     return decode
-
-
-def lookup(values: dict[int, int], default: int = 255) -> NDArray[np.uint8]:
-    """Table of 256 for `remap`, `default` where nothing is said."""
-    table = np.full(256, default, np.uint8)
-    for value, target in values.items():
-        table[value] = target
-    return table
 
 
 # --- Cityscapes: official layout; label ids to train ids as in cityscapesScripts -----------------
@@ -172,14 +235,16 @@ CITYSCAPES_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 
 
 def cityscapes(root: Path, split: str) -> Dataset:
     """`leftImg8bit/SPLIT/CITY/*_leftImg8bit.png`, `gtFine/SPLIT/CITY/*_gtFine_labelIds.png`."""
-    table = lookup({label_id: index for index, label_id in enumerate(CITYSCAPES_IDS)})
+    ending = "_gtFine_labelIds.png"
     frames = sorted(_folder(root / "leftImg8bit" / split).glob("*/*_leftImg8bit.png"))
 
     def label_of(frame: Path) -> Path:
-        name = frame.name.replace("_leftImg8bit.png", "_gtFine_labelIds.png")
+        name = frame.name.replace("_leftImg8bit.png", ending)
         return root / "gtFine" / split / frame.parent.name / name
 
-    return FileDataset(CITYSCAPES, _paired(frames, label_of, root), remap(table))
+    classes = {label_id: index for index, label_id in enumerate(CITYSCAPES_IDS)}
+    decode = remap(classes, ignored=set(range(34)) - set(CITYSCAPES_IDS))
+    return FileDataset(CITYSCAPES, _paired(frames, label_of, root), decode, f"*{ending}")
 
 
 # --- CamVid ---------------------------------------------------------------------------------------
@@ -187,13 +252,9 @@ def cityscapes(root: Path, split: str) -> Dataset:
 
 def camvid(root: Path, split: str) -> Dataset:
     """SegNet's copy, 480x360: `SPLIT/images/*.png`, `SPLIT/labels/*.png`; 11 is unlabelled."""
-    table = lookup({value: value for value in range(11)})
-    # a value above 11 is no label of this layout: leave it to be named as out of range
-    table[12:255] = np.arange(12, 255, dtype=np.uint8)
     frames = _frames(root / split / "images")
-    return FileDataset(
-        CAMVID, _paired(frames, lambda f: root / split / "labels" / f.name, root), remap(table)
-    )
+    pairs = _paired(frames, lambda f: root / split / "labels" / f.name, root)
+    return FileDataset(CAMVID, pairs, remap({}, ignored=[11]))
 
 
 # The 32 colours of Brostow et al. 2008 merged to 11 as SegNet does; Void is unlabelled.
@@ -209,7 +270,7 @@ CAMVID_COLOURS: dict[tuple[int, int, int], int] = {
 
 
 def camvid32(root: Path, split: str) -> Dataset:
-    """The original 960x720: `SPLIT/*.png` and `SPLIT_labels/*_L.png` in 32 colours."""
+    """The original, 960x720: `SPLIT/*.png` and `SPLIT_labels/*_L.png` in 32 colours."""
     frames = _frames(root / split)
     pairs = _paired(frames, lambda f: root / f"{split}_labels" / f"{f.stem}_L.png", root)
     keys = np.array([(r << 16) | (g << 8) | b for r, g, b in CAMVID_COLOURS], np.int64)
@@ -226,66 +287,90 @@ def camvid32(root: Path, split: str) -> Dataset:
             raise DatasetError(f"{path}: colour {colour}, expected one of CamVid's 32")
         return classes[where]
 
-    return FileDataset(CAMVID, pairs, decode)
+    return FileDataset(CAMVID, pairs, decode, "*_L.png")
 
 
 # --- COCO-Stuff -----------------------------------------------------------------------------------
 
 
 def _coco_labels() -> LabelSet:
-    """The 182 category ids of COCO-Stuff by number; colours spread over the hue circle."""
+    """All 182 categories; colours spread over the hue circle."""
     hues = ((np.arange(182) * 137.508) % 180).astype(np.uint8)  # golden angle: neighbours differ
     hsv = np.stack([hues, np.full(182, 200, np.uint8), np.full(182, 220, np.uint8)], axis=1)
     palette = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
     return LabelSet(
         name="coco_stuff182",
-        names=tuple(f"category-{index + 1}" for index in range(182)),
+        names=COCO_STUFF_NAMES,
         palette=tuple((int(r), int(g), int(b)) for r, g, b in palette),
     )
 
 
 def coco_stuff164k(root: Path, split: str) -> Dataset:
-    """`images/{train,val}2017/*.jpg`, `stuffthingmaps/{train,val}2017/*.png`; id - 1, 255 ignored."""
+    """`images/{train,val}2017/*.jpg`, `stuffthingmaps/{train,val}2017/*.png`: category - 1."""
     folder = split if split.endswith("2017") else f"{split}2017"
     frames = _frames(root / "images" / folder)
     pairs = _paired(frames, lambda f: root / "stuffthingmaps" / folder / f"{f.stem}.png", root)
-    table = lookup({value: value for value in range(182)})
-    return FileDataset(_coco_labels(), pairs, remap(table))
+    return FileDataset(_coco_labels(), pairs, remap({}, ignored=[]))
 
 
 def coco_stuff10k(root: Path, split: str) -> Dataset:
-    """`images/*.jpg`, `annotations/*.png` (0 unlabelled, ids from 1), `imageLists/SPLIT.txt`."""
+    """`images/*.jpg`, `annotations/*.mat` (or `.png`), `imageLists/{train,test}.txt`.
+
+    Values are category numbers from 1, 0 is unlabelled. The paper's validation split is `test`.
+    """
     names = root / "imageLists" / f"{'test' if split == 'val' else split}.txt"
     if not names.is_file():
         raise DatasetError(f"{names}: missing, expected the list of the {split!r} split")
     stems = names.read_text(encoding="utf-8").split()
     frames = [root / "images" / f"{stem}.jpg" for stem in stems]
-    pairs = _paired(frames, lambda f: root / "annotations" / f"{f.stem}.png", root)
-    table = lookup({value + 1: value for value in range(182)})
-    return FileDataset(_coco_labels(), pairs, remap(table))
+    suffix = ".png" if any((root / "annotations").glob("*.png")) else ".mat"
+    pairs = _paired(frames, lambda f: root / "annotations" / f"{f.stem}{suffix}", root)
+    classes = {category: category - 1 for category in range(1, 183)}
+    decode_png = remap(classes, ignored=[0])
+    table = np.full(256, 254, np.uint8)  # 254 is out of range
+    table[:183] = [255, *classes.values()]
+
+    def decode(path: Path) -> Pixels:
+        return table[_read_mat(path)] if path.suffix == ".mat" else decode_png(path)
+
+    return FileDataset(_coco_labels(), pairs, decode, label_pattern="")
+
+
+def _read_mat(path: Path) -> Pixels:
+    """The label map `S` of one of COCO-Stuff 10k's MATLAB files."""
+    try:
+        from scipy.io import loadmat
+
+        return np.asarray(loadmat(path)["S"]).clip(0, 255).astype(np.uint8)
+    except ModuleNotFoundError as error:
+        raise DatasetError(f"{path}: MATLAB files need scipy: `pip install scipy`") from error
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError) as error:
+        raise DatasetError(f"{path}: not a MATLAB file with a label map S: {error}") from error
 
 
 # --- the synthetic scenes and a user's own folder -------------------------------------------------
 
-SCENE_SEEDS = {"train": (3000, 100_000), "val": (50, 900_000), "test": (50, 950_000)}
-
 
 def synthetic(root: Path, split: str) -> Dataset:
-    """Street scenes rendered by the package; the seeds of the splits do not overlap."""
-    if split not in SCENE_SEEDS:
-        raise DatasetError(f"split {split!r}, expected one of {sorted(SCENE_SEEDS)}")
-    return SceneDataset(*SCENE_SEEDS[split])
+    """Nothing on disk: street scenes rendered by the package; splits train, val, test."""
+    return SceneDataset(split)
 
 
 def folder(root: Path, split: str) -> Dataset:
     """`classes.yaml` and `[SPLIT/]images/`, `[SPLIT/]labels/` (PNG, one byte a pixel).
 
-    classes.yaml: `name: my_set`, `ignore_index: 255`, `classes:` a list of `{name, colour: [r,g,b]}`.
+    classes.yaml: `name: my_set`, `ignore_index: 255`, and `classes:` as a list of
+    `{name: road, colour: [128, 64, 128]}`, in the order of the label values.
     """
     labels = _read_classes(root / "classes.yaml")
     base = root / split if (root / split).is_dir() else root
     pairs = _paired(_frames(base / "images"), lambda f: base / "labels" / f"{f.stem}.png", root)
     return FileDataset(labels, pairs, read_index_label)
+
+
+def _colour(values: list[int]) -> tuple[int, int, int]:
+    red, green, blue = values
+    return int(red), int(green), int(blue)
 
 
 def _read_classes(path: Path) -> LabelSet:
@@ -294,7 +379,7 @@ def _read_classes(path: Path) -> LabelSet:
         return LabelSet(
             name=str(content.get("name", path.parent.name)),
             names=tuple(str(entry["name"]) for entry in content["classes"]),
-            palette=tuple(tuple(int(v) for v in entry["colour"]) for entry in content["classes"]),
+            palette=tuple(_colour(entry["colour"]) for entry in content["classes"]),
             ignore_index=int(content.get("ignore_index", 255)),
         )
     except OSError as error:
@@ -331,11 +416,5 @@ def _paired(
 ) -> list[tuple[Path, Path]]:
     """Pair frames with labels. A missing label is found when it is read, or by `check-data`."""
     if not frames:
-        raise DatasetError(f"{root}: no frames found, expected the layout described in the README")
+        raise DatasetError(f"{root}: no frames; `bisenetv2 check-data --help` has the layouts")
     return [(frame, label_of(frame)) for frame in frames]
-
-
-def iterate(dataset: Dataset) -> Iterator[Sample]:
-    """Every sample in order."""
-    for index in range(len(dataset)):
-        yield dataset[index]

@@ -8,19 +8,27 @@ the same wrapper (`DeployedModel`), the same mask resize. Knows nothing of train
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
-from bisenetv2_ros.metrics import confusion_matrix
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.metrics import confusion_matrix, scores
+from bisenetv2_ros.pictures import write_picture
 from bisenetv2_ros.segmenter import resize_image, resize_mask
-from bisenetv2_ros.training.datasets import Dataset, Sample
+from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Dataset, Sample
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 
 Mask = NDArray[np.uint8]
+PANEL_WIDTH = 320  # of each of the three pictures of a panel, pixels
 
 
 def evaluate(
@@ -61,9 +69,112 @@ def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Ma
     return predict
 
 
-def evaluate_network(network: BiSeNetV2, recipe: Recipe, dataset: Dataset) -> NDArray[np.int64]:
-    """Confusion matrix of a network with a recipe's normalisation and input size."""
-    was_training = network.training
-    matrix = evaluate(network_predictor(network.eval(), recipe), dataset)
-    network.train(was_training)
-    return matrix
+def averaging_predictor(
+    network: BiSeNetV2,
+    recipe: Recipe,
+    *,
+    flip: bool = False,
+    scales: tuple[float, ...] = (1.0,),
+    full_size: bool = False,
+) -> Callable[[Mask], Mask]:
+    """Class probabilities averaged over scales and mirrorings: frame -> mask.
+
+    What benchmarks call multi-scale testing; no real-time system does it.
+
+    Args:
+        network: in evaluation mode after this call.
+        recipe: for the normalisation and the network's size.
+        flip: average with the prediction of the mirrored frame.
+        scales: factors on the network's size, each rounded to a multiple of 32 pixels.
+        full_size: the network's size is the frame's own instead of the recipe's.
+    """
+    device = next(network.parameters()).device
+    network.eval()
+    mean, std = torch.tensor(recipe.mean, device=device), torch.tensor(recipe.std, device=device)
+
+    def probabilities(image: Mask, size: tuple[int, int]) -> Tensor:
+        pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, size))[None]).to(device)
+        x = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+        result = network.enlarge(network(x)).softmax(1)
+        if flip:
+            result = (result + network.enlarge(network(x.flip(3))).softmax(1).flip(3)) / 2
+        return result
+
+    @torch.inference_mode()
+    def predict(image: Mask) -> Mask:
+        width, height = (image.shape[1], image.shape[0]) if full_size else recipe.input_size
+        total = torch.zeros(1, network.config.num_classes, height, width, device=device)
+        for scale in scales:
+            found = probabilities(image, _scaled((width, height), scale))
+            total += F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+        return total.argmax(1)[0].to(torch.uint8).cpu().numpy()
+
+    return predict
+
+
+def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
+    width, height = (max(32, 32 * round(scale * side / 32)) for side in size)
+    return width, height
+
+
+@dataclass(frozen=True)
+class Example:
+    """image (H, W, 3) RGB, label and mask (H, W) class indices, uint8; mean IoU of this frame."""
+
+    name: str
+    image: Mask
+    label: Mask
+    mask: Mask
+    score: float
+
+
+class Gallery:
+    """Keeps, of the samples it is shown, the first few, and the best and worst by mean IoU."""
+
+    def __init__(self, labels: LabelSet, count: int = 4) -> None:
+        self.labels = labels
+        self.count = count
+        self.first: list[Example] = []
+        self.best: list[Example] = []
+        self.worst: list[Example] = []
+
+    def __call__(self, sample: Sample, mask: Mask) -> None:
+        """Look at one sample and its mask."""
+        labels = self.labels
+        matrix = confusion_matrix(sample.label, mask, len(labels), labels.ignore_index)
+        score = scores(matrix).mean_iou
+        example = Example(sample.name, sample.image, sample.label, mask, score)
+        if len(self.first) < self.count:
+            self.first.append(example)
+        if np.isfinite(score):  # there is something labelled
+            self.best = sorted([*self.best, example], key=lambda e: -e.score)[: self.count]
+            self.worst = sorted([*self.worst, example], key=lambda e: e.score)[: self.count]
+
+
+def panel(example: Example, labels: LabelSet) -> Mask:
+    """Input | truth | prediction side by side, (h, 3 * PANEL_WIDTH, 3) uint8 RGB."""
+    colours = labels.colour_table()
+    height = max(1, round(PANEL_WIDTH * example.image.shape[0] / example.image.shape[1]))
+    size = (PANEL_WIDTH, height)
+    return np.concatenate(
+        [
+            cv2.resize(example.image, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(colours[example.label], size, interpolation=cv2.INTER_NEAREST),
+            cv2.resize(colours[example.mask], size, interpolation=cv2.INTER_NEAREST),
+        ],
+        axis=1,
+    )
+
+
+class CityscapesSubmission:
+    """Writes predictions as the Cityscapes server takes them: PNGs of label ids, not train ids."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.table = np.zeros(256, np.uint8)  # a mask value that is no class becomes `unlabeled`
+        self.table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def __call__(self, sample: Sample, mask: Mask) -> None:
+        """Write one mask of the label's size, under the frame's name."""
+        write_picture(self.folder / f"{sample.name}.png", self.table[mask])

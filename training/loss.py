@@ -5,6 +5,8 @@ Knows logits and label maps; nothing of the network or the data set.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -28,13 +30,14 @@ def segmentation_loss(
         target: (N, H, W) int64 class indices, or `ignore_index`.
         weights: (C,) weight of each class, or None.
         hard_threshold: with a number, the main loss is OHEM: the mean over the pixels whose true
-            class has a probability below it, and over at least `hard_minimum` of all pixels. The
-            boosters keep plain cross entropy.
+            class has a probability below it, and over at least `hard_minimum` of the labelled
+            pixels, the hardest. The boosters keep plain cross entropy.
         booster_weight: factor on each booster's loss.
-        booster_stride: booster losses are taken on every so-many-th pixel in both directions, at
-            the centre of its cell; logits are enlarged to that grid only.
+        booster_stride: booster losses are taken on every so-many-th pixel in both directions, the
+            one in the middle of its cell; logits are enlarged to that grid only.
 
-    A head of which no pixel is labelled has a loss of 0, not NaN.
+    With class weights every mean is a weighted one, as in torch. A batch without a labelled pixel
+    has a loss of 0, not NaN.
     """
     main = _upsample(outputs[0], target.shape[1:])
     losses = {
@@ -61,19 +64,26 @@ def _cross_entropy(
     hard_threshold: float | None = None,
     hard_minimum: float = 0.0,
 ) -> Tensor:
-    values = F.cross_entropy(
-        logits, target, weight=weights, ignore_index=ignore_index, reduction="none"
-    )
-    valid = target != ignore_index
+    labelled = target != ignore_index
+    counted = labelled.float()
+    if weights is not None:
+        counted = counted * weights[target.clamp(max=len(weights) - 1)]
     if hard_threshold is None:
-        norm = valid.sum() if weights is None else weights[target[valid]].sum()
-        return values.sum() / norm.clamp(min=1)
-    with torch.no_grad():
-        plain = values if weights is None else values / weights[target.clamp(max=len(weights) - 1)]
-        plain = torch.where(valid, plain, torch.zeros_like(plain)).flatten()
-        keep = max(1, int(hard_minimum * plain.numel()))
-        # the loss that `hard_minimum` of the pixels exceed; -log p > -log threshold is "hard"
-        floor = torch.topk(plain, keep, sorted=True).values[-1]
-        limit = torch.minimum(floor, -torch.log(torch.tensor(hard_threshold)).to(floor))
-        hard = (plain >= limit) & valid.flatten()
-    return values.flatten()[hard].sum() / hard.sum().clamp(min=1)
+        # the same as below with no pixel left out, in less memory
+        total = F.cross_entropy(logits, target, weights, ignore_index=ignore_index, reduction="sum")
+    else:
+        values = F.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+        counted = counted * _hard_pixels(values, labelled, hard_threshold, hard_minimum)
+        total = (values * counted).sum()
+    return total / counted.sum().clamp(min=1e-6)
+
+
+@torch.no_grad()
+def _hard_pixels(values: Tensor, labelled: Tensor, threshold: float, minimum: float) -> Tensor:
+    """Mask of the pixels that OHEM keeps, by their loss -log p (see `segmentation_loss`)."""
+    candidates = values[labelled]
+    keep = math.ceil(minimum * candidates.numel())
+    limit = torch.tensor(-math.log(threshold) if threshold > 0 else math.inf).to(values)
+    if keep:
+        limit = torch.minimum(limit, torch.topk(candidates, keep).values[-1])
+    return values >= limit

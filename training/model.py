@@ -1,112 +1,22 @@
 """BiSeNetV2 as in the paper's Table 1 (arXiv 2004.02147): two branches, their aggregation, a head.
 
-Knows tensors only: a normalised RGB batch in, logits at 1/8 of the input size out. It knows nothing
-of pictures, class names, losses or files. `export.py` wraps it from camera pixels to a label mask.
+Knows tensors only: a normalised RGB batch in, logits at 1/8 of the input's size out. It knows
+nothing of pictures, class names, losses or files. `export.py` wraps it, from pixels to a mask.
 
 Where the paper is silent or the public implementations disagree, `ModelConfig` has a field for it
-and its docstring says why the default is what it is.
+and its docstring says why the default is what it is (model_config.py).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-BOOSTER_STAGES = ("stem", "s3", "s4", "s5")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Every choice of the network. The defaults are the paper's BiSeNetV2.
-
-    Attributes:
-        num_classes: number of classes N of the logits.
-        detail_channels: widths of the Detail Branch stages S1, S2, S3 (paper, Table 1).
-        semantic_ratio: λ, the width of the Semantic Branch relative to the Detail Branch in the
-            stem and S3 (paper, section 4.2). S4 and S5 keep their widths: the aggregation needs S5
-            at the Detail Branch's, and only so do the cost deltas of the λ ablation come out.
-        width: α of BiSeNetV2-Large; multiplies the widths of both branches.
-        depth: d of BiSeNetV2-Large; repeats each stride-1 gather-and-expansion layer d times.
-        expansion: ε of the gather-and-expansion layer (paper, Table 1: 6).
-        expand_with: which convolution of the gather-and-expansion layer widens to ε·C.
-            `depthwise`, as in CoinCheung/BiSeNet, mmsegmentation and PaddleSeg, whose published
-            scores are the ones that could be reproduced; `conv` widens in the full 3x3 before it,
-            which fits the cost deltas of the paper's λ ablation but of which no public score exists.
-        relu_after_depthwise: a ReLU after the last depthwise convolution (CoinCheung,
-            mmsegmentation: yes; the paper's figure and PaddleSeg: no). Off: with it the layer is no
-            longer the linear bottleneck that the paper draws.
-        context_norm: batch norm and ReLU after the context embedding's last 3x3 (CoinCheung,
-            mmsegmentation: yes; paper and PaddleSeg: plain convolution). On: both implementations
-            that reached the paper's score have it.
-        aggregation_relu: ReLU after the aggregation's last convolution (same two: yes; paper: not
-            shown). On, for the same reason.
-        aggregation_upsample: `bilinear` (paper, mmsegmentation, PaddleSeg) or `nearest` (CoinCheung
-            since 2020).
-        aggregation: how the branches meet: `bga` (paper, section 4.3) or the ablations `sum` and
-            `concat`.
-        branches: `both`, or one of the single-branch ablations.
-        head_channels: C_t of the segmentation head. The paper does not say; 1024 in CoinCheung
-            and mmsegmentation, 128 in PaddleSeg. 1024 costs 54 % more multiply-adds than 128.
-        booster_channels: C_t of the booster heads, which exist in training only.
-        boosters: stages that carry a booster head (paper, section 4.4); () trains without.
-        dropout: before the last 1x1 of each head.
-    """
-
-    num_classes: int = 19
-    detail_channels: tuple[int, int, int] = (64, 64, 128)
-    semantic_ratio: float = 0.25
-    width: float = 1.0
-    depth: int = 1
-    expansion: int = 6
-    expand_with: Literal["depthwise", "conv"] = "depthwise"
-    relu_after_depthwise: bool = False
-    context_norm: bool = True
-    aggregation_relu: bool = True
-    aggregation_upsample: Literal["bilinear", "nearest"] = "bilinear"
-    aggregation: Literal["bga", "sum", "concat"] = "bga"
-    branches: Literal["both", "detail", "semantic"] = "both"
-    head_channels: int = 1024
-    booster_channels: int = 128
-    boosters: tuple[str, ...] = field(default=BOOSTER_STAGES)
-    dropout: float = 0.1
-
-    def __post_init__(self) -> None:
-        if not 1 <= self.num_classes <= 255:
-            raise ValueError(
-                f"num_classes is {self.num_classes}, expected 1..255 (masks are uint8)"
-            )
-        unknown = sorted(set(self.boosters) - set(BOOSTER_STAGES))
-        if unknown:
-            raise ValueError(f"boosters names {unknown}, expected some of {list(BOOSTER_STAGES)}")
-        choices = {
-            "expand_with": ("depthwise", "conv"),
-            "aggregation_upsample": ("bilinear", "nearest"),
-            "aggregation": ("bga", "sum", "concat"),
-            "branches": ("both", "detail", "semantic"),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}, expected one of {allowed}")
-        for name in ("semantic_ratio", "width", "depth", "expansion", "head_channels"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected more than 0")
-
-    @property
-    def detail_widths(self) -> tuple[int, int, int]:
-        """Widths of the Detail Branch stages S1, S2, S3."""
-        a, b, c = (round(self.width * channels) for channels in self.detail_channels)
-        return a, b, c
-
-    @property
-    def semantic_widths(self) -> tuple[int, int, int, int]:
-        """Widths of the Semantic Branch: stem, S3, S4, S5."""
-        first, _, last = self.detail_widths
-        ratio = self.semantic_ratio
-        return round(ratio * first), round(ratio * last), last // 2, last
+from bisenetv2_ros.training.model_config import BOOSTER_STAGES, ModelConfig
 
 
 def conv_bn(
@@ -237,11 +147,15 @@ class SemanticBranch(nn.Module):
         return features
 
 
-def upsample(x: Tensor, factor: int, mode: str) -> Tensor:
-    """Enlarge (N,C,H,W) by a whole factor; bilinear with half-pixel centres."""
-    if mode == "nearest":
-        return F.interpolate(x, scale_factor=factor, mode="nearest")
-    return F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
+def upsample(x: Tensor, like: Tensor, config: ModelConfig) -> Tensor:
+    """Enlarge (N,C,h,w) to the height and width of another tensor, 1/32 to 1/8, as configured."""
+    # plain integers, so that an exported graph holds them as constants
+    height, width = int(like.shape[2]), int(like.shape[3])
+    whole = (4 * int(x.shape[2]), 4 * int(x.shape[3])) == (height, width)
+    target: dict[str, Any] = {"scale_factor": 4.0} if whole else {"size": (height, width)}
+    if config.aggregation_upsample == "nearest":
+        return F.interpolate(x, mode="nearest", **target)
+    return F.interpolate(x, mode="bilinear", align_corners=config.align_corners, **target)
 
 
 class BilateralGuidedAggregation(nn.Module):
@@ -250,12 +164,13 @@ class BilateralGuidedAggregation(nn.Module):
     detail (N,C,H/8,W/8) and semantic (N,C,H/32,W/32) -> (N,C,H/8,W/8).
     """
 
-    def __init__(self, channels: int, mode: str, relu: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
-        self.mode = mode
+        self.config = config
+        bias = config.aggregation_bias
         self.detail_keep = nn.Sequential(
             conv_bn(channels, channels, groups=channels, relu=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.Conv2d(channels, channels, 1, bias=bias),
         )
         self.detail_down = nn.Sequential(
             conv_bn(channels, channels, stride=2, relu=False),
@@ -264,71 +179,79 @@ class BilateralGuidedAggregation(nn.Module):
         self.semantic_up = conv_bn(channels, channels, relu=False)
         self.semantic_keep = nn.Sequential(
             conv_bn(channels, channels, groups=channels, relu=False),
-            nn.Conv2d(channels, channels, 1, bias=False),
+            nn.Conv2d(channels, channels, 1, bias=bias),
         )
-        self.last = conv_bn(channels, channels, relu=relu)
+        self.last = conv_bn(channels, channels, relu=config.aggregation_relu)
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
-        gate_fine = torch.sigmoid(upsample(self.semantic_up(semantic), 4, self.mode))
+        gate_fine = torch.sigmoid(upsample(self.semantic_up(semantic), detail, self.config))
         gate_coarse = torch.sigmoid(self.semantic_keep(semantic))
         fine = self.detail_keep(detail) * gate_fine
         coarse = self.detail_down(detail) * gate_coarse
-        return self.last(fine + upsample(coarse, 4, self.mode))
+        return self.last(fine + upsample(coarse, fine, self.config))
 
 
 class PlainAggregation(nn.Module):
     """The ablations `sum` and `concat`: upsample the Semantic Branch, join, one 3x3."""
 
-    def __init__(self, channels: int, mode: str, concat: bool) -> None:
+    def __init__(self, channels: int, config: ModelConfig) -> None:
         super().__init__()
-        self.mode = mode
-        self.concat = concat
-        self.last = conv_bn(2 * channels if concat else channels, channels)
+        self.config = config
+        joined = 2 * channels if config.aggregation == "concat" else channels
+        self.last = conv_bn(joined, channels, relu=config.aggregation_relu)
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
-        semantic = upsample(semantic, 4, self.mode)
-        return self.last(torch.cat((detail, semantic), dim=1) if self.concat else detail + semantic)
+        semantic = upsample(semantic, detail, self.config)
+        if self.config.aggregation == "concat":
+            return self.last(torch.cat((detail, semantic), dim=1))
+        return self.last(detail + semantic)
 
 
 class SegmentationHead(nn.Sequential):
-    """3x3 to C_t, dropout, 1x1 to the classes (paper, figure 7): logits at the input's size."""
+    """3x3 to C_t, dropout, 1x1 to the classes (paper, figure 7): logits at the input's size.
 
-    def __init__(self, in_channels: int, mid_channels: int, classes: int, dropout: float) -> None:
+    With `shuffle` f the 1x1 makes f * f values a class, laid out as f x f finer logits.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        classes: int,
+        dropout: float,
+        shuffle: int = 1,
+    ) -> None:
         super().__init__(
             conv_bn(in_channels, mid_channels),
             nn.Dropout(dropout),
-            nn.Conv2d(mid_channels, classes, 1),
+            nn.Conv2d(mid_channels, classes * shuffle**2, 1),
         )
+        if shuffle > 1:
+            self.append(nn.PixelShuffle(shuffle))
 
 
 class BiSeNetV2(nn.Module):
-    """The network: (N,3,H,W) normalised RGB, H and W multiples of 32 -> logits at 1/8.
+    """The network: (N,3,H,W) normalised RGB, H and W multiples of 8 -> logits at 1/8.
 
     In training mode `forward` returns `[main, *boosters]`, the main logits (N,classes,H/8,W/8)
     first and then those of the booster heads at the scale of their stage, in the order of
     `config.boosters`. In evaluation mode it returns the main logits alone; the booster heads take
-    no part.
+    no part. `config.head_shuffle` makes the main logits finer than 1/8.
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         channels = config.detail_widths[2]
-        mode = config.aggregation_upsample
         if config.branches != "semantic":
             self.detail = DetailBranch(config.detail_widths)
         if config.branches != "detail":
             self.semantic = SemanticBranch(config)
         if config.branches == "both":
-            self.aggregation: nn.Module
-            if config.aggregation == "bga":
-                self.aggregation = BilateralGuidedAggregation(
-                    channels, mode, config.aggregation_relu
-                )
-            else:
-                self.aggregation = PlainAggregation(channels, mode, config.aggregation == "concat")
+            kind = BilateralGuidedAggregation if config.aggregation == "bga" else PlainAggregation
+            self.aggregation = kind(channels, config)
         self.head = SegmentationHead(
-            channels, config.head_channels, config.num_classes, config.dropout
+            channels, config.head_channels, config.num_classes, config.dropout, config.head_shuffle
         )
         widths = dict(zip(BOOSTER_STAGES, config.semantic_widths, strict=True))
         self.boosters = nn.ModuleDict()
@@ -341,21 +264,33 @@ class BiSeNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         height, width = x.shape[2:]
-        if height % 32 or width % 32:
-            raise ValueError(f"input is {width}x{height}, expected multiples of 32")
+        if height % 8 or width % 8:
+            raise ValueError(f"input is {width}x{height}, expected multiples of 8")
         stages: dict[str, Tensor] = {}
         if self.config.branches == "detail":
             features = self.detail(x)
         else:
             stages = self.semantic(x)
             if self.config.branches == "semantic":
-                features = upsample(stages["context"], 4, self.config.aggregation_upsample)
+                features = upsample(stages["context"], stages["s3"], self.config)
             else:
                 features = self.aggregation(self.detail(x), stages["context"])
         logits = self.head(features)
         if not self.training:
             return logits
         return [logits, *(head(stages[name]) for name, head in self.boosters.items())]
+
+    def enlarge(self, logits: Tensor) -> Tensor:
+        """Bring the main logits to the picture's size, (N,C,H/8,W/8) -> (N,C,H,W)."""
+        factor = 8 / self.config.head_shuffle
+        if factor == 1:
+            return logits
+        return F.interpolate(
+            logits,
+            scale_factor=factor,
+            mode="bilinear",
+            align_corners=self.config.align_corners,
+        )
 
 
 def _kaiming_normal(module: nn.Module) -> None:

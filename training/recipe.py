@@ -1,4 +1,4 @@
-"""A training run as one frozen value: what `config/training/*.yaml` says and the command line overrides.
+"""A training run as one frozen value: what a recipe file says and the command line overrides.
 
 Knows names, types and ranges; knows nothing of torch, files of data, or how a run is carried out.
 """
@@ -16,9 +16,10 @@ from typing import Any, Literal
 import yaml
 
 from bisenetv2_ros.paths import share_directory
-from bisenetv2_ros.training.model import ModelConfig
+from bisenetv2_ros.training.model_config import ModelConfig
 
 MAX_RECIPE_BYTES = 1 << 20
+MAX_BASES = 8
 
 
 class RecipeError(ValueError):
@@ -35,15 +36,18 @@ class Recipe:
             `synthetic` or `folder` (see `datasets.py`).
         train_split, val_split: splits of the data set.
         train_size: (width, height) in pixels to which frames are resized before augmentation, or
-            None to leave them; Cityscapes is 2048x1024 on disk and trained at 1024x512 (5.1).
-        input_size: (width, height) of the network at validation and export, multiples of 32.
-        crop: (width, height) of the training crop in pixels, multiples of 32.
+            None to leave them. For frames much larger than the crop; `scales` are relative to it.
+        input_size: (width, height) of the network at validation and export, multiples of 8.
+        crop: (width, height) of the training crop in pixels, multiples of 8.
         scales: factors of the random resize: a list is drawn from, as in 5.1; with `scale_range`
             the factor is uniform (in its logarithm) between the first and the last.
         scale_range: see `scales`.
         flip: mirror with probability 1/2 (5.1).
         jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
-        synthetic: share of the training samples that are rendered street scenes instead, 0..1.
+        synthetic: share of the training samples that are rendered street scenes instead, 0..1;
+            for data sets with CamVid's 11 classes.
+        damaged: what a frame or label that cannot be read does to the run: `fail` ends it, `skip`
+            counts it and takes the next one.
         mean, std: of the RGB channels over 255, carried into the deployed model. The default is
             ImageNet's, which serves natural images in general.
         model: the network.
@@ -52,8 +56,9 @@ class Recipe:
         momentum, weight_decay: SGD; decay on convolution weights only (5.1).
         iterations: optimiser steps.
         batch_size: frames a step, over all processes and accumulation.
-        micro_batch: frames at once on one device; 0 = batch_size over the processes. Smaller means
-            gradient accumulation: memory for time (batch norm then sees the micro batch).
+        micro_batch: frames at once on one device; 0 = batch_size over the processes. A smaller
+            divisor of that means gradient accumulation: memory for time (batch norm then sees the
+            micro batch).
         loss: `cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of
             the paper's ablation).
         ohem_threshold: a pixel is hard when its true class has less than this probability.
@@ -85,6 +90,7 @@ class Recipe:
     flip: bool = True
     jitter: float = 0.0
     synthetic: float = 0.0
+    damaged: Literal["fail", "skip"] = "fail"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -113,19 +119,21 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in ("input_size", "crop"):
             width, height = getattr(self, name)
-            if width <= 0 or height <= 0 or width % 32 or height % 32:
-                raise RecipeError(f"{name} is {width}x{height}, expected positive multiples of 32")
+            if width <= 0 or height <= 0 or width % 8 or height % 8:
+                raise RecipeError(f"{name} is {width}x{height}, expected positive multiples of 8")
         for name, low, high in (
             ("iterations", 1, 10**8),
             ("batch_size", 1, 10**5),
             ("micro_batch", 0, self.batch_size),
             ("learning_rate", 1e-9, 100),
+            ("power", 0, 10),
             ("momentum", 0, 0.9999),
             ("weight_decay", 0, 1),
             ("warmup", 0, self.iterations),
             ("jitter", 0, 1),
             ("synthetic", 0, 1),
             ("ema", 0, 0.999999),
+            ("booster_weight", 0, 100),
             ("booster_stride", 1, 32),
             ("ohem_threshold", 0, 1),
             ("ohem_minimum", 0, 1),
@@ -134,8 +142,17 @@ class Recipe:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise RecipeError(f"{name} is {value}, expected {low}..{high}")
-        if not self.scales or min(self.scales) <= 0:
-            raise RecipeError(f"scales is {self.scales}, expected one or more positive factors")
+        if self.micro_batch and self.batch_size % self.micro_batch:
+            raise RecipeError(
+                f"micro_batch is {self.micro_batch}, expected a divisor of batch_size "
+                f"({self.batch_size})"
+            )
+        if not self.scales or min(self.scales) <= 0 or list(self.scales) != sorted(self.scales):
+            raise RecipeError(f"scales is {self.scales}, expected rising positive factors")
+        if min(self.std) <= 0:
+            raise RecipeError(f"std is {self.std}, expected positive values")
+        if self.train_size and min(self.train_size) <= 0:
+            raise RecipeError(f"train_size is {self.train_size}, expected positive pixels")
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of optimiser step `step`, counted from 0 (paper, section 5.1).
@@ -159,6 +176,8 @@ def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
     """Read a recipe by the name of one in `config/training/` or by path, then apply overrides.
 
+    A file may say `base: NAME` and then states only what differs from that recipe.
+
     Args:
         name_or_path: `camvid` or `my/recipe.yaml`.
         overrides: `key=value`, dotted for the model (`model.head_channels=128`); values are YAML.
@@ -166,23 +185,13 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     Raises:
         RecipeError: naming the file and key, what was received and what is expected.
     """
-    path = Path(name_or_path)
-    folder = share_directory() / "config" / "training"
-    if not path.suffix and not path.is_file():
-        path = folder / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in folder.glob("*.yaml"))
-        raise RecipeError(f"no recipe {name_or_path!r}: expected a file or one of {known}")
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: {path.stat().st_size} bytes, expected at most 1 MiB")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: expected keys and values, received {type(values).__name__}")
+    path = _recipe_path(name_or_path)
+    values = _read_values(path)
     values.setdefault("name", path.stem)
-    for override in overrides or []:
+    if not overrides:
+        return recipe_from_dict(values, str(path))
+    recipe_from_dict(values, str(path))  # so that a fault of the file is not laid on the overrides
+    for override in overrides:
         key, equals, text = override.partition("=")
         if not equals:
             raise RecipeError(f"override {override!r}: expected key=value")
@@ -192,16 +201,54 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise RecipeError(f"override {override!r}: {parent} has no keys below it")
-        target[leaf] = _parse_value(text)
-    return recipe_from_dict(values, str(path))
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise RecipeError(f"override {override!r}: value is not YAML") from error
+    return recipe_from_dict(values, f"{path.stem} {' '.join(overrides)}")
 
 
-def _parse_value(text: str) -> Any:
-    """YAML, except that `5e-2` is a number (YAML 1.1 wants a dot and a sign)."""
+def known_recipes() -> dict[str, str]:
+    """Names of the recipes in `config/training/`, each with the first line of its comment."""
+    return {
+        path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
+        for path in sorted(_recipe_folder().glob("*.yaml"))
+    }
+
+
+def _recipe_folder() -> Path:
+    return share_directory() / "config" / "training"
+
+
+def _recipe_path(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    if not path.suffix and not path.is_file():
+        path = _recipe_folder() / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = ", ".join(known_recipes())
+        raise RecipeError(f"no recipe {name_or_path!r}: expected a file or one of {known}")
+    return path
+
+
+def _read_values(path: Path, depth: int = 0) -> dict[str, Any]:
+    """The keys of a recipe file over those of its `base`, models merged key by key."""
+    if path.stat().st_size > MAX_RECIPE_BYTES:
+        raise RecipeError(f"{path}: {path.stat().st_size} bytes, expected at most 1 MiB")
     try:
-        return float(text) if "e" in text.lower() else yaml.safe_load(text)
-    except ValueError:
-        return yaml.safe_load(text)
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path}: expected keys and values, received {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if depth == MAX_BASES:
+        raise RecipeError(f"{path}: more than {MAX_BASES} recipes based on one another")
+    below = _read_values(_recipe_path(str(base)), depth + 1)
+    if isinstance(values.get("model"), dict):
+        values["model"] = {**below.get("model", {}), **values["model"]}
+    return {**below, **values}
 
 
 def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
@@ -228,7 +275,7 @@ def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
 
 
 def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check a plain value against a type hint; lists become tuples, ints become floats."""
+    """Check a plain value against a type hint; lists become tuples, `5e-2` and 1 become floats."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         if isinstance(value, dict):
@@ -248,9 +295,20 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if value is None:
             return None
         return _convert(value, arguments[0], where)
-    elif hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
+    elif hint in (int, float) and (number := _number(value)) is not None:
+        if hint is float or number.is_integer():
+            return hint(number)
     elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
         return value
     name = getattr(hint, "__name__", str(hint))
     raise RecipeError(f"{where} is {json.dumps(value, default=str)}, expected {name}")
+
+
+def _number(value: Any) -> float | None:
+    """As a number, or None. YAML 1.1 takes `5e-2` for a string: it wants a dot and a sign."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+        return None
+    try:
+        return float(value)
+    except ValueError:
+        return None

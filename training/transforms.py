@@ -76,7 +76,7 @@ def jitter_colours(image: Pixels, strength: float, rng: np.random.Generator) -> 
     """Multiply brightness, contrast and saturation of an RGB frame, each by 1 ± strength."""
     brightness, contrast, saturation = rng.uniform(1 - strength, 1 + strength, 3)
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-    mean = float(grey.mean())
+    mean = float(grey.mean()) * brightness
     ramp = (np.arange(256) * brightness - mean) * contrast + mean
     image = cv2.LUT(image, np.clip(ramp, 0, 255).astype(np.uint8))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)

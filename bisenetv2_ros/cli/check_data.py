@@ -1,0 +1,65 @@
+"""`bisenetv2 check-data`: read a whole data set once and name everything that is wrong with it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+
+LAYOUTS = """\
+data sets and what is expected in their folder:
+  cityscapes      leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png
+  camvid          SPLIT/images/*.png and SPLIT/labels/*.png of the same name; 480x360, 11 classes,
+                  11 = unlabelled
+  camvid32        SPLIT/*.png and SPLIT_labels/*_L.png; 960x720, 32 colours merged to 11 classes
+  coco_stuff10k   images/*.jpg, annotations/*.mat (or *.png), imageLists/{train,test}.txt
+  coco_stuff164k  images/{train,val}2017/*.jpg, stuffthingmaps/{train,val}2017/*.png
+  folder          your own: classes.yaml, [SPLIT/]images/*, [SPLIT/]labels/*.png, one byte a pixel
+  synthetic       nothing: street scenes rendered by the package
+
+classes.yaml of `folder`:
+  name: my_set
+  ignore_index: 255
+  classes:
+    - {name: road, colour: [128, 64, 128]}
+    - {name: car, colour: [0, 0, 142]}
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = f"""\
+{LAYOUTS}
+Named are: frames without a label, labels without a frame, files that cannot be read whole, labels
+of another size than their frame, values that are no class. The exit code is 1 if there are any.
+
+examples:
+  bisenetv2 check-data --dataset camvid --data data/camvid
+  bisenetv2 check-data --dataset folder --data my_set --split train
+"""
+    parser.add_argument("--dataset", required=True, help="one of those below")
+    parser.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="its folder")
+    parser.add_argument("--split", action="append", help="may be repeated (default: train and val)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Read every sample; 0 when nothing is wrong."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.training.datasets import DatasetError, find_faults, load_dataset
+
+    splits = args.split or ["train", "val"]
+    try:
+        datasets = {split: load_dataset(args.dataset, args.data, split) for split in splits}
+    except DatasetError as error:
+        raise UserError(str(error)) from error
+    faults = 0
+    for split, dataset in datasets.items():
+        for fault in tqdm(find_faults(dataset), split, len(dataset), unit="frame", disable=None):
+            if fault:
+                faults += 1
+                tqdm.write(fault)
+        print(f"{split}: {len(dataset)} frames read")
+    print(f"{faults} faults" if faults else "no faults")
+    return 1 if faults else 0

@@ -1,0 +1,200 @@
+"""`bisenetv2 evaluate`: scores of a run, a checkpoint or a model file on a labelled data set."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bisenetv2_ros.cli import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from bisenetv2_ros.labels import LabelSet
+    from bisenetv2_ros.metrics import Scores
+    from bisenetv2_ros.training.datasets import Sample
+    from bisenetv2_ros.training.evaluate import Mask
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+Scores are over the labels' own pixels: the frame is resized to the network's size, the mask back to
+the label's (the paper's protocol, and what the node does). One confusion matrix over the whole
+split, the same numbers as cityscapesScripts. `bisenetv2 check-data --help` lists the data sets.
+
+examples:
+  bisenetv2 evaluate runs/camvid_cpu --data data/camvid
+  bisenetv2 evaluate models/bisenetv2_camvid_480x352_int8.onnx --dataset camvid --data data/camvid
+  bisenetv2 evaluate runs/cityscapes --data DIR --full-size --flip --scales 0.75,1,1.25
+  bisenetv2 evaluate runs/cityscapes --data DIR --split test --submission out
+"""
+    parser.add_argument("model", help="run folder, checkpoint folder, or model file (.onnx)")
+    parser.add_argument("--dataset", default="", help="(default: what the model was trained on)")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), metavar="DIR", help="folder of the data set"
+    )
+    parser.add_argument("--split", default="val", help="(default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="write plots and report.html there"
+    )
+    parser.add_argument(
+        "--submission", type=Path, metavar="DIR", help="write Cityscapes' label-id PNGs there"
+    )
+    checkpoints = parser.add_argument_group("checkpoints only")
+    checkpoints.add_argument(
+        "--full-size", action="store_true", help="run the network at the frame's own size"
+    )
+    checkpoints.add_argument("--flip", action="store_true", help="average with the mirrored frame")
+    checkpoints.add_argument(
+        "--scales", type=_scales, default=(1.0,), metavar="S,...", help="average over these factors"
+    )
+    parser.add_argument("--backend", default="auto", help="of a model file (default: %(default)s)")
+    parser.add_argument("--device", default="", help="cpu, cuda, or as the backend names it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print a table."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends.base import BackendUnavailable
+    from bisenetv2_ros.metrics import scores
+    from bisenetv2_ros.training.datasets import load_dataset
+    from bisenetv2_ros.training.evaluate import CityscapesSubmission, Gallery, evaluate
+    from bisenetv2_ros.training.report import ReportError, write_report
+
+    try:
+        predict, labels, trained_on, facts = _open_model(args)
+        kind = args.dataset or trained_on
+        dataset = load_dataset(kind, args.data, args.split)
+        if dataset.labels.names != labels.names:
+            raise UserError(
+                f"{args.model} knows the {len(labels)} classes of {labels.name}, expected the "
+                f"{len(dataset.labels)} of {dataset.labels.name} ({kind})"
+            )
+        if args.submission and dataset.labels.name != "cityscapes19":
+            raise UserError(f"--submission is for cityscapes, not for {kind}")
+        gallery = Gallery(dataset.labels)
+        watchers: list[Callable[[Sample, Mask], None]] = [gallery]
+        if args.submission:
+            watchers.append(CityscapesSubmission(args.submission))
+        with tqdm(total=len(dataset), unit="frame", disable=None) as bar:
+
+            def on_sample(sample: Sample, mask: Mask) -> None:
+                for watcher in watchers:
+                    watcher(sample, mask)
+                bar.update()
+
+            matrix = evaluate(predict, dataset, on_sample)
+    except (ValueError, BackendUnavailable) as error:
+        raise UserError(str(error)) from error
+
+    result = scores(matrix)
+    facts["data"] = f"{kind}, {args.split} split, {len(dataset)} frames"
+    print("\n".join(f"{name}: {value}" for name, value in facts.items()))
+    print(table(result, matrix, labels))
+    if args.json:
+        content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
+        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if args.report:
+        try:
+            print(write_report(args.report, Path(args.model).stem, matrix, gallery, facts))
+        except ReportError as error:
+            raise UserError(str(error)) from error
+    return 0
+
+
+def _open_model(
+    args: argparse.Namespace,
+) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str]]:
+    """-> predictor, classes, data set it was trained on, and facts to print."""
+    averages = args.flip or args.scales != (1.0,) or args.full_size
+    if args.model.endswith(".onnx"):
+        if averages:
+            raise UserError(
+                "--flip, --scales and --full-size need a checkpoint: a model file gives masks of "
+                "one size, not probabilities"
+            )
+        from bisenetv2_ros.segmenter import Segmenter
+
+        segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
+        info = segmenter.model.info
+        facts = {
+            "model": args.model,
+            "runs on": f"{segmenter.backend.name}, {segmenter.backend.device}",
+            "protocol": "network at {}x{}".format(*info.input_size),
+        }
+        return lambda image: segmenter(image).mask, info.labels, info.dataset, facts
+
+    from bisenetv2_ros.training.checkpoint import load_network
+    from bisenetv2_ros.training.evaluate import averaging_predictor, network_predictor
+    from bisenetv2_ros.training.processes import join_processes
+
+    trained = load_network(args.model)
+    device = join_processes(args.device).device
+    network = trained.network.to(device)
+    size = "its own size" if args.full_size else "{}x{}".format(*trained.recipe.input_size)
+    protocol = f"network at {size}"
+    if args.scales != (1.0,):
+        protocol += f", scales {', '.join(f'{scale:g}' for scale in args.scales)}"
+    if args.flip:
+        protocol += ", flip"
+    facts = {
+        "model": f"{args.model}, step {trained.step}",
+        "runs on": str(device),
+        "protocol": protocol,
+    }
+    if not averages:
+        predict = network_predictor(network, trained.recipe)
+    else:
+        predict = averaging_predictor(
+            network,
+            trained.recipe,
+            flip=args.flip,
+            scales=args.scales,
+            full_size=args.full_size,
+        )
+    return predict, trained.labels, trained.recipe.dataset, facts
+
+
+def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
+    """IoU and share of the labelled pixels by class, then the means, as lines of text."""
+    width = max(map(len, (*labels.names, "pixel accuracy")))
+    total = max(1, int(matrix.sum()))
+    lines = [f"{'class':<{width}}  {'IoU %':>6}  {'pixels %':>8}"]
+    for name, iou, pixels in zip(labels.names, result.iou, matrix.sum(axis=1), strict=True):
+        shown = "-" if math.isnan(iou) else f"{100 * iou:.2f}"
+        lines.append(f"{name:<{width}}  {shown:>6}  {100 * pixels / total:>8.2f}")
+    lines.append(f"{'mean IoU':<{width}}  {100 * result.mean_iou:>6.2f}")
+    lines.append(f"{'pixel accuracy':<{width}}  {100 * result.pixel_accuracy:>6.2f}")
+    return "\n".join(lines)
+
+
+def _as_json(
+    result: Scores, matrix: np.ndarray, labels: LabelSet, facts: dict[str, str]
+) -> dict[str, Any]:
+    def number(value: float) -> float | None:
+        return None if math.isnan(value) else float(value)
+
+    return {
+        **facts,
+        "mean_iou": number(result.mean_iou),
+        "pixel_accuracy": number(result.pixel_accuracy),
+        "iou": {n: number(v) for n, v in zip(labels.names, result.iou, strict=True)},
+        "confusion_matrix": matrix.tolist(),
+    }
+
+
+def _scales(text: str) -> tuple[float, ...]:
+    try:
+        scales = tuple(float(word) for word in text.split(","))
+    except ValueError:
+        scales = ()
+    if not scales or not all(0.1 <= scale <= 4 for scale in scales):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected factors 0.1 to 4 such as 0.75,1,1.25")
+    return scales

@@ -1,0 +1,99 @@
+"""The processes of a run: which of them this one is, what they agree on, when they are to stop.
+
+Started alone, a run is one process; started by torchrun, one a device, on one or several machines.
+Knows nothing of networks or data.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import signal
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+# The first process validates while the others wait for it.
+PATIENCE = datetime.timedelta(hours=1)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where this process stands among those of the run, and the device it computes on."""
+
+    rank: int
+    processes: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process is the one that writes files and speaks."""
+        return self.rank == 0
+
+    def any(self, *facts: bool) -> list[bool]:
+        """Whether each fact is true in any of the processes. All of them have to ask."""
+        if self.processes == 1:
+            return list(facts)
+        votes = torch.tensor([float(fact) for fact in facts], device=self.device)
+        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
+        return [vote > 0 for vote in votes.tolist()]
+
+
+def join_processes(device: str) -> Place:
+    """Take this process's place: alone, or as torchrun's environment says.
+
+    Args:
+        device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA where present, each process its own.
+
+    Raises:
+        ValueError: a device that is none, or that this machine has not.
+    """
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    available = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if not device:
+        device = "cuda" if available else "cpu"
+    try:
+        chosen = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device {device!r}: expected cpu, cuda or cuda:N") from error
+    if chosen.type == "cuda":
+        chosen = torch.device("cuda", local if chosen.index is None else chosen.index)
+        if chosen.index >= available:
+            raise ValueError(f"device {chosen}: torch {torch.__version__} sees {available} here")
+        torch.cuda.set_device(chosen)
+        torch.backends.cudnn.benchmark = True
+    if processes > 1:
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    return Place(rank, processes, chosen)
+
+
+def leave_processes(place: Place) -> None:
+    """End the process group, if there is one, once every process is done."""
+    if place.processes > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+class StopRequest:
+    """SIGTERM and SIGINT ask for the end of the current step; a second one is not caught."""
+
+    def __init__(self) -> None:
+        self.asked = ""  # name of the signal that came
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> StopRequest:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _ask(self, number: int, _: object) -> None:
+        self.asked = signal.Signals(number).name
+        signal.signal(number, self._previous[number])

@@ -1,0 +1,195 @@
+"""What a run leaves for its readers: where it came from, how it went.
+
+    RUN/recipe.json     the resolved recipe, classes, data fingerprint, versions, device
+    RUN/metrics.jsonl   a line a step (losses, rate, speed) and a line a validation
+    RUN/tensorboard/    the same as curves, and panels of input | truth | prediction
+
+Knows nothing of how a step is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import platform
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from bisenetv2_ros import __version__
+from bisenetv2_ros.metrics import Scores
+from bisenetv2_ros.training.checkpoint import CheckpointError, label_set_to_dict, read_run_header
+from bisenetv2_ros.training.datasets import Dataset, FileDataset
+from bisenetv2_ros.training.evaluate import Gallery, panel
+from bisenetv2_ros.training.processes import Place
+from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
+
+# What may differ between a run and its continuation without changing where it ends.
+FREE_KEYS = ("name", "workers", "validate_every", "checkpoint_every")
+
+
+def run_header(recipe: Recipe, dataset: Dataset, place: Place) -> dict[str, Any]:
+    """Collect what a reader of the run needs to know in years to come, as JSON values."""
+    on_gpu = place.device.type == "cuda"
+    return {
+        "recipe": recipe.to_dict(),
+        "labels": label_set_to_dict(dataset.labels),
+        "data": {"samples": len(dataset), "fingerprint": fingerprint(dataset)},
+        "revision": source_revision(),
+        "versions": {
+            "bisenetv2_ros": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+        },
+        "device": torch.cuda.get_device_name(place.device)
+        if on_gpu
+        else f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+        "processes": place.processes,
+    }
+
+
+def check_same_run(run: Path, header: dict[str, Any]) -> None:
+    """CheckpointError naming what differs where `header` is not that of the run in `run`."""
+    earlier = read_run_header(run)
+    before = recipe_from_dict(earlier["recipe"], str(run / "recipe.json")).to_dict()
+    for key, value in header["recipe"].items():
+        if key not in FREE_KEYS and before[key] != value:
+            raise CheckpointError(
+                f"{run}: cannot resume with {key} = {value}, the run was started with {before[key]}"
+            )
+    if earlier["data"] != header["data"]:
+        raise CheckpointError(
+            f"{run}: cannot resume, its data set had {earlier['data']['samples']} samples with "
+            f"fingerprint {earlier['data']['fingerprint'][:12]}, this one has "
+            f"{header['data']['samples']} with {header['data']['fingerprint'][:12]}"
+        )
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """sha256 over names and sizes of the files, so that a changed data set is noticed."""
+    digest = hashlib.sha256(dataset.labels.name.encode())
+    if isinstance(dataset, FileDataset):
+        for pair in dataset.pairs:
+            for path in pair:
+                size = path.stat().st_size if path.is_file() else -1
+                digest.update(f"{path.name} {size}\n".encode())
+    else:
+        digest.update(str(len(dataset)).encode())
+    return digest.hexdigest()
+
+
+def source_revision() -> str:
+    """Commit of the source tree, `-dirty` where it was changed, or the package version."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"],
+            cwd=Path(__file__).resolve().parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return f"v{__version__}"
+
+
+class RunLog:
+    """Progress bar, `metrics.jsonl`, and TensorBoard events where tensorboard is installed.
+
+    On resuming, what an earlier process wrote of steps after `first_step` is dropped: those steps
+    are done again.
+    """
+
+    def __init__(self, run: Path, first_step: int, recipe: Recipe, say: Callable[[str], None]):
+        self.recipe = recipe
+        self.say = say
+        self.metrics = run / "metrics.jsonl"
+        self.first_step = first_step
+        self.last_time = time.monotonic()
+        self._open = contextlib.ExitStack()
+
+    def __enter__(self) -> RunLog:
+        kept = [r for r in read_metrics(self.metrics) if r["step"] <= self.first_step]
+        self.metrics.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+        self._file = self._open.enter_context(self.metrics.open("a", encoding="utf-8"))
+        self._bar: tqdm[Any] = self._open.enter_context(
+            tqdm(
+                total=self.recipe.iterations,
+                initial=self.first_step,
+                unit="step",
+                disable=None,  # where there is no terminal
+                dynamic_ncols=True,
+            )
+        )
+        self._board: Any = None
+        with contextlib.suppress(ImportError):
+            from torch.utils.tensorboard import SummaryWriter
+
+            folder = self.metrics.parent / "tensorboard"
+            self._board = SummaryWriter(str(folder), purge_step=self.first_step + 1)
+            self._open.callback(self._board.close)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+
+    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
+        """Note optimiser step number `step`, counted from 1."""
+        now = time.monotonic()
+        speed = self.recipe.batch_size / (now - self.last_time)
+        self.last_time = now
+        total = sum(losses.values())
+        self._write({"step": step, "loss": total, "lr": rate, "images_per_second": speed, **losses})
+        line = f"loss {total:.3f}, lr {rate:.4f}, {speed:.1f} images/s"
+        self._bar.set_postfix_str(line, refresh=False)
+        self._bar.update()
+        if self._board and step % 10 == 0:
+            for name, value in losses.items():
+                self._board.add_scalar(f"loss/{name}", value, step)
+            self._board.add_scalar("learning_rate", rate, step)
+            self._board.add_scalar("images_per_second", speed, step)
+        if self._bar.disable and (step % 50 == 0 or step == 1):
+            self.say(f"step {step}/{self.recipe.iterations}: {line}")
+
+    def validation(self, step: int, result: Scores, gallery: Gallery) -> None:
+        """Note a validation: mean IoU, the IoU of each class, and pictures."""
+        names = gallery.labels.names
+        classes = {
+            name: None if math.isnan(value) else round(float(value), 5)
+            for name, value in zip(names, result.iou, strict=True)
+        }
+        self._write({"step": step, "val_miou": result.mean_iou, "val_iou": classes})
+        if self._board:
+            self._board.add_scalar("validation/mean_iou", result.mean_iou, step)
+            for example in gallery.first:
+                picture = panel(example, gallery.labels)
+                self._board.add_image(
+                    f"validation/{example.name}", picture, step, dataformats="HWC"
+                )
+        self.say(f"step {step}: validation mIoU {result.mean_iou:.4f}")
+        self.last_time = time.monotonic()
+
+    def _write(self, record: dict[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read the records of a `metrics.jsonl`; a last line cut by a full disk is left out."""
+    if not path.is_file():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(json.JSONDecodeError):
+            records.append(json.loads(line))
+    return records

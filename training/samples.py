@@ -1,0 +1,173 @@
+"""From data sets to batches: which sample when, augmented how, loaded by whom.
+
+The stream is endless and random access: sample k is a pure function of recipe and k. So a resumed
+run sees what it would have seen, whatever the number of processes and of workers that load data.
+Knows nothing of networks or losses.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Generator, Iterator
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
+from bisenetv2_ros.training.processes import Place
+from bisenetv2_ros.training.recipe import Recipe
+from bisenetv2_ros.training.transforms import Augmentation
+
+LOADER_TIMEOUT = 300  # seconds without a batch after which a data worker counts as dead
+
+# images (n, h, w, 3) uint8, labels (n, h, w) uint8, damaged samples passed over (n,) int64
+Batch = tuple[Tensor, Tensor, Tensor]
+
+
+class DataLoadingError(RuntimeError):
+    """Data workers that died or hang; the message says what is known."""
+
+
+class TrainingStream(TorchDataset[Batch]):
+    """The endless stream of augmented samples: sample k is a pure function of (recipe, k)."""
+
+    def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
+        self.dataset = dataset
+        self.recipe = recipe
+        self.scenes = SceneDataset("train", recipe.input_size)
+        self.augment = Augmentation(
+            crop=recipe.crop,
+            scales=recipe.scales,
+            scale_range=recipe.scale_range,
+            flip=recipe.flip,
+            jitter=recipe.jitter,
+            fill=tuple(round(255 * m) for m in recipe.mean),  # type: ignore[arg-type]
+            ignore_index=dataset.labels.ignore_index,
+        )
+
+    def __getitem__(self, k: int) -> Batch:
+        """-> image (h, w, 3) uint8, label (h, w) uint8, damaged samples passed over () int64.
+
+        DatasetError for a damaged sample, unless the recipe says to skip those.
+        """
+        rng = np.random.default_rng((self.recipe.seed, 1, k))
+        damaged = 0
+        if rng.random() < self.recipe.synthetic:
+            sample = self.scenes[int(rng.integers(len(self.scenes)))]
+        else:
+            sample, damaged = self._read(k)
+        image, label = self.augment(sample.image, sample.label, rng)
+        return torch.from_numpy(image), torch.from_numpy(label), torch.tensor(damaged)
+
+    def _read(self, k: int) -> tuple[Sample, int]:
+        count = len(self.dataset)
+        epoch, slot = divmod(k, count)
+        order = epoch_order(self.recipe.seed, epoch, count)
+        for damaged in range(count):
+            try:
+                sample = self.dataset[int(order[(slot + damaged) % count])]
+            except DatasetError:
+                if self.recipe.damaged == "fail":
+                    raise
+                continue
+            size = self.recipe.train_size
+            return (resize_sample(sample, size) if size else sample), damaged
+        raise DatasetError(f"{self.dataset.labels.name}: every one of {count} samples is damaged")
+
+
+@functools.lru_cache(maxsize=2)
+def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order in which an epoch takes the samples of a data set."""
+    return np.random.default_rng((seed, 2, epoch)).permutation(count)
+
+
+def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
+    """A sample at (width, height): the frame by area or bilinear, the label by nearest pixel."""
+    shrinks = size[0] < sample.image.shape[1]
+    image = cv2.resize(
+        sample.image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    )
+    label = cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return Sample(image, label, sample.name)
+
+
+class BatchPlan:
+    """Which samples of the stream are this process's share of each micro batch, in order."""
+
+    def __init__(self, recipe: Recipe, place: Place, first_step: int) -> None:
+        self.recipe = recipe
+        self.first_step = first_step
+        self.share = recipe.batch_size // place.processes
+        self.micro = recipe.micro_batch or self.share
+        self.offset = place.rank * self.share
+
+    @property
+    def parts(self) -> int:
+        """Micro batches a step."""
+        return self.share // self.micro
+
+    def __len__(self) -> int:
+        return (self.recipe.iterations - self.first_step) * self.parts
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in range(self.first_step, self.recipe.iterations):
+            start = step * self.recipe.batch_size + self.offset
+            for part in range(start, start + self.share, self.micro):
+                yield list(range(part, part + self.micro))
+
+
+def make_batches(
+    dataset: Dataset, recipe: Recipe, place: Place, first_step: int
+) -> Generator[Batch, None, None]:
+    """This process's share of every micro batch from `first_step` on, in order.
+
+    Iterating raises DatasetError for a damaged sample, DataLoadingError for a lost data worker.
+    To be closed: that ends the workers, which no signal but SIGKILL does.
+    """
+    workers = recipe.workers
+    loader: DataLoader[Batch] = DataLoader(
+        TrainingStream(dataset, recipe),
+        batch_sampler=BatchPlan(recipe, place, first_step),
+        num_workers=workers,
+        worker_init_fn=_start_worker,
+        # forked, a worker shares the data set with this process instead of receiving a copy
+        multiprocessing_context="fork" if workers else None,
+        pin_memory=place.device.type == "cuda",
+        timeout=LOADER_TIMEOUT if workers else 0,
+        prefetch_factor=4 if workers else None,
+    )
+    return _named_errors(iter(loader))
+
+
+def _named_errors(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
+    try:
+        yield from batches
+    except DatasetError as error:
+        # an error of a worker arrives with the worker's traceback in front
+        raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
+    except RuntimeError as error:  # DataLoader's word for a worker that was killed or hangs
+        raise DataLoadingError(" ".join(str(error).split())) from error
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)  # the workers are the parallelism
+    for number in (signal.SIGINT, signal.SIGTERM):  # the run decides when to stop
+        signal.signal(number, signal.SIG_IGN)
+
+
+def class_weights(dataset: Dataset, kind: str) -> Tensor | None:
+    """Loss weight of each class over a data set (see `Recipe.class_weights`), (C,) float32."""
+    if kind == "none":
+        return None
+    counts = np.zeros(len(dataset.labels), np.float64)
+    for index in range(0, len(dataset), max(1, len(dataset) // 400)):
+        label = dataset[index].label
+        counts += np.bincount(label.ravel(), minlength=256)[: len(counts)]
+    weights = 1 / np.log(1.02 + counts / max(counts.sum(), 1))
+    return torch.from_numpy((weights / weights.mean()).astype(np.float32))
