@@ -169,7 +169,8 @@ def publish_source(
             due = time.monotonic()
             while sent != options.frames and (frame := node.take(frames)) is not None:
                 node.spin_until(lambda: False, due - time.monotonic())
-                due = max(due + period, time.monotonic())
+                # A late frame is made up for, but never by two in less than half a period.
+                due = max(due, time.monotonic() - period / 2) + period
                 header = node.publish(frame)
                 sent += 1
                 if options.pace_topic:

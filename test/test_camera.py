@@ -148,16 +148,27 @@ def test_compressed_frames_show_the_same(program, ros):
         assert len(message.data) < len(image.data) / 4
 
 
-def test_frames_are_never_faster_than_the_rate_and_seldom_slower(program, ros, drive):
+def test_frames_come_at_the_rate(program, ros, drive):
     images = ros.collect(Image, "image_raw")
     program(
-        str(drive.images_path), "--loop", "--frames", "31", "--rate", "50",
+        str(drive.images_path), "--loop", "--frames", "31", "--rate", "20",
         "--wait-for-subscribers", "1",
     )  # fmt: skip
     assert ros.spin_until(lambda: len(images) == 31)
     gaps = np.diff(stamps(images)) / 1e9
-    assert np.median(gaps) == pytest.approx(0.02, rel=0.1)
-    assert gaps.min() > 0.01
+    assert np.median(gaps) == pytest.approx(1 / 20, rel=0.2)
+    assert gaps.min() > 0.4 / 20  # even where the machine was busy and frames were late
+
+
+def test_nothing_is_sent_before_the_subscribers_are_there(program, ros, drive):
+    camera = program(str(drive.images_path), "--rate", "100", "--wait-for-subscribers", "2")
+    assert ros.spin_until(lambda: ros.node.count_publishers("image_raw"))
+    first = ros.collect(Image, "image_raw")
+    ros.spin(1.0)
+    assert first == []
+    second = ros.collect(Image, "image_raw")
+    assert ros.spin_until(lambda: len(first) == len(second) == COUNT), camera.output
+    assert camera.wait() == 0
 
 
 def test_a_paced_camera_waits_for_each_answer(program, ros, drive):
