@@ -169,6 +169,7 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
             f"data starts with {start!r} and format is {_short(msg.format)}, expected JPEG or PNG",
         )
     if pixels.ndim == 2:
+        _check_size(pixels.shape[1], pixels.shape[0], grey)
         return _convert(pixels, grey)
     return _convert(pixels, _LAYOUTS["bgr8" if pixels.shape[2] == 3 else "bgra8"])
 
@@ -243,11 +244,16 @@ _JPEG = b"\xff\xd8"
 _PNG_PIXELS_PER_BYTE = 1032 * 8
 _JPEG_PIXELS_PER_BYTE = 64 * 8
 
+# What hostile files could make endless. OpenCV's own PNGs have a chunk for 8 KiB; progressive JPEGs
+# have about ten scans, and each costs a pass over the whole picture.
+_MAX_PARTS = 100_000
+_JPEG_MAX_SCANS = 100
+
 _JPEG_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
+_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")
 _JPEG_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte nor a restart
 _JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-_JPEG_MAX_SCANS = 100  # progressive files have about ten; each costs a pass over the whole picture
 
 
 def _decode(
@@ -256,7 +262,7 @@ def _decode(
     """Decode to (H, W) or (H, W, 3 or 4) after a look at the file's structure and claims."""
     try:
         width, height = size_of(data)
-    except (IndexError, struct.error):
+    except struct.error:
         raise ImageError("decode", f"data stops after {data.size} bytes, before its end") from None
     _check_size(width, height, _LAYOUTS["mono8"])
     least = -(-width * height // pixels_per_byte)
@@ -278,19 +284,23 @@ def _decode(
 def _png_size(data: np.ndarray) -> tuple[int, int]:
     """Width and height of a PNG, after checking each chunk against its checksum."""
     stream = data.data
-    position, kind, size = len(_PNG), b"", (0, 0)
-    while kind != b"IEND":
+    position, size = len(_PNG), (0, 0)
+    for part in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", stream, position)
         (checksum,) = struct.unpack_from(">I", stream, position + 8 + length)
         if zlib.crc32(stream[position + 4 : position + 8 + length]) != checksum:
             raise ImageError(
                 "decode", f"PNG chunk {kind!r} at byte {position} does not match its checksum"
             )
-        if position == len(_PNG):
+        if part == 0:
             if kind != b"IHDR":
                 raise ImageError("decode", f"PNG starts with chunk {kind!r}, expected b'IHDR'")
             size = struct.unpack_from(">II", stream, position + 8)
         position += 12 + length
+        if kind == b"IEND":
+            break
+    else:
+        raise ImageError("decode", f"PNG has more than {_MAX_PARTS} chunks")
     if position != data.size:
         raise ImageError("decode", f"{data.size - position} bytes follow the end of the PNG")
     return size
@@ -300,13 +310,11 @@ def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
     """Width and height of a JPEG, after following its segments from the first to the last."""
     stream = data.data
     position, scans, size = len(_JPEG), 0, None
-    while True:
-        if stream[position] != 0xFF:
+    for _ in range(_MAX_PARTS):
+        match = _JPEG_MARKER.match(stream, position)
+        if match is None:
             raise ImageError("decode", f"JPEG has no marker at byte {position}")
-        while stream[position] == 0xFF:  # any number of fill bytes
-            position += 1
-        marker = stream[position]
-        position += 1
+        position, marker = match.end(), match[1][0]
         if marker == _JPEG_END:
             break
         (length,) = struct.unpack_from(">H", stream, position)
@@ -320,10 +328,12 @@ def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
             scans += 1
             after = _JPEG_AFTER_SCAN.search(stream, position)
             end = after.start() if after else len(stream)
-            restarts = _JPEG_RESTART.findall(stream, position, end)
-            if any(restart[0] & 7 != count % 8 for count, restart in enumerate(restarts)):
+            restarts = _JPEG_RESTART.finditer(stream, position, end)
+            if any(restart[1][0] & 7 != count % 8 for count, restart in enumerate(restarts)):
                 raise ImageError("decode", "JPEG restart markers are out of order, a part is lost")
             position = end
+    else:
+        raise ImageError("decode", f"JPEG has more than {_MAX_PARTS} segments")
     if size is None or not 1 <= scans <= _JPEG_MAX_SCANS:
         raise ImageError(
             "decode",

@@ -497,6 +497,7 @@ def test_bayer_mosaic_sent_as_png(bits):
     file = png("grey", bits, samples)
     pixels = rgb_of(file, f"bayer_grbg{bits}; png compressed ")
     np.testing.assert_array_equal(pixels, decoded(message))
+    assert refused_file(png("grey", bits, samples[:2, :2]), "bayer_rggb8; png").cause == "size"
     for format_ in ("mono8; png compressed ", "bayer_", None):
         grey = rgb_of(file, format_)
         assert (grey[:, :, 0] == grey[:, :, 1]).all()
@@ -533,7 +534,7 @@ def test_what_cameras_do_to_jpeg_is_taken():
     expected = rgb_of(plain)
     np.testing.assert_array_equal(rgb_of(plain + bytes(1000)), expected)  # zeros up to a block
     fill = plain.index(b"\xff\xdb")
-    np.testing.assert_array_equal(rgb_of(plain[:fill] + b"\xff" + plain[fill:]), expected)
+    np.testing.assert_array_equal(rgb_of(plain[:fill] + b"\xff" * 9 + plain[fill:]), expected)
     grey = np.full((32, 40, 3), 128, np.uint8)  # looks like the end of a picture cut short
     np.testing.assert_array_equal(rgb_of(jpeg(grey)), grey)
 
@@ -624,6 +625,14 @@ def test_jpeg_with_endless_scans_is_refused():
     error = refused_file(file[:last_scan] + 200 * file[last_scan:-2] + file[-2:])
     assert error.cause == "decode"
     assert "scans" in str(error)
+
+
+def test_files_of_endless_parts_are_refused():
+    plain = jpeg(scene())
+    segments = 200_000 * b"\xff\xe0\x00\x02"
+    assert "100000 segments" in str(refused_file(plain[:2] + segments + plain[2:]))
+    chunks = 200_000 * chunk(b"teXt", b"")
+    assert "100000 chunks" in str(refused_file(png("rgb", 8, scene(12, 16), between=chunks)))
 
 
 @pytest.mark.parametrize(
