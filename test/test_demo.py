@@ -209,6 +209,19 @@ def test_no_mask_in_time_is_a_failure(tmp_path, model):
     assert not (tmp_path / "summary.json").exists()
 
 
+def test_source_without_end_ends_on_a_slow_machine(tmp_path, model):
+    code = (
+        "import sys; from bisenetv2_ros.cli import demo, main\n"
+        "demo.ENDLESS_FRAMES, demo.ENDLESS_SECONDS = 100000, 1.0\n"
+        "sys.exit(main.main(sys.argv[1:], verb='demo'))"
+    )
+    result = demo("--model", model, "--output", tmp_path, program=[sys.executable, "-c", code])
+    assert result.returncode == 0, result.stderr
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert 1 <= summary["frames"]["received"] <= 25
+    assert not summary["interrupted"]
+
+
 def test_label_that_is_no_class_is_named(tmp_path, model, street):
     labels = tmp_path / "labels"
     labels.mkdir()

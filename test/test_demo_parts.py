@@ -117,6 +117,16 @@ def test_children_are_interrupted_and_waited_for(tmp_path):
     assert all(one.last_lines() == "    up\n    down" for one in children)
 
 
+def test_child_is_interrupted_once(tmp_path):
+    """What it does on its way out is not cut short."""
+    tidy = child(tmp_path, OBEDIENT.replace("print('down')", "time.sleep(0.3); print('tidy')"))
+    for _ in range(30):
+        tidy.interrupt()
+        time.sleep(0.005)
+    assert tidy.wait() == 0
+    assert tidy.last_lines() == "    up\n    tidy"
+
+
 def test_child_that_does_not_obey_is_terminated(tmp_path, monkeypatch):
     monkeypatch.setattr("bisenetv2_ros.demo.processes.GRACE", 0.2)
     deaf = child(tmp_path, DEAF)

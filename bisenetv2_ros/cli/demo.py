@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 NAMESPACE = "/demo"
 SCENE_SIZE = "640x480"  # of the synthetic street; drawing a larger one would slow small machines
-ENDLESS_FRAMES = 100  # shown of a source that has no end of its own
+ENDLESS_FRAMES = 100  # shown of a source that has no end of its own ...
+ENDLESS_SECONDS = 8.0  # ... or as many as a slow machine segments in this time
 FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
 SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
 LAST_MASK_TIMEOUT = 2.0  # seconds without a mask after the camera has ended
@@ -68,7 +69,8 @@ The output directory gets pictures, video.mp4, summary.json and the logs of both
         "--frames",
         type=positive_int,
         metavar="N",
-        help=f"frames to show (default: all, {ENDLESS_FRAMES} of a source without end)",
+        help="frames to show (default: all; of a source without end "
+        f"{ENDLESS_FRAMES}, or what is done in {ENDLESS_SECONDS:.0f} s)",
     )
     parser.add_argument(
         "--rate",
@@ -121,7 +123,8 @@ def _run(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
         children.append(camera)
         with _observer(results, with_labels) as (observer, executor):
             try:
-                _watch(node, camera, observer, executor, total)
+                seconds = ENDLESS_SECONDS if _is_endless(args) and not args.frames else math.inf
+                _watch(node, camera, observer, executor, total, seconds)
             except KeyboardInterrupt:
                 interrupted = True
             if observer.measured.received:
@@ -148,9 +151,13 @@ def _is_synthetic(args: argparse.Namespace) -> bool:
     return args.source in ("", SYNTHETIC)
 
 
+def _is_endless(args: argparse.Namespace) -> bool:
+    return _is_synthetic(args) or args.source.startswith(WEBCAM)
+
+
 def _frame_count(args: argparse.Namespace) -> int | None:
     """How many frames there will be, None where nobody knows. SourceError for a useless source."""
-    if _is_synthetic(args) or args.source.startswith(WEBCAM):  # the camera opens a device but once
+    if _is_endless(args):  # and a device can be opened but once, by the camera
         return args.frames or ENDLESS_FRAMES
     count = open_source(args.source, labels=args.labels).count
     if args.frames is None or count is None:
@@ -216,9 +223,17 @@ def _observer(results: Results, with_labels: bool) -> Iterator[tuple[Observer, E
 
 
 def _watch(
-    node: Child, camera: Child, observer: Observer, executor: Executor, total: int | None
+    node: Child,
+    camera: Child,
+    observer: Observer,
+    executor: Executor,
+    total: int | None,
+    seconds: float,
 ) -> None:
-    """Spin until every frame of the camera is done. DemoError when that does not come to be."""
+    """Spin until every frame of the camera is done. DemoError when that does not come to be.
+
+    total: frames expected, for the display. seconds: after the first mask, to stop the camera.
+    """
     view = LiveView()
     measured = observer.measured
     camera_ended: float | None = None
@@ -233,6 +248,8 @@ def _watch(
             if camera.exit_code() != 0:
                 raise DemoError(_ended_early(camera))
             camera_ended = now
+        if measured.first_mask is not None and now > measured.first_mask + seconds:
+            camera.interrupt()
         last_sign = measured.mask_times[-1] if measured.mask_times else node.started
         if camera_ended is not None:
             finished = measured.received > 0 and observer.waiting == 0

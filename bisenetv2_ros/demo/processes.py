@@ -28,6 +28,7 @@ class Child:
         self.name = name
         self.log = log
         self.started = time.monotonic()
+        self._interrupted = False
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 command,
@@ -59,8 +60,12 @@ class Child:
         return "\n".join(f"    {line}" for line in lines[-count:]) or "    (it wrote nothing)"
 
     def interrupt(self) -> None:
-        """Ask it to end, as Ctrl-C does; does not wait."""
-        if self.exit_code() is None:
+        """Ask it to end, as Ctrl-C does, once; does not wait.
+
+        A second SIGINT would cut short what the process does on its way out.
+        """
+        if self.exit_code() is None and not self._interrupted:
+            self._interrupted = True
             self._process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
