@@ -68,8 +68,6 @@ def _transition(work: Callable[[SegmentNode], None]) -> Callable[..., Transition
     def callback(node: SegmentNode, _: LifecycleState) -> TransitionCallbackReturn:
         try:
             work(node)
-        except ExternalShutdownException:
-            return TransitionCallbackReturn.FAILURE
         except Exception as error:
             if not isinstance(error, (ValueError, OSError, RuntimeError)):
                 node.get_logger().error(traceback.format_exc())
@@ -130,8 +128,6 @@ class SegmentNode(LifecycleNode):
         """Configure and activate. NodeFailure, with the cause logged, if either is refused."""
         for trigger in (self.trigger_configure, self.trigger_activate):
             if trigger() != TransitionCallbackReturn.SUCCESS:
-                if not self.context.ok():
-                    raise ExternalShutdownException
                 raise NodeFailure(self.refusal)
 
     @_transition
@@ -371,8 +367,7 @@ class SegmentNode(LifecycleNode):
         return [thread for thread in self._threads if thread.is_alive()]
 
     def _in_background(self, work: Callable[[], _Result]) -> _Result:
-        """Run `work` on a thread of its own and wait: only this thread sees signals, and only while
-        it runs Python."""
+        """Run `work` on a thread of its own and wait for it, ready for signals."""
         future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
         def run() -> None:
@@ -382,15 +377,20 @@ class SegmentNode(LifecycleNode):
                 future.set_exception(error)
 
         self._start_thread(run)
-        if not self._wait(future.done, timeout=float("inf")):
-            raise ExternalShutdownException
+        self._wait(future.done, timeout=float("inf"))
         return future.result()
 
     def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Wait until `done()`; False after `timeout` seconds or when the process is to end."""
+        """Wait until `done()`; False after `timeout` seconds.
+
+        SIGINT raises KeyboardInterrupt by itself. SIGTERM is made to do so here, since rclpy
+        swallows everything milder that a transition raises.
+        """
         deadline = time.monotonic() + timeout
         while not done():
-            if time.monotonic() > deadline or not self.context.ok():
+            if not self.context.ok():
+                raise KeyboardInterrupt
+            if time.monotonic() > deadline:
                 return False
             time.sleep(0.01)
         return True
@@ -444,7 +444,7 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentNode) -> None:
         try:
             executor.spin()
         except RuntimeError as error:
-            # On Humble a lifecycle transition that is not possible now comes out here
+            # On Humble and Jazzy a lifecycle transition that is not possible now comes out here
             # (ros2/rclpy#1209). The request is void, the node is not.
             node.get_logger().error(str(error))
 

@@ -17,6 +17,7 @@ pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messa
 
 import cv2
 from bisenetv2_ros.msg import ClassFractions
+from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
@@ -112,10 +113,12 @@ def set_parameter(ros: Graph, name: str, value: object):
     return ros.call(SetParameters, "segment/set_parameters", parameters=parameters).results[0]
 
 
-def change_state(ros: Graph, transition: int) -> bool:
-    request = ChangeState.Request()
-    request.transition.id = transition
-    return ros.call(ChangeState, "segment/change_state", transition=request.transition).success
+def change_state(ros: Graph, transition: int, timeout: float = 15.0) -> bool:
+    """Whether the transition was made; also False without an answer, as Humble and Jazzy have none
+    for a transition that is not possible."""
+    wanted = Transition(id=transition)
+    response = ros.call(ChangeState, "segment/change_state", timeout, transition=wanted)
+    return response is not None and response.success
 
 
 def state(ros: Graph) -> str:
@@ -432,7 +435,7 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
         assert change_state(ros, DEACTIVATE)
         assert change_state(ros, CLEANUP)
         assert state(ros) == "unconfigured"
-    assert not change_state(ros, ACTIVATE), "an unconfigured node cannot be activated"
+    assert not change_state(ros, ACTIVATE, timeout=3), "an unconfigured node cannot be activated"
     assert state(ros) == "unconfigured"
     assert change_state(ros, SHUTDOWN["unconfigured"])
     assert state(ros) == "finalized"
@@ -491,21 +494,19 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
     ros, start, models, scene
 ):
     start(model="trouble")
-    period = 0.05
-    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 2 * period)
+    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.1)
     fractions = ros.collect(ClassFractions, "segmentation/class_fractions")
     publisher = camera(ros)
     message = image_message(scene)
-    sent = 0
+    assert publish_until(ros, publisher, message, lambda: len(fractions) > 10, period=0.2)
+    period = np.median([entry.inference_time for entry in fractions]) / 2
     slowest_call = 0.0
 
     def publish(seconds: float) -> None:
-        nonlocal sent
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             message.header.stamp = ros.node.get_clock().now().to_msg()
             publisher.publish(message)
-            sent += 1
             ros.spin(period)
 
     publish(2.0)
@@ -516,8 +517,8 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
         set_parameter(ros, "overlay_opacity", 0.5)
         slowest_call = max(slowest_call, time.monotonic() - began)
     inference = np.median([entry.inference_time for entry in fractions])
-    age = np.percentile([entry.latency for entry in fractions], 99)
     assert inference > period, "the test made no overload"
+    age = np.percentile([entry.latency for entry in fractions], 99)
     assert age < 2 * inference + 0.1, f"frames of age {age:.3f} s, inference {inference:.3f} s"
     assert slowest_call < 0.5 * inference + 0.2
     assert ros.spin_until(lambda: ros.status("/image_raw")[1].startswith(("dropped", "no frame")))
@@ -525,7 +526,6 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
     values = ros.status("/image_raw")[2]
     received, published = int(values["frames received"]), int(values["frames published"])
     assert published + int(values["dropped: replaced"]) == received, "a frame was not accounted for"
-    assert received <= sent
     assert int(values["dropped: replaced"]) > 10
 
 
@@ -671,9 +671,7 @@ def test_signals_are_obeyed_while_the_model_is_loading(ros, start, models, by, a
     else:
         client = ros.node.create_client(ChangeState, "segment/change_state")
         assert ros.spin_until(client.service_is_ready)
-        request = ChangeState.Request()
-        request.transition.id = CONFIGURE
-        client.call_async(request)
+        client.call_async(ChangeState.Request(transition=Transition(id=CONFIGURE)))
         ros.spin(0.5)
     assert program.process.poll() is None, program.output
     code, seconds = program.end(by)
