@@ -70,7 +70,7 @@ def open_source(
     loop: bool = False,
     rate: float | None = None,
     size: Size | None = None,
-    seed: int = 0,
+    seed: int = 1,
     on_damaged: Callable[[ImageFileError], None] | None = None,
 ) -> FrameSource:
     """Find the source that `spec` names.

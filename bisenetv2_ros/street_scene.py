@@ -58,13 +58,14 @@ class StreetScene:
 
     Args:
         seed: chooses layout, colours, light, weather and sensor noise; any non-negative integer.
+            The default is a sunny street that shows every class at once.
         size: (width, height) of the pictures in pixels, each at least 32.
 
     Raises:
         ValueError: the size is too small or the seed negative.
     """
 
-    def __init__(self, seed: int = 0, size: tuple[int, int] = (960, 720)) -> None:
+    def __init__(self, seed: int = 1, size: tuple[int, int] = (960, 720)) -> None:
         if min(size) < 32:
             raise ValueError(f"size: received {size[0]}x{size[1]}, expected at least 32x32 pixels")
         if seed < 0:
@@ -115,7 +116,7 @@ class StreetScene:
         self._line = self._edge + float(rng.uniform(0.1, 1.2))  # m, house fronts
         self._bend = float(rng.normal(0, 0.0004))  # 1/m, sideways shift of the road per z squared
         self._built = rng.uniform(0.35, 0.95, 2)  # share of slots that hold one
-        self._parked = rng.uniform(0.0, 0.8, 2)
+        self._parked = np.maximum(rng.uniform(-0.2, 0.8, 2), 0.0)
         self._treed = rng.uniform(0.15, 0.7, 2)
         self._fenced = rng.uniform(0.25, 0.8, 2)
         self._crowd = float(rng.uniform(0.35, 0.8))
@@ -449,7 +450,7 @@ class StreetScene:
     def _riders(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
         if rng.random() > 0.55:
             return []
-        room = 2.5 if self._parked[int(side > 0)] > 0.15 else 0.7  # m from the kerb
+        room = 2.5 if self._parked[int(side > 0)] > 0 else 0.7  # m from the kerb
         frames = parts.cyclist(
             rng, float(rng.choice([0.1, 0.3, 0.55, 0.95], p=[0.35, 0.25, 0.22, 0.18]))
         )
@@ -599,7 +600,8 @@ class StreetScene:
 
     def _draw_ground(self, rgb: np.ndarray, t: float) -> None:
         ground = rgb[self._horizon :]
-        along = (self._ground_z + (SPEED * t) % _GROUND_PERIOD) * _GROUND_Z
+        come = np.float32((SPEED * t) % _GROUND_PERIOD)  # a wider type would spread to the map
+        along = (self._ground_z + come) * _GROUND_Z
         v = np.mod(along, np.float32(_GROUND_PERIOD * _GROUND_Z))
         for texture, (a, b) in zip(reversed(self._ground), self._ground_bands, strict=True):
             if a < b:
@@ -727,4 +729,11 @@ _STREAMS = [
     _Stream(14.0, StreetScene._traffic, (SPEED, -7.0)),
     _Stream(17.0, StreetScene._riders, (4.0, -4.0)),
 ]
-_BANDS = [(0,), (1,), (2, 3, 4), (5,), (6, 7, 8)]  # streams, from the outside of the street inward
+_BANDS = [
+    (0,),
+    (1,),
+    (2, 3, 4),
+    (5,),
+    (6,),
+    (7, 8),
+]  # streams, from the outside of the street inward

@@ -58,7 +58,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         "--frame-id", default="camera", help="in every header (default: %(default)s)"
     )
     parser.add_argument(
-        "--seed", type=_int_from_zero, default=0, help="of the synthetic street (%(default)s)"
+        "--seed", type=_int_from_zero, default=1, help="of the synthetic street (%(default)s)"
     )
     parser.add_argument(
         "--reliability",
