@@ -245,7 +245,7 @@ def random_frame(transport: str, rng: np.random.Generator) -> Any:
     if transport == "compressed":
         data = bytearray(PNG if rng.random() < 0.5 else JPEG)
         for _ in range(rng.integers(1, 4)):
-            start = rng.integers(len(data))
+            start = rng.integers(len(data) + 1)
             end = start + rng.integers(8) if rng.random() < 0.8 else len(data)
             data[start:end] = rng.bytes(rng.integers(8))
         return compressed(bytes(data))
