@@ -37,7 +37,8 @@ FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
 FRAMES_AHEAD = 4  # that are read before they are due
 SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
-ANSWER_TIMEOUT = 5.0  # seconds without an answer on the pace topic after which the next frame goes
+ANSWER_TIMEOUT = 2.0  # seconds without an answer on the pace topic after which a frame goes again
+ATTEMPTS = 3  # how often a frame goes before it is given up
 DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
 
 
@@ -87,9 +88,26 @@ class CameraNode(Node):
         """How many listen to the images, raw or compressed."""
         return int(self._image.get_subscription_count() + self._compressed.get_subscription_count())
 
-    def publish(self, frame: Frame) -> Header:
-        """Publish everything about a frame under the header that is returned."""
+    def send(self, frame: Frame) -> None:
+        """Publish a frame and, where there is a pace topic, wait for its answer.
+
+        Without an answer it goes again under the same header: a best-effort subscriber may have
+        missed it, or have had nobody to pass it on to while the graph was still forming.
+        """
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._options.frame_id)
+        for _ in range(ATTEMPTS):
+            self.publish(frame, header)
+            if not self._options.pace_topic or self.spin_until(
+                lambda: self._answered.stamp == header.stamp, ANSWER_TIMEOUT
+            ):
+                return
+        self.get_logger().warning(
+            f"no answer on {self._options.pace_topic} to {frame.name}, sent {ATTEMPTS} times; "
+            "sending the next frame"
+        )
+
+    def publish(self, frame: Frame, header: Header) -> None:
+        """Publish everything about a frame under the header."""
         height, width = frame.image.shape[:2]
         self._info.publish(ideal_camera_info(header, (width, height)))
         if self._label is not None and frame.label is not None:
@@ -100,7 +118,6 @@ class CameraNode(Node):
         self._image.publish(self._image_buffer.fill(header, pixels, self._options.encoding))
         if self._compressed.get_subscription_count():
             self._compressed.publish(jpeg_message(header, frame.image))
-        return header
 
     def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Serve ROS until `done()`; False where `timeout` seconds pass before."""
@@ -134,14 +151,6 @@ class CameraNode(Node):
             )
         self.spin_until(lambda: False, SETTLE)
 
-    def wait_for_answer(self, header: Header) -> None:
-        """Wait until the header comes back on the pace topic."""
-        if not self.spin_until(lambda: self._answered.stamp == header.stamp, ANSWER_TIMEOUT):
-            self.get_logger().warning(
-                f"no answer on {self._options.pace_topic} within {ANSWER_TIMEOUT} s, "
-                "sending the next frame"
-            )
-
     def flush(self) -> None:
         """Wait until reliable subscribers have the last frame, within reason."""
         for publisher in filter(None, (self._image, self._label, self._compressed)):
@@ -171,10 +180,8 @@ def publish_source(
                 node.spin_until(lambda: False, due - time.monotonic())
                 # A late frame is made up for, but never by two in less than half a period.
                 due = max(due, time.monotonic() - period / 2) + period
-                header = node.publish(frame)
+                node.send(frame)
                 sent += 1
-                if options.pace_topic:
-                    node.wait_for_answer(header)
         node.spin_until(lambda: False, due - time.monotonic())  # the last frame has its time, too
         node.flush()
     except (KeyboardInterrupt, ExternalShutdownException):

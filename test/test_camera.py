@@ -185,9 +185,22 @@ def test_a_paced_camera_waits_for_each_answer(program, ros, drive):
     ros.spin(0.5)
     assert len(images) == 1
     answers.publish(images[0].header)
-    assert ros.spin_until(lambda: len(images) == 2, timeout=3)
+    assert ros.spin_until(lambda: len(images) == 2, timeout=1.5)
     ros.spin(0.5)
     assert len(images) == 2
+
+
+def test_a_paced_camera_sends_an_unanswered_frame_again(program, ros, drive):
+    """Under the same header; after a while it goes on without an answer."""
+    images = ros.collect(Image, "image_raw")
+    camera = program(
+        str(drive.images_path), "--frames", "2", "--pace-topic", "done",
+        "--wait-for-subscribers", "1",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: len(images) == 4, timeout=20), camera.output
+    assert [pixels(image).tolist() for image in images[1:3]] == [pixels(images[0]).tolist()] * 2
+    assert images[0].header == images[1].header == images[2].header != images[3].header
+    assert "no answer on done to 0.png, sent 3 times" in camera.output
 
 
 def test_a_damaged_picture_is_skipped_and_named(program, ros, drive):

@@ -310,6 +310,23 @@ def test_parts_of_a_frame_are_matched_in_any_order(order):
         assert frame.fractions.tolist() == [number]
 
 
+def test_repeated_messages_count_once():
+    """The camera sends again what was not answered, and the node may segment it again."""
+    from bisenetv2_ros.demo.observer import Observer
+
+    node, frames = FakeNode(), []
+    observer = Observer(node, frames.append, with_labels=True)
+    for _ in range(2):
+        for topic, message in messages(5).items():
+            node.callbacks[topic](message)
+            node.callbacks[topic](message)
+    assert len(frames) == 1
+    assert [header.stamp.sec for header in node.published] == [5, 5, 5]  # each repeat is answered
+    measured = observer.measured
+    assert (measured.sent, measured.received, len(measured.inference_times)) == (1, 1, 1)
+    assert observer.waiting == 0
+
+
 def test_bgr_frames_are_turned():
     from bisenetv2_ros.demo.observer import Observer
 

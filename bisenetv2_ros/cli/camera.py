@@ -78,7 +78,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         default="",
         metavar="TOPIC",
         help="send a frame only when the header of the one before has come back on this topic "
-        "(std_msgs/Header), at most at the rate",
+        "(std_msgs/Header), at most at the rate; one that stays unanswered is sent again",
     )
 
 

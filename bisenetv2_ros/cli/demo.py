@@ -84,7 +84,11 @@ The output directory gets pictures, video.mp4, summary.json and the logs of both
         "--backend", default="auto", help="inference runtime (default: %(default)s)"
     )
     parser.add_argument(
-        "--output", type=Path, default=Path("demo_output"), metavar="DIR", help="(%(default)s)"
+        "--output",
+        type=Path,
+        default=Path("demo_output"),
+        metavar="DIR",
+        help="for the results (default: %(default)s)",
     )
 
 
@@ -112,6 +116,7 @@ def _run(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
     # The truth of the synthetic scene is in CamVid's classes.
     with_labels = labels.names == CAMVID.names if _is_synthetic(args) else bool(args.labels)
     results = Results(args.output, labels, args.rate)
+    print(f"camera and node on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, topics in {NAMESPACE}/")
     interrupted = False
     children: list[Child] = []
     try:

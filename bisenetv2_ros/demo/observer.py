@@ -93,7 +93,8 @@ class Observer:
         self._clock = node.get_clock()
         self._on_frame = on_frame
         self._with_labels = with_labels
-        self._pending: dict[int, _Parts] = {}
+        self._pending: dict[int, _Parts] = {}  # by stamp
+        self._done: set[int] = set()
         self._finished = node.create_publisher(Header, FINISHED_TOPIC, _RELIABLE)
         node.create_subscription(Image, "image_raw", self._take_image, _RELIABLE)
         if with_labels:
@@ -111,32 +112,42 @@ class Observer:
         return len(self._pending)
 
     def _take_image(self, message: Image) -> None:
-        self.measured.sent += 1
-        pixels, order = decode_image(message)
-        self._parts(message.header).image = pixels if order == "rgb" else pixels[..., ::-1]
-        self._finish_if_complete(message.header)
+        parts = self._parts(message.header)
+        if parts is None:  # the camera has not heard that it is finished
+            self._finished.publish(message.header)
+        elif parts.image is None:
+            self.measured.sent += 1
+            pixels, order = decode_image(message)
+            parts.image = pixels if order == "rgb" else pixels[..., ::-1]
+            self._finish_if_complete(parts)
 
     def _take_label(self, message: Image) -> None:
-        self._parts(message.header).label = _mono(message)
-        self._finish_if_complete(message.header)
+        parts = self._parts(message.header)
+        if parts is not None:
+            parts.label = _mono(message)
+            self._finish_if_complete(parts)
 
     def _take_mask(self, message: Image) -> None:
+        parts = self._parts(message.header)
+        if parts is None or parts.mask is not None:
+            return
         measured = self.measured
         measured.received += 1
         measured.mask_times.append(time.monotonic())
         measured.first_mask = measured.first_mask or measured.mask_times[0]
         measured.latencies.append((self._clock.now().nanoseconds - _key(message.header)) / 1e9)
-        parts = self._parts(message.header)
         parts.mask, parts.mask_time = _mono(message), measured.mask_times[-1]
-        self._finish_if_complete(message.header)
+        self._finish_if_complete(parts)
 
     def _take_fractions(self, message: ClassFractions) -> None:
+        parts = self._parts(message.header)
+        if parts is None or parts.fractions is not None:
+            return
         self.measured.model = message.model
         self.measured.inference_times.append(message.inference_time)
         self.newest_fractions = [(entry.class_name, entry.fraction) for entry in message.classes]
-        parts = self._parts(message.header)
         parts.fractions = np.array([entry.fraction for entry in message.classes])
-        self._finish_if_complete(message.header)
+        self._finish_if_complete(parts)
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
@@ -145,26 +156,34 @@ class Observer:
                 self.measured.node_values.update(values)
                 self.measured.node_values_time = time.monotonic()
 
-    def _parts(self, header: Header) -> _Parts:
-        parts = self._pending.setdefault(_key(header), _Parts(header))
+    def _parts(self, header: Header) -> _Parts | None:
+        """What is there of the header's frame; None for a frame that is finished already.
+
+        The camera repeats what it takes for lost, so everything may come twice.
+        """
+        key = _key(header)
+        if key in self._done:
+            return None
+        parts = self._pending.setdefault(key, _Parts(header))
         if len(self._pending) > _PENDING:
             del self._pending[min(self._pending)]
         return parts
 
-    def _finish_if_complete(self, header: Header) -> None:
-        parts = self._pending.get(_key(header))
-        if parts is None or parts.image is None or parts.mask is None or parts.fractions is None:
+    def _finish_if_complete(self, parts: _Parts) -> None:
+        if parts.image is None or parts.mask is None or parts.fractions is None:
             return
         overdue = time.monotonic() > parts.mask_time + LABEL_GRACE
         if self._with_labels and parts.label is None and not overdue:
             return
-        del self._pending[_key(header)]
+        key = _key(parts.header)
+        self._pending.pop(key, None)
+        self._done.add(key)
         self._on_frame(SegmentedFrame(parts.image, parts.mask, parts.fractions, parts.label))
-        self._finished.publish(header)
+        self._finished.publish(parts.header)
 
     def _finish_unlabelled(self) -> None:
         for parts in list(self._pending.values()):
-            self._finish_if_complete(parts.header)
+            self._finish_if_complete(parts)
 
 
 def _key(header: Header) -> int:
