@@ -43,12 +43,15 @@ class QuantizationError(RuntimeError):
 
 
 def quantize_model(
-    path_float32: Path, path_out: Path, frames: Sequence[np.ndarray]
+    path_float32: Path,
+    path_out: Path,
+    frames: Sequence[np.ndarray],
+    metrics: dict[str, float] | None = None,
 ) -> dict[str, float]:
     """Write an int8 model file, with activation ranges measured on `frames`.
 
     frames: (H, W, 3) uint8 RGB of any size, some dozens, of all the scenes the model is for.
-    The scores in the metadata are dropped: they are the float32 file's.
+    metrics: scores of the int8 file, for its metadata; those of the float32 file are not its own.
     Returns the share of the pixels of `frames` on which each backend gives the class of the float32
     file. Raises ModelFileError for a file that is none, QuantizationError when it is not float32 or
     when the share is below REQUIRED_AGREEMENT; no file is left then.
@@ -87,7 +90,8 @@ def quantize_model(
                 },
             )
         model = onnx.load(partial)
-        write_metadata(model, dataclasses.replace(source.info, precision="int8", metrics={}))
+        info = dataclasses.replace(source.info, precision="int8", metrics=metrics or {})
+        write_metadata(model, info)
         onnx.save(model, partial)
         agreement = _compare(path_float32, partial, images)
         for backend, share in agreement.items():

@@ -49,6 +49,8 @@ VERBS: dict[str, Verb] = {
     "evaluate": Verb(
         "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labelled data set"
     ),
+    "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
+    "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
     ),

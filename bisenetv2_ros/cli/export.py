@@ -1,0 +1,101 @@
+"""`bisenetv2 export`: the model file of a trained network."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli.model_options import add_metric_option, sample_frames
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+The file is complete: camera pixels go in, a label mask comes out, names and colours are in it. It
+is written only if ONNX Runtime and OpenVINO then give the network's own masks. For int8, export
+float32 and give the file to `bisenetv2 quantize`.
+
+examples:
+  bisenetv2 export runs/camvid_cpu --frames data/camvid/val/images
+  bisenetv2 export runs/cityscapes --size 1024x512 --precision float16 -o street.onnx
+"""
+    parser.add_argument("checkpoint", type=Path, help="folder of a run or of one checkpoint")
+    parser.add_argument(
+        "--size",
+        type=_size,
+        metavar="WxH",
+        help="input of the network in pixels, multiples of 8 (default: the recipe's input_size)",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("float32", "float16"),
+        default="float32",
+        help="of the network; input and argmax stay float32 (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="(default: bisenetv2_DATASET_WxH_PRECISION.onnx here)",
+    )
+    parser.add_argument(
+        "--frames",
+        default="synthetic",
+        metavar="SOURCE",
+        help="folder, video or 'glob' of frames to compare masks on (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frame-count", type=positive_int, default=8, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument(
+        "--licence", default="not stated", help="of weights and training data, kept in the file"
+    )
+    add_metric_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, compare, and say how well the runtimes agree."""
+    from bisenetv2_ros.model_file import ModelInfo
+    from bisenetv2_ros.training.checkpoint import load_network
+    from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
+
+    try:
+        trained = load_network(args.checkpoint)
+        recipe = trained.recipe
+        width, height = args.size or recipe.input_size
+        info = ModelInfo(
+            labels=trained.labels,
+            dataset=recipe.dataset,
+            input_size=(width, height),
+            precision=args.precision,
+            metrics=dict(args.metric),
+            source_revision=trained.revision,
+            licence=args.licence,
+        )
+        path = args.output or Path(
+            f"bisenetv2_{recipe.dataset}_{width}x{height}_{args.precision}.onnx"
+        )
+        agreement = export_model(
+            DeployedModel(trained.network, recipe.mean, recipe.std),
+            info,
+            path,
+            sample_frames(args.frames, args.frame_count),
+        )
+    except (ValueError, ExportError) as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, from step {trained.step}")
+    for backend, share in agreement.items():
+        print(f"{backend}: {share:.3%} of the pixels have the network's class")
+    return 0
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        width, height = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT") from None
+    return width, height

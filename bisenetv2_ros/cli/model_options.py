@@ -1,0 +1,53 @@
+"""What the verbs that write model files share: their options and frames to check the files on."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bisenetv2_ros.cli import UserError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def metric(text: str) -> tuple[str, float]:
+    """NAME=VALUE, for argparse's `type`."""
+    name, _, value = text.rpartition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected NAME=NUMBER") from None
+
+
+def add_metric_option(parser: argparse.ArgumentParser) -> None:
+    """Declare --metric."""
+    parser.add_argument(
+        "--metric",
+        action="append",
+        default=[],
+        type=metric,
+        metavar="NAME=VALUE",
+        help="score to carry in the file, such as 'mIoU camvid val=0.68' (any number of times)",
+    )
+
+
+def sample_frames(spec: str, count: int) -> list[np.ndarray]:
+    """At most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source of frames.
+
+    spec: as of `frame_source.open_source`; from a source without an end, one frame a second.
+    UserError where there is no such source or no frame in it.
+    """
+    from itertools import islice
+
+    from bisenetv2_ros.frame_source import open_source
+
+    try:
+        source = open_source(spec)
+        step = max(1, source.count // count if source.count else round(source.fps))
+        frames = [frame.image for frame in islice(source, 0, step * count, step)]
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not frames:
+        raise UserError(f"{spec}: no frames in it, expected up to {count}")
+    return frames

@@ -1,0 +1,60 @@
+"""`bisenetv2 quantize`: an int8 model file of a float32 one."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli.model_options import add_metric_option, sample_frames
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+Activations are measured on the frames given: some dozens, from all the scenes the model is for, and
+not from the data it is scored on. The float32 file's scores are not carried over: evaluate the int8
+file, and give its scores with --metric.
+
+example:
+  bisenetv2 quantize bisenetv2_camvid_480x352_float32.onnx --data data/camvid/train/images
+"""
+    parser.add_argument("model", type=Path, help="float32 model file")
+    parser.add_argument(
+        "--data", required=True, metavar="SOURCE", help="folder, video or 'glob' of frames"
+    )
+    parser.add_argument(
+        "--frames",
+        type=positive_int,
+        default=48,
+        metavar="N",
+        help="spread over the source (default: %(default)s)",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="(default: beside the model, 'int8' for 'float32' in its name)",
+    )
+    add_metric_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantise, compare, and say how well int8 agrees with float32."""
+    from bisenetv2_ros.training.quantize import QuantizationError, quantize_model
+
+    path = args.output or args.model.with_name(args.model.name.replace("float32", "int8"))
+    if path == args.model:
+        raise UserError(f"{path} would be overwritten: name another file with -o")
+    try:
+        frames = sample_frames(args.data, args.frames)
+        agreement = quantize_model(args.model, path, frames, dict(args.metric))
+    except (ValueError, QuantizationError) as error:
+        raise UserError(str(error)) from error
+    except OSError as error:
+        raise UserError(f"{error.filename}: {error.strerror}") from error
+    print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, measured on {len(frames)} frames")
+    for backend, share in agreement.items():
+        print(f"{backend}: {share:.2%} of the pixels have the float32 file's class")
+    return 0
