@@ -151,8 +151,10 @@ def _named_errors(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     except DatasetError as error:
         # an error of a worker arrives with the worker's traceback in front
         raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
-    except RuntimeError as error:  # DataLoader's word for a worker that was killed or hangs
-        raise DataLoadingError(" ".join(str(error).split())) from error
+    except (RuntimeError, OSError, EOFError) as error:
+        # DataLoader's words for a worker that was killed or hangs, or was killed while it spoke
+        words = " ".join(str(error).split()) or type(error).__name__
+        raise DataLoadingError(f"a data worker was lost: {words}") from error
 
 
 def _start_worker(_: int) -> None:
