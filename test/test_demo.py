@@ -103,7 +103,10 @@ def test_figures_over_dds_equal_those_without(tmp_path, model, street):
     )
     assert list(summary["fractions"]) == list(CAMVID.names)
 
-    assert summary["frames"] == {"sent": FRAMES, "received": FRAMES, "dropped": {}}
+    frames = summary["frames"]
+    assert (frames["sent"], frames["received"]) == (FRAMES, FRAMES)
+    # On a busy machine the first may come before the node knows the demo; it is then sent again.
+    assert set(frames["dropped"]) <= {"no_subscriber"}
     assert summary["model"] == model.stem
     assert summary["backend"] in ("openvino", "onnxruntime") and summary["device"]
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
