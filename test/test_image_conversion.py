@@ -48,11 +48,8 @@ BYTES_PER_PIXEL = {
 SIXTEEN_BIT = [encoding for encoding in BYTES_PER_PIXEL if encoding.endswith("16")]
 WIDTH, HEIGHT = 32, 24
 
-fuzz = settings(
-    max_examples=int(os.environ.get("BISENETV2_FUZZ_CASES", "300")),
-    deadline=None,
-    suppress_health_check=list(HealthCheck),
-)
+CASES = int(os.environ.get("BISENETV2_FUZZ_CASES", "300"))
+fuzz = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 def random_bytes(count: int, seed: int = 0) -> bytes:
@@ -403,6 +400,7 @@ def hostile_images(draw):
     return message
 
 
+@pytest.mark.timeout(120 + CASES // 20)
 @fuzz
 @given(hostile_images())
 def test_fuzz_raw(message):
@@ -699,6 +697,7 @@ def hostile_files(draw):
     return data
 
 
+@pytest.mark.timeout(120 + CASES // 20)
 @fuzz
 @given(hostile_files() | st.binary(), st.text() | st.sampled_from(["bayer_rggb8; png", "jpeg"]))
 def test_fuzz_compressed(data, format_):
