@@ -1,0 +1,264 @@
+"""Evaluation: the numbers of cityscapesScripts, the paper's protocol, and the verb."""
+
+from __future__ import annotations
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from bisenetv2_ros.cli import main as cli  # noqa: E402
+from bisenetv2_ros.labels import CAMVID  # noqa: E402
+from bisenetv2_ros.metrics import scores  # noqa: E402
+from bisenetv2_ros.training.checkpoint import (  # noqa: E402
+    Checkpoint,
+    label_set_to_dict,
+    save_checkpoint,
+    write_run_header,
+)
+from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Sample, load_dataset  # noqa: E402
+from bisenetv2_ros.training.evaluate import (  # noqa: E402
+    CityscapesSubmission,
+    Gallery,
+    averaging_predictor,
+    evaluate,
+    network_predictor,
+    panel,
+)
+from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
+from bisenetv2_ros.training.recipe import load_recipe  # noqa: E402
+
+SIZE = (64, 48)  # of the frames, width and height
+
+
+@pytest.fixture
+def cityscapes(tmp_path):
+    """Three frames with every label id in blobs of a few pixels."""
+    rng = np.random.default_rng(0)
+    for i in range(3):
+        stem = f"frankfurt_000000_{i:06d}"
+        for kind, ending in (("leftImg8bit", "leftImg8bit"), ("gtFine", "gtFine_labelIds")):
+            (tmp_path / kind / "val" / "frankfurt").mkdir(parents=True, exist_ok=True)
+            file = tmp_path / kind / "val" / "frankfurt" / f"{stem}_{ending}.png"
+            if kind == "leftImg8bit":
+                pixels = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
+            else:
+                blobs = rng.choice([0, 1, 4, 18, 29, *CITYSCAPES_IDS[:-1]], (12, 16))
+                pixels = cv2.resize(blobs.astype(np.uint8), SIZE, interpolation=0)
+            cv2.imwrite(str(file), pixels)
+    return tmp_path
+
+
+def test_scores_are_those_of_cityscapes_scripts(cityscapes, tmp_path):
+    """The same predictions, through the files that the server takes: equal to the last digit."""
+    official = pytest.importorskip(
+        "cityscapesscripts.evaluation.evalPixelLevelSemanticLabeling", exc_type=ImportError
+    )
+    dataset = load_dataset("cityscapes", cityscapes, "val")
+    rng = np.random.default_rng(1)
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        # half the size, mostly right, with classes that no label has and pixels of no class
+        sample = next(dataset[i] for i in range(3) if np.array_equal(dataset[i].image, image))
+        mask = sample.label[::2, ::2].copy()
+        wrong = rng.random(mask.shape) < 0.3
+        mask[wrong] = rng.choice([*range(19), 255], wrong.sum())
+        return mask
+
+    result = scores(evaluate(predict, dataset, CityscapesSubmission(tmp_path / "out")))
+
+    args = official.args
+    args.evalInstLevelScore = args.JSONOutput = False
+    args.quiet = True
+    truths = [str(label) for _, label in dataset.pairs]
+    args.predictionPath, args.predictionWalk = str(tmp_path / "out"), None
+    predictions = [official.getPrediction(args, truth) for truth in truths]
+    theirs = official.evaluateImgLists(predictions, truths, args)
+    for name, iou in zip(dataset.labels.names, result.iou, strict=True):
+        expected = theirs["classScores"][name]
+        assert iou == expected or (np.isnan(iou) and np.isnan(expected)), name
+    # theirs sums in another order
+    assert result.mean_iou == pytest.approx(theirs["averageScoreClasses"], rel=1e-15)
+    assert np.isfinite(result.iou).sum() == 19 and 0.2 < result.mean_iou < 0.8
+    assert result.iou[18] == 0, "bicycle is in no label but predicted"
+
+
+def test_submission_holds_label_ids(tmp_path):
+    mask = np.array([[0, 18, 255]], np.uint8)
+    CityscapesSubmission(tmp_path)(Sample(mask, mask, "ulm_000000_000019_leftImg8bit"), mask)
+    written = cv2.imread(str(tmp_path / "ulm_000000_000019_leftImg8bit.png"), -1)
+    assert written.tolist() == [[7, 33, 0]]
+
+
+def test_masks_are_scored_at_the_labels_size(cityscapes):
+    dataset = load_dataset("cityscapes", cityscapes, "val")
+    shown = []
+
+    def predict(image: np.ndarray) -> np.ndarray:
+        return np.array([[0, 1]], np.uint8)
+
+    evaluate(predict, dataset, lambda sample, mask: shown.append(mask))
+    assert all(mask.shape == SIZE[::-1] for mask in shown)
+    assert (shown[0][:, :32] == 0).all() and (shown[0][:, 32:] == 1).all()
+
+
+# --- networks -------------------------------------------------------------------------------------
+
+RECIPE = [
+    "input_size=[64, 48]",
+    "model.head_channels=8",
+    "model.booster_channels=8",
+    "model.width=0.25",
+]
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network whose predictions are not all the same, for want of training."""
+    torch.manual_seed(1)
+    recipe = load_recipe("camvid_cpu", RECIPE)
+    network = BiSeNetV2(recipe.model).train()
+    with torch.no_grad():
+        for _ in range(20):  # batch norm has to have seen something
+            network(torch.randn(4, 3, 64, 64))
+    return network.eval(), recipe
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (96, 72)) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), size)
+
+
+def test_averaging_over_nothing_is_the_plain_prediction(network):
+    plain, averaged = network_predictor(*network), averaging_predictor(*network)
+    masks = [predict(picture()) for predict in (plain, averaged)]
+    assert masks[0].shape == (48, 64) and len(np.unique(masks[0])) > 1
+    assert (masks[0] == masks[1]).mean() > 0.999  # a pixel may be a tie but for the last bit
+
+
+def test_flip_averages_with_the_mirrored_frame(network):
+    image = picture(size=(64, 48))
+    predict = averaging_predictor(*network, flip=True)
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    assert np.array_equal(predict(mirrored), predict(image)[:, ::-1])
+    plain = averaging_predictor(*network)
+    assert not np.array_equal(plain(mirrored), plain(image)[:, ::-1])
+
+
+def test_scales_and_full_size(network):
+    image = picture(size=(104, 80))
+    assert averaging_predictor(*network, full_size=True)(image).shape == (80, 104)
+    one, other = (averaging_predictor(*network, scales=s)(image) for s in ((1.0,), (1.0, 2.0)))
+    assert one.shape == other.shape == (48, 64) and not np.array_equal(one, other)
+
+
+def test_gallery_keeps_first_best_and_worst():
+    gallery = Gallery(CAMVID, count=2)
+    label = np.zeros((4, 5), np.uint8)
+    for i, right in enumerate((3, 0, 5, 1, 4)):
+        mask = np.ones_like(label)
+        mask[:, :right] = 0
+        gallery(Sample(np.zeros((4, 5, 3), np.uint8), label, f"f{i}"), mask)
+    gallery(Sample(np.zeros((4, 5, 3), np.uint8), np.full_like(label, 255), "unlabelled"), label)
+    assert [e.name for e in gallery.first] == ["f0", "f1"]
+    assert [e.name for e in gallery.best] == ["f2", "f4"]
+    assert [e.name for e in gallery.worst] == ["f1", "f3"]
+    assert gallery.best[0].score == 1.0
+    assert gallery.best[1].score == pytest.approx((4 / 5 + 0) / 2)  # sky, and building not there
+    assert panel(gallery.best[0], CAMVID).shape == (256, 960, 3)
+
+
+# --- the verb -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, network):
+    trained, recipe = network
+    header = {"recipe": recipe.to_dict(), "labels": label_set_to_dict(CAMVID), "data": {}}
+    write_run_header(tmp_path / "run", header)
+    save_checkpoint(tmp_path / "run", Checkpoint(step=7, model=dict(trained.state_dict())))
+    for kind in ("images", "labels"):
+        (tmp_path / "data" / "val" / kind).mkdir(parents=True)
+    for i in range(3):
+        label = np.random.default_rng(i).integers(0, 12, (72, 96), np.uint8)
+        cv2.imwrite(str(tmp_path / "data/val/images" / f"{i}.png"), picture(i))
+        cv2.imwrite(str(tmp_path / "data/val/labels" / f"{i}.png"), label)
+    return tmp_path
+
+
+def evaluate_verb(*words: object) -> int:
+    return cli.main(["evaluate", *map(str, words)])
+
+
+def test_verb_prints_and_writes_the_scores(run, network, capsys):
+    file = run / "scores.json"
+    assert evaluate_verb(run / "run", "--data", run / "data", "--json", file) == 0
+    printed = capsys.readouterr().out
+    written = json.loads(file.read_text())
+    dataset = load_dataset("camvid", run / "data", "val")
+    matrix = evaluate(network_predictor(*network), dataset)
+    result = scores(matrix)
+    assert written["mean_iou"] == result.mean_iou
+    assert written["pixel_accuracy"] == result.pixel_accuracy
+    assert written["confusion_matrix"] == matrix.tolist()
+    assert written["iou"]["road"] == result.iou[3]
+    assert f"mean IoU {100 * result.mean_iou:.2f}" in " ".join(printed.split())
+    assert "step 7" in printed and "network at 64x48" in printed
+    assert all(name in printed for name in CAMVID.names)
+
+
+def test_verb_writes_a_report(run):
+    pytest.importorskip("matplotlib")
+    assert evaluate_verb(run / "run", "--data", run / "data", "--report", run / "report") == 0
+    page = (run / "report" / "report.html").read_text()
+    assert "network at 64x48" in page and "training.png" not in page
+
+
+def test_model_file_and_checkpoint_agree(run, network, capsys):
+    pytest.importorskip("onnxruntime")
+    from bisenetv2_ros.model_file import ModelInfo
+    from bisenetv2_ros.training.export import DeployedModel, export_model
+
+    trained, recipe = network
+    info = ModelInfo(CAMVID, "camvid", recipe.input_size, "float32", {}, "test", "test")
+    file = run / "model.onnx"
+    export_model(DeployedModel(trained, recipe.mean, recipe.std), info, file, [picture()])
+    found = []
+    for model in (run / "run", file):
+        words = (model, "--data", run / "data", "--json", run / "s.json")
+        assert evaluate_verb(*words, "--backend", "onnxruntime") == 0
+        found.append(json.loads((run / "s.json").read_text()))
+    assert found[0]["mean_iou"] == pytest.approx(found[1]["mean_iou"], abs=1e-3)
+    assert evaluate_verb(file, "--data", run / "data", "--flip") == 2
+    assert "--full-size need a checkpoint" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nothing"], "expected a run folder with recipe.json"),
+        (["nothing.onnx"], "nothing.onnx"),
+        (["run", "--dataset", "synthetic", "--split", "dev"], "split 'dev', expected one of"),
+        (["run", "--data", "data", "--submission", "out"], "--submission is for cityscapes"),
+        (["run", "--dataset", "folder", "--data", "data"], "classes.yaml: No such file"),
+        (["run", "--scales", "0,1"], "expected factors"),
+    ],
+)
+def test_verb_names_what_does_not_fit(run, monkeypatch, capsys, words, message):
+    monkeypatch.chdir(run)
+    try:
+        code = evaluate_verb(*words)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    assert code == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.strip().splitlines()) == 1
+
+
+def test_verb_refuses_other_classes(run, cityscapes, capsys):
+    words = (run / "run", "--dataset", "cityscapes", "--data", cityscapes)
+    assert evaluate_verb(*words) == 2
+    assert "knows the 11 classes of camvid11, expected the 19" in capsys.readouterr().err
