@@ -33,7 +33,7 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
-	@. ./env.sh; code=0; { $(LINT); } || code=1; python -m pytest || code=1; exit $$code
+	@. ./env.sh && { code=0; { $(LINT); } || code=1; python -m pytest || code=1; exit $$code; }
 
 lint: | python ## check form and types
 	@$(BOOTSTRAP) test
@@ -45,7 +45,8 @@ lock: ## resolve requirements/*.in anew into the pinned lists
 	@scripts/lock
 
 clean: ## remove all that make has made
-	rm -rf .venv build install log demo_output .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv build install log demo_output *.egg-info
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 help: ## show this
