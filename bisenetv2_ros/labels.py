@@ -36,7 +36,7 @@ class LabelSet:
             raise ValueError(
                 f"label set '{self.name}': {count} names but {len(self.palette)} palette colours"
             )
-        for name, colour in zip(self.names, self.palette):
+        for name, colour in zip(self.names, self.palette, strict=True):
             if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
                 raise ValueError(
                     f"label set '{self.name}': colour of '{name}' must be three values 0..255, "
