@@ -76,6 +76,25 @@ def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
             owners[name] = topic
 
 
+class RateLimit:
+    """Lets through as many frames a second as asked for, on average, however unevenly they come."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due = 0.0
+
+    def passes(self, max_rate: float) -> bool:
+        """Whether a frame that comes now is within `max_rate` [Hz]; 0 is unlimited."""
+        now = self._clock()
+        if not max_rate:
+            return True
+        if now < self._due:
+            return False
+        # From when this one was due, not from now, or every wait would be rounded up to a frame.
+        self._due = max(self._due + 1 / max_rate, now)
+        return True
+
+
 class CameraTopics:
     """Publishers, subscriptions and statistics of one camera."""
 
@@ -106,7 +125,7 @@ class CameraTopics:
         }
         self._label_info_topic = _beside(topic, "label_info")
         self._label_info_publisher: Publisher | None = None
-        self._next_due = 0.0  # monotonic seconds
+        self.rate_limit = RateLimit()
 
     def subscribe(self, on_image: Callable[[Any], None]) -> None:
         """Begin to call `on_image` with each image message."""
@@ -135,15 +154,6 @@ class CameraTopics:
         for publisher in (*self._publishers.values(), self._label_info_publisher):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
-
-    def is_due(self, max_rate: float) -> bool:
-        """Whether a frame that comes now is within `max_rate` [Hz]; 0 is unlimited."""
-        now = time.monotonic()
-        if max_rate and now < self._next_due:
-            return False
-        # From when it was due, not from now: so the mean rate is kept when frames come unevenly.
-        self._next_due = max(self._next_due + (1 / max_rate if max_rate else 0.0), now)
-        return True
 
     def wanted(self, settings: Parameters) -> set[str]:
         """The outputs that are switched on and have a subscriber."""

@@ -226,7 +226,7 @@ class SegmentNode(LifecycleNode):
         settings = parameters.read(self)
         if not settings.enabled:
             statistics.dropped(diagnostics.DISABLED)
-        elif not self._cameras[index].is_due(settings.max_rate):
+        elif not self._cameras[index].rate_limit.passes(settings.max_rate):
             statistics.dropped(diagnostics.MAX_RATE)
         elif self._frames.put(index, message):
             statistics.dropped(diagnostics.REPLACED)

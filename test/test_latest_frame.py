@@ -39,7 +39,7 @@ def test_take_waits_for_a_frame():
 def test_close_wakes_a_waiting_consumer_and_forgets_what_was_not_taken():
     frames: LatestFrame[str] = LatestFrame(1)
     answers: list[object] = ["nothing yet"]
-    consumer = threading.Thread(target=lambda: answers.append(frames.take()))
+    consumer = threading.Thread(target=lambda: answers.append(frames.take()), daemon=True)
     consumer.start()
     time.sleep(0.05)
     frames.close()
@@ -69,7 +69,7 @@ def test_under_overload_every_frame_is_either_taken_or_counted_as_replaced():
             time.sleep(0.0005)
 
     producers = [threading.Thread(target=produce, args=(camera,)) for camera in (0, 1)]
-    consumer = threading.Thread(target=consume)
+    consumer = threading.Thread(target=consume, daemon=True)
     for thread in (*producers, consumer):
         thread.start()
     for thread in producers:
@@ -78,7 +78,7 @@ def test_under_overload_every_frame_is_either_taken_or_counted_as_replaced():
     while any(not t or t[-1] != count - 1 for t in taken) and time.monotonic() < deadline:
         time.sleep(0.01)
     frames.close()
-    consumer.join()
+    consumer.join(timeout=5)
     for camera in (0, 1):
         assert taken[camera] == sorted(taken[camera]), "a frame was overtaken by an older one"
         assert taken[camera][-1] == count - 1, "the last frame must arrive"

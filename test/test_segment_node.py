@@ -21,12 +21,14 @@ from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, SetParameters
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from ros_graph import BEST_EFFORT, Graph, Program, graph, image_message
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from tiny_model import tiny_answer, write_tiny_model
 from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
 
+from bisenetv2_ros.camera_topics import RateLimit
 from bisenetv2_ros.labels import CAMVID
 
 OK, WARN, ERROR, STALE = range(4)
@@ -246,6 +248,18 @@ def test_bgr_and_padded_rows(ros, start, scene):
     np.testing.assert_array_equal(pixels_of(masks[0]), tiny_answer(scene[None])[0][0])
 
 
+def test_label_info_is_there_for_late_subscribers(ros, start):
+    messages = pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs, from ROS's apt")
+    start()
+    camera(ros)  # the node is active
+    ros.spin(1.0)
+    latched = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    infos = ros.collect(messages.LabelInfo, "segmentation/label_info", latched)
+    assert ros.spin_until(lambda: infos)
+    entries = [(entry.class_id, entry.class_name) for entry in infos[0].class_map]
+    assert entries == list(enumerate(CAMVID.names))
+
+
 def test_two_cameras_are_both_served_beside_their_images(ros, start, scene):
     start(cameras="[front/image_raw, rear/image_raw]")
     front = ros.collect(Image, "front/segmentation/mask")
@@ -315,10 +329,25 @@ def test_enable_service_and_parameter_are_one(ros, start, scene):
     assert (response.success, response.message) == (True, "disabled")
     publish_until(ros, publisher, message, lambda: False, timeout=0.3)
     before = len(masks)
-    assert publish_until(ros, publisher, message, lambda: "disabled" in ros.status("/image_raw")[1])
+    publish_until(ros, publisher, message, lambda: False, timeout=1.2)
     assert len(masks) == before
+    assert ros.status("/image_raw")[:2] == (OK, "disabled by parameter enabled")
     assert set_parameter(ros, "enabled", True).successful
     assert publish_until(ros, publisher, message, lambda: len(masks) > before)
+
+
+@pytest.mark.parametrize("camera_rate", [21, 28, 39, 200])
+def test_rate_limit_keeps_the_mean_rate_whatever_the_cameras_is(camera_rate):
+    now = 1000.0
+    limit = RateLimit(lambda: now)
+    passed = 0
+    for _ in range(10 * camera_rate):
+        now += 1 / camera_rate
+        passed += limit.passes(20.0)
+    assert passed == pytest.approx(200, abs=3), "10 seconds at 20 Hz"
+    now += 60
+    assert sum(limit.passes(20.0) for _ in range(100)) <= 2, "a pause must not be caught up with"
+    assert limit.passes(0.0)
 
 
 def test_max_rate_is_kept(ros, start, scene):
@@ -426,7 +455,7 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
         masks.clear()
         assert publish_until(ros, publisher, message, lambda: masks)
         assert change_state(ros, DEACTIVATE)
-        ros.spin(0.2)
+        assert ros.spin_until(lambda: not publisher.get_subscription_count())
         masks.clear()
         publish_until(ros, publisher, message, lambda: False, timeout=0.3)
         assert not masks, "an inactive node published"
@@ -494,13 +523,13 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
     ros, start, models, scene
 ):
     start(model="trouble")
-    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.1)
+    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.2)
     fractions = ros.collect(ClassFractions, "segmentation/class_fractions")
     publisher = camera(ros)
     message = image_message(scene)
-    assert publish_until(ros, publisher, message, lambda: len(fractions) > 10, period=0.2)
+    assert publish_until(ros, publisher, message, lambda: len(fractions) > 4, period=0.3)
     period = np.median([entry.inference_time for entry in fractions]) / 2
-    slowest_call = 0.0
+    calls = []
 
     def publish(seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -509,24 +538,25 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
             publisher.publish(message)
             ros.spin(period)
 
-    publish(2.0)
+    publish(1.0)
     fractions.clear()
-    for _ in range(4):
-        publish(1.0)
+    for _ in range(7):
+        publish(0.7)
         began = time.monotonic()
         set_parameter(ros, "overlay_opacity", 0.5)
-        slowest_call = max(slowest_call, time.monotonic() - began)
+        calls.append(time.monotonic() - began)
     inference = np.median([entry.inference_time for entry in fractions])
-    assert inference > period, "the test made no overload"
-    age = np.percentile([entry.latency for entry in fractions], 99)
-    assert age < 2 * inference + 0.1, f"frames of age {age:.3f} s, inference {inference:.3f} s"
-    assert slowest_call < 0.5 * inference + 0.2
-    assert ros.spin_until(lambda: ros.status("/image_raw")[1].startswith(("dropped", "no frame")))
+    ages = [entry.latency for entry in fractions]
+    # A queue would add an inference a place; the rest of the bounds is for a busy machine.
+    assert np.median(ages) < 2 * inference, f"age {np.median(ages):.3f} s, {inference:.3f} s each"
+    assert np.max(ages) < 5 * inference
+    assert np.median(calls) < inference / 2, "services wait for inference"
     ros.spin(1.5)
     values = ros.status("/image_raw")[2]
     received, published = int(values["frames received"]), int(values["frames published"])
-    assert published + int(values["dropped: replaced"]) == received, "a frame was not accounted for"
-    assert int(values["dropped: replaced"]) > 10
+    replaced = int(values["dropped: replaced"])
+    assert published + replaced == received, "a frame was not accounted for"
+    assert replaced > 10, "the test made no overload"
 
 
 def test_inference_that_keeps_failing_ends_the_process(ros, start, scene):
