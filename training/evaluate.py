@@ -85,7 +85,7 @@ def averaging_predictor(
         network: in evaluation mode after this call.
         recipe: for the normalisation and the network's size.
         flip: average with the prediction of the mirrored frame.
-        scales: factors on the network's size, each rounded to a multiple of 32 pixels.
+        scales: factors on the network's size, each rounded to a multiple of 8 pixels.
         full_size: the network's size is the frame's own instead of the recipe's.
     """
     device = next(network.parameters()).device
@@ -113,7 +113,7 @@ def averaging_predictor(
 
 
 def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
-    width, height = (max(32, 32 * round(scale * side / 32)) for side in size)
+    width, height = (max(32, 8 * round(scale * side / 8)) for side in size)
     return width, height
 
 
