@@ -1,11 +1,13 @@
 """ONNX Runtime: runs everywhere; the reference that the other backends are compared with.
 
-Batches of any size. Of the graph only what leads to the outputs asked for is executed.
+Batches of any size. Masks alone and masks with confidence are two sessions, the second made when it
+is first asked for: a session runs its whole graph, whichever of its outputs are fetched.
 """
 
 from __future__ import annotations
 
 import numpy as np
+import onnx.utils
 import onnxruntime
 
 from bisenetv2_ros.backends.base import Backend, BackendUnavailable, refused
@@ -35,22 +37,29 @@ class OnnxRuntimeBackend(Backend):
         # waiting threads sleep: spinning between frames takes the core from the rest of the robot
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.device = f"CPU ({threads} threads)" if kind == "cpu" else device.upper()
-        provider_options = [{"device_id": index}] if index else None
+        self._options = options
+        self._provider = (provider, {"device_id": index} if index else {})
+        self._graph = onnx.load(model.path)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(model.path), options, [provider], provider_options
-            )
+            self._sessions = {False: self._load(confidence=False)}
         except Exception as error:  # its exceptions share no narrower class
             raise refused(model, "onnxruntime", error) from error
-        if self._session.get_providers()[0] != provider:
+        if self._sessions[False].get_providers()[0] != provider:
             raise BackendUnavailable(
                 f"onnxruntime could not start device '{device}' and fell back to the CPU: "
                 "check the driver and the CUDA libraries that onnxruntime-gpu asks for"
             )
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.only_execute_path_to_fetches = True
+
+    def _load(self, confidence: bool) -> onnxruntime.InferenceSession:
+        names = list(OUTPUTS if confidence else OUTPUTS[:1])
+        part = onnx.utils.Extractor(self._graph).extract_model([INPUT], names)
+        return onnxruntime.InferenceSession(
+            part.SerializeToString(), self._options, [self._provider]
+        )
 
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        if confidence not in self._sessions:
+            self._sessions[confidence] = self._load(confidence)
         names = OUTPUTS if confidence else OUTPUTS[:1]
-        outputs = self._session.run(names, {INPUT: images}, self._run_options)
+        outputs = self._sessions[confidence].run(names, {INPUT: images})
         return outputs[0], outputs[1] if confidence else None

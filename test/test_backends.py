@@ -1,0 +1,273 @@
+"""Every backend gives the same answers, takes any strides, and says what is wrong or missing."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from tiny_model import tiny_answer, tiny_model, write_tiny_model
+
+from bisenetv2_ros.backends import BACKENDS, Backend, BackendUnavailable, create_backend
+from bisenetv2_ros.backends.base import available_cores
+from bisenetv2_ros.model_file import ModelFile, ModelFileError, read_model_file
+
+RUNTIMES = [name for name, implementation in BACKENDS.items() if implementation]
+
+
+def needs(name: str) -> pytest.MarkDecorator:
+    missing = importlib.util.find_spec(name) is None
+    return pytest.mark.skipif(missing, reason=f"{name} is not installed")
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFile:
+    return read_model_file(write_tiny_model(tmp_path / "tiny.onnx"))
+
+
+@pytest.fixture(params=[pytest.param(name, marks=needs(name)) for name in RUNTIMES])
+def backend(request: pytest.FixtureRequest, model: ModelFile) -> Iterator[Backend]:
+    backend = create_backend(model, request.param, threads=1)
+    yield backend
+    backend.close()
+
+
+def images(count: int = 1, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 24, 32, 3), np.uint8)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("confidence", [False, True])
+def test_answers(backend: Backend, count: int, confidence: bool):
+    batch = images(count)
+    expected_mask, expected_confidence = tiny_answer(batch)
+    mask, confidences = backend.infer(batch, confidence)
+    assert mask.dtype == np.uint8 and np.array_equal(mask, expected_mask)
+    if confidence:
+        assert confidences is not None and confidences.dtype == np.uint8
+        assert np.array_equal(confidences, expected_confidence)
+    else:
+        assert confidences is None
+
+
+def test_asking_for_confidence_now_and_then(backend: Backend):
+    for seed, confidence in enumerate([False, True, False, True]):
+        batch = images(seed=seed)
+        mask, confidences = backend.infer(batch, confidence)
+        assert np.array_equal(mask, tiny_answer(batch)[0])
+        assert (confidences is not None) == confidence
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda whole: whole[:, 3:27, 5:37],
+        lambda whole: whole[:, ::2, ::2],
+        lambda whole: whole[:, 23::-1, 31::-1],
+        lambda whole: whole[:, :24, :32, ::-1],
+        lambda whole: whole.transpose(0, 2, 1, 3)[:, :24, :32],
+    ],
+    ids=["crop", "every second", "mirrored", "swapped channels", "transposed"],
+)
+def test_strided_images(backend: Backend, view):
+    whole = np.random.default_rng(1).integers(0, 256, (2, 48, 64, 3), np.uint8)
+    batch = view(whole)
+    assert batch.shape == (2, 24, 32, 3) and not batch.flags["C_CONTIGUOUS"]
+    assert np.array_equal(backend.infer(batch)[0], tiny_answer(batch)[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "received"),
+    [
+        (images()[0], r"uint8 \(24, 32, 3\)"),
+        (images()[:, :23], r"uint8 \(1, 23, 32, 3\)"),
+        (images()[..., :2], r"uint8 \(1, 24, 32, 2\)"),
+        (images()[:0], r"uint8 \(0, 24, 32, 3\)"),
+        (images().astype(np.float32), r"float32 \(1, 24, 32, 3\)"),
+        (images().astype(np.int8), r"int8 \(1, 24, 32, 3\)"),
+        (images().tolist(), "list"),
+    ],
+)
+def test_wrong_images_are_named(backend: Backend, wrong, received: str):
+    expected = rf"images are {received}, expected uint8 \(N, 24, 32, 3\) for model 'tiny'"
+    with pytest.raises(ValueError, match=expected):
+        backend.infer(wrong)
+    assert np.array_equal(backend.infer(images())[0], tiny_answer(images())[0]), "still works"
+
+
+@needs("onnxruntime")
+def test_onnxruntime_does_not_compute_what_nobody_asked_for(tmp_path: Path):
+    """The way to the confidence holds a reshape that fails on images that are not black."""
+    model = tiny_model()
+    nodes = model.graph.node
+    nodes[-1].output[0] = "flat"
+    nodes.extend(
+        [
+            helper.make_node("Constant", [], ["size"], value_ints=[1, 24, 32]),
+            helper.make_node("ReduceMax", ["pixels"], ["brightest"], keepdims=0),
+            helper.make_node("Cast", ["brightest"], ["more"], to=TensorProto.INT64),
+            helper.make_node("Add", ["size", "more"], ["wrong_size"]),
+            helper.make_node("Reshape", ["flat", "wrong_size"], ["confidence"]),
+        ]
+    )
+    path = tmp_path / "fragile.onnx"
+    onnx.save(model, path)
+    fragile = create_backend(read_model_file(path), "onnxruntime", threads=1)
+    batch = images()
+    assert np.array_equal(fragile.infer(batch)[0], tiny_answer(batch)[0])
+    with pytest.raises(Exception, match=r"Reshape"):
+        fragile.infer(batch, confidence=True)
+
+
+@needs("openvino")
+def test_openvino_does_not_compute_what_nobody_asked_for(model: ModelFile):
+    """It takes impossible reshapes without a word; its compiled graphs tell what they compute."""
+    backend = create_backend(model, "openvino", threads=1)
+    backend.infer(images(), confidence=True)
+    operations = {
+        asked: len(request.get_compiled_model().get_runtime_model().get_ops())
+        for asked, request in backend._requests.items()
+    }
+    assert operations[False] < operations[True]
+
+
+def test_closing_twice(backend: Backend):
+    backend.close()
+    backend.close()
+
+
+def test_a_runtime_that_cannot_load_a_checked_file_is_one_line(tmp_path: Path, backend: Backend):
+    model = tiny_model()
+    model.graph.node[3].op_type = "NoSuchOperator"
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError, match=f"{path}: {backend.name} cannot load it") as caught:
+        create_backend(read_model_file(path), backend.name)
+    assert "\n" not in str(caught.value)
+
+
+# --- choosing ------------------------------------------------------------------------------------
+
+
+def test_unknown_backend(model: ModelFile):
+    message = "backend 'tflite' is unknown, expected auto, tensorrt, openvino, onnxruntime"
+    with pytest.raises(ValueError, match=message):
+        create_backend(model, "tflite")
+
+
+def test_negative_threads(model: ModelFile):
+    with pytest.raises(ValueError, match=r"threads must be 0 .* or more, got -1"):
+        create_backend(model, threads=-1)
+
+
+def test_a_device_that_is_not_there(model: ModelFile, backend: Backend):
+    with pytest.raises(BackendUnavailable, match=r"no device 'quantum'.*install"):
+        create_backend(model, backend.name, device="quantum")
+
+
+@needs("onnxruntime")
+def test_a_device_is_never_replaced_by_another(model: ModelFile):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this machine has CUDA")
+    with pytest.raises(BackendUnavailable, match="onnxruntime-gpu"):
+        create_backend(model, "onnxruntime", device="cuda:0")
+
+
+def test_device_and_threads_are_described(model: ModelFile, backend: Backend):
+    assert create_backend(model, backend.name, device="cpu", threads=2).device == "CPU (2 threads)"
+    cores = available_cores()
+    assert create_backend(model, backend.name).device == f"CPU ({cores} threads)"
+
+
+def test_a_runtime_that_is_not_installed(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
+    without(monkeypatch, "openvino")
+    with pytest.raises(BackendUnavailable, match=r"'openvino' cannot .*`pip install openvino`"):
+        create_backend(model, "openvino")
+
+
+def without(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
+    for name in runtimes:
+        monkeypatch.setitem(sys.modules, name, None)
+        monkeypatch.delitem(sys.modules, f"bisenetv2_ros.backends.{name}", raising=False)
+
+
+@needs("openvino")
+def test_auto_takes_the_first_that_is_there(model: ModelFile, caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, "bisenetv2_ros.backends"):
+        assert create_backend(model).name == "openvino"
+    assert "backend openvino on CPU" in caplog.text
+    assert "'tensorrt' is not part of this version" in caplog.text
+
+
+@needs("onnxruntime")
+def test_auto_goes_on_to_the_next(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    without(monkeypatch, "openvino")
+    with caplog.at_level(logging.INFO, "bisenetv2_ros.backends"):
+        assert create_backend(model).name == "onnxruntime"
+    assert "`pip install openvino`" in caplog.text
+
+
+def test_auto_with_nothing_there_says_why(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
+    without(monkeypatch, *RUNTIMES)
+    with pytest.raises(BackendUnavailable) as caught:
+        create_backend(model)
+    for name in RUNTIMES:
+        assert f"`pip install {name}`" in str(caught.value)
+
+
+def test_auto_does_not_hide_a_bad_model(tmp_path: Path):
+    model = tiny_model()
+    model.graph.node[3].op_type = "NoSuchOperator"
+    path = tmp_path / "odd.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(ModelFileError):
+        create_backend(read_model_file(path))
+
+
+# --- cores and imports ---------------------------------------------------------------------------
+
+
+def test_cores_follow_the_affinity_of_the_process():
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))});"
+        "from bisenetv2_ros.backends import available_cores; print(available_cores())"
+    )
+    assert run_python(code) == "1"
+
+
+def test_two_threads_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch):
+    siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(path.parts[-3][3:])])
+    assert available_cores() == 2
+
+
+def test_cores_without_a_topology(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {10**6, 10**6 + 1, 10**6 + 2})
+    assert available_cores() == 3
+
+
+def test_runtimes_are_imported_on_demand():
+    code = (
+        "import sys, bisenetv2_ros.segmenter;"
+        "print([n for n in ('openvino', 'onnxruntime', 'onnx', 'torch') if n in sys.modules])"
+    )
+    assert run_python(code) == "[]"
+
+
+def run_python(code: str) -> str:
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip()
