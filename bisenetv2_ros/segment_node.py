@@ -236,10 +236,15 @@ class SegmentNode(LifecycleNode):
     def _work(self, frames: LatestFrame[Any]) -> None:
         while (item := frames.take()) is not None:
             index, message = item
-            with self._watchdog:
-                self._segment(self._cameras[index], message)
+            camera = self._cameras[index]
+            try:
+                with self._watchdog:
+                    self._segment(camera, message)
+            except Exception:
+                camera.statistics.dropped("fault")
+                if self.context.ok():  # else the process is ending and nothing can be published
+                    self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
 
-    @_guarded
     def _segment(self, camera: CameraTopics, message: Any) -> None:
         settings = parameters.read(self)
         wanted = camera.wanted(settings)
@@ -401,6 +406,12 @@ class SegmentNode(LifecycleNode):
         for thread in self._threads:
             thread.join(EXIT_GRACE)
         return not self._running()
+
+    def destroy_node(self) -> None:
+        super().destroy_node()
+        # rclpy leaves this to the garbage collector, and until then the node keeps its shared
+        # memory, which outlives a process that has to end at once.
+        self._state_machine.destroy_when_not_in_use()
 
 
 def main(ros_args: Sequence[str] | None = None) -> int:

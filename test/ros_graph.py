@@ -6,6 +6,7 @@ Every test process has a domain of its own, so that neither a robot nor another 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -35,6 +36,13 @@ RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
+def dds_memory(pid: int) -> set[Path]:
+    """The segments of shared memory that a process has mapped. Ports are left out: every process
+    that writes to one holds it open."""
+    maps = Path(f"/proc/{pid}/maps").read_text()
+    return {Path(name) for name in re.findall(r"/dev/shm/fast[a-z]+_[0-9a-f]{16}\b", maps)}
+
+
 class Program:
     """A verb of the command-line program as a process, its output in a file."""
 
@@ -55,6 +63,10 @@ class Program:
     def output(self) -> str:
         """What it has printed so far."""
         return self._log.read_text(errors="replace")
+
+    def shared_memory(self) -> set[Path]:
+        """The segments that Fast DDS has made for it and that must go with it."""
+        return dds_memory(self.process.pid) - dds_memory(os.getpid())
 
     def wait(self, timeout: float = 20.0) -> int:
         """Exit code, when it ends by itself."""
