@@ -1,4 +1,4 @@
-"""Whole runs of a tiny network: killed, stopped, starved and shared out, they end as they should."""
+"""Whole runs of a tiny network: killed, stopped, starved or shared out, they end as they should."""
 
 from __future__ import annotations
 

@@ -4,6 +4,8 @@ Names as in its labels.txt (https://github.com/nightrome/cocostuff). Eleven thin
 hat, shoe, ...) are in the list but in no label map.
 """
 
+import colorsys
+
 COCO_STUFF_NAMES: tuple[str, ...] = tuple(
     """
 person, bicycle, car, motorcycle, airplane, bus, train, truck, boat, traffic light, fire hydrant,
@@ -28,3 +30,10 @@ window-other, wood
     .strip()
     .split(", ")
 )
+
+
+def spread_colours(count: int) -> tuple[tuple[int, int, int], ...]:
+    """RGB colours of as many classes, neighbours far apart: hues by the golden angle."""
+    hues = [(index * 0.381966) % 1 for index in range(count)]
+    rgb = [colorsys.hsv_to_rgb(hue, 0.78, 0.55 + 0.4 * (i % 3) / 2) for i, hue in enumerate(hues)]
+    return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES, LabelSet
 from bisenetv2_ros.street_scene import StreetScene
-from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES
+from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES, spread_colours
 
 Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -294,15 +294,7 @@ def camvid32(root: Path, split: str) -> Dataset:
 
 
 def _coco_labels() -> LabelSet:
-    """All 182 categories; colours spread over the hue circle."""
-    hues = ((np.arange(182) * 137.508) % 180).astype(np.uint8)  # golden angle: neighbours differ
-    hsv = np.stack([hues, np.full(182, 200, np.uint8), np.full(182, 220, np.uint8)], axis=1)
-    palette = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0]
-    return LabelSet(
-        name="coco_stuff182",
-        names=COCO_STUFF_NAMES,
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in palette),
-    )
+    return LabelSet("coco_stuff182", COCO_STUFF_NAMES, spread_colours(len(COCO_STUFF_NAMES)))
 
 
 def coco_stuff164k(root: Path, split: str) -> Dataset:
@@ -362,7 +354,7 @@ def folder(root: Path, split: str) -> Dataset:
     classes.yaml: `name: my_set`, `ignore_index: 255`, and `classes:` as a list of
     `{name: road, colour: [128, 64, 128]}`, in the order of the label values.
     """
-    labels = _read_classes(root / "classes.yaml")
+    labels = read_classes(root / "classes.yaml")
     base = root / split if (root / split).is_dir() else root
     pairs = _paired(_frames(base / "images"), lambda f: base / "labels" / f"{f.stem}.png", root)
     return FileDataset(labels, pairs, read_index_label)
@@ -373,7 +365,8 @@ def _colour(values: list[int]) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def _read_classes(path: Path) -> LabelSet:
+def read_classes(path: Path) -> LabelSet:
+    """Read a `classes.yaml` (see `folder`); DatasetError names the file and what is expected."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         return LabelSet(

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.model_options import add_metric_option, sample_frames
+from bisenetv2_ros.cli.model_options import add_metric_option, picture_size, sample_frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ examples:
     parser.add_argument("checkpoint", type=Path, help="folder of a run or of one checkpoint")
     parser.add_argument(
         "--size",
-        type=_size,
+        type=picture_size,
         metavar="WxH",
         help="input of the network in pixels, multiples of 8 (default: the recipe's input_size)",
     )
@@ -91,11 +91,3 @@ def run(args: argparse.Namespace) -> int:
     for backend, share in agreement.items():
         print(f"{backend}: {share:.3%} of the pixels have the network's class")
     return 0
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = map(int, text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT") from None
-    return width, height

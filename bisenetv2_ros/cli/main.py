@@ -54,6 +54,9 @@ VERBS: dict[str, Verb] = {
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
     ),
+    "import-weights": Verb(
+        "bisenetv2_ros.cli.import_weights", "Take over public BiSeNetV2 weights as a run"
+    ),
 }
 
 # What to do about a missing module, by its top-level name. Modules not listed here are not

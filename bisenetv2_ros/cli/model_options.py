@@ -20,6 +20,15 @@ def metric(text: str) -> tuple[str, float]:
         raise argparse.ArgumentTypeError(f"got '{text}', expected NAME=NUMBER") from None
 
 
+def picture_size(text: str) -> tuple[int, int]:
+    """WIDTHxHEIGHT in pixels, for argparse's `type`."""
+    try:
+        width, height = map(int, text.split("x"))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT") from None
+    return width, height
+
+
 def add_metric_option(parser: argparse.ArgumentParser) -> None:
     """Declare --metric."""
     parser.add_argument(

@@ -1,0 +1,60 @@
+"""`bisenetv2 import-weights`: public weights of other implementations as a run of this package."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.model_options import picture_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+Recognised by their keys: CoinCheung/BiSeNet (its three head generations) and mmsegmentation. The
+network is set to do what theirs does, to the logits; its normalisation and classes come along. Keys
+that are missing or unknown are named and nothing is written.
+
+examples:
+  bisenetv2 import-weights model_final_v2_city.pth -o runs/coincheung
+  bisenetv2 evaluate runs/coincheung --data data/cityscapes
+  bisenetv2 export runs/coincheung --size 1024x512 --licence 'weights MIT, data non-commercial'
+"""
+    parser.add_argument("file", type=Path, help=".pth, or its tensors as .safetensors")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run to make"
+    )
+    parser.add_argument(
+        "--size",
+        type=picture_size,
+        default=(2048, 1024),
+        metavar="WxH",
+        help="input of the network in pixels, multiples of 8 (default: 2048x1024)",
+    )
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="classes.yaml as of the data set `folder` (default: by the file, or their number)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import, and say what went where."""
+    from bisenetv2_ros.training.datasets import read_classes
+    from bisenetv2_ros.training.import_weights import read_public_weights, write_run
+
+    try:
+        labels = read_classes(args.classes) if args.classes else None
+        found = read_public_weights(args.file, labels)
+        folder = write_run(found, args.output, args.file.name, args.size)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"{args.file}: {found.layout}, {len(found.labels)} classes of {found.labels.name}")
+    print(f"{len(found.weights)} tensors taken over")
+    if found.left_out:
+        heads = ", ".join(sorted({key.partition(".")[0] for key in found.left_out}))
+        print(f"{len(found.left_out)} left out, of booster heads, which only train: {heads}")
+    print(f"run: {args.output} ({folder.name})")
+    return 0
