@@ -99,7 +99,7 @@ def segment_node(context: LaunchContext) -> list[Node]:
             namespace=LaunchConfiguration("namespace"),
             parameters=[LaunchConfiguration("params_file"), given],
             remappings=[("image_raw", LaunchConfiguration("image_topic"))],
-            ros_arguments=["--log-level", ["segment:=", LaunchConfiguration("log_level")]],
+            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
             respawn=LaunchConfiguration("respawn"),
             respawn_delay=2.0,
             output="screen",
