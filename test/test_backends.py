@@ -58,6 +58,13 @@ def test_answers(backend: Backend, count: int, confidence: bool):
         assert confidences is None
 
 
+def test_read_only_images(backend: Backend):
+    """As a frame of the network's own size arrives: a view of the message's bytes."""
+    batch = np.frombuffer(images().tobytes(), np.uint8).reshape(1, 24, 32, 3)
+    mask, _ = backend.infer(batch)
+    assert np.array_equal(mask, tiny_answer(batch)[0])
+
+
 def test_asking_for_confidence_now_and_then(backend: Backend):
     for seed, confidence in enumerate([False, True, False, True]):
         batch = images(seed=seed)

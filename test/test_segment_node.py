@@ -147,8 +147,10 @@ def pixels_of(message: Image) -> np.ndarray:
 # What comes out
 
 
-def test_every_output_of_a_frame(ros, start, scene):
-    start(overlay_opacity=0.25)
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_every_output_of_a_frame(ros, start, scene, backend):
+    pytest.importorskip(backend)
+    start(overlay_opacity=0.25, backend=backend)
     kinds = {
         "mask": Image,
         "color_mask": Image,

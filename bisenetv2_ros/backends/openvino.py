@@ -73,6 +73,8 @@ class OpenVinoBackend(Backend):
     def _run(
         request: openvino.InferRequest, image: np.ndarray, copy: bool = False
     ) -> list[np.ndarray]:
+        # OpenVINO shares only memory that it could write to; a view of a message cannot be.
+        image = np.require(image, requirements="W")
         request.infer([openvino.Tensor(image, shared_memory=True)], share_outputs=True)
         outputs = [tensor.data for tensor in request.output_tensors]
         return [output.copy() for output in outputs] if copy else outputs
