@@ -215,6 +215,14 @@ def declare(node: Node) -> list[str]:
     return problems
 
 
+def unused_qos_overrides(node: Node) -> list[str]:
+    """One line for each QoS override that none of the topics made so far has taken."""
+    return unknown(
+        [name for name in node._parameter_overrides if name.startswith(QOS_PREFIX)],
+        node.get_parameters_by_prefix(""),
+    )
+
+
 def read(node: Node) -> Parameters:
     """The values of this moment. Cheap enough for once a frame, safe from any thread."""
     values: dict[str, Any] = {name: node.get_parameter(name).value for name in FIELDS}

@@ -169,6 +169,9 @@ class SegmentNode(LifecycleNode):
             undo.pop_all()
         self._active = True
         self._report_due = time.monotonic() + REPORT_PERIOD  # a camera may need time to be found
+        for line in parameters.unused_qos_overrides(self):
+            # No more than a warning: a file for many nodes may mean another one's topic.
+            self.get_logger().warning(line)
         topics = ", ".join(camera.topic for camera in self._cameras)
         self.get_logger().info(f"segmenting {topics}")
 

@@ -668,6 +668,16 @@ def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
     assert "RELIABILITY" in program.output
 
 
+def test_a_qos_override_that_fits_no_topic_is_named(ros, start, scene):
+    program = start("-p", "qos_overrides./image_row.subscription.reliability:=reliable")
+    masks = ros.collect(Image, "segmentation/mask")
+    assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
+    assert (
+        "parameter qos_overrides./image_row.subscription.reliability: unknown, did you mean "
+        "qos_overrides./image_raw.subscription.reliability?"
+    ) in program.output
+
+
 def test_a_topic_of_another_type_is_named(ros, start):
     start()
     ros.node.create_publisher(CompressedImage, "image_raw", 10)
