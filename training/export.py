@@ -74,8 +74,9 @@ class DeployedModel(nn.Module):
         logits = self.network.enlarge(logits)
         # TopK and not ArgMax: a third of its time in OpenVINO, and the maximum comes with it.
         top, index = logits.topk(1, dim=1)
-        # A comparison with NaN is false, so that a broken network shows as no class at all.
-        mask = torch.where(top > -1e30, index.float(), float(NO_CLASS))
+        # Comparing with NaN is false, so that a broken network shows as no class at all. (Not so
+        # "greater" in OpenVINO, which computes it as "not less or equal".)
+        mask = torch.where(top < 1e30, index.float(), float(NO_CLASS))
         confidence = 255 / (logits - top).exp().sum(1)
         return mask.squeeze(1).to(torch.uint8), confidence.round().to(torch.uint8)
 

@@ -1,0 +1,192 @@
+"""The exported file does what the trained network does, on every backend, or is not written."""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from tiny_model import tiny_info
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+import torch
+from small_network import MEAN, SIZE, STD, small_network, street_frames
+
+from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.model_file import read_model_file
+from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
+from bisenetv2_ros.training import export
+from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
+
+INFO = tiny_info(SIZE)
+
+
+@pytest.fixture(scope="module")
+def deployed() -> DeployedModel:
+    return small_network()
+
+
+@pytest.fixture(scope="module")
+def float32(deployed: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("models") / "small_float32.onnx"
+    export_model(deployed, INFO, path, street_frames(3))
+    return path
+
+
+def batch(count: int = 3) -> np.ndarray:
+    return np.stack([resize_image(frame, SIZE) for frame in street_frames(count)])
+
+
+def test_wrapper_is_normalisation_network_upsampling_and_argmax(deployed: DeployedModel):
+    """Against the same steps spelled out one by one in NumPy and torch."""
+    images = batch()
+    mask, confidence = deployed(torch.from_numpy(images))
+    assert mask.dtype == confidence.dtype == torch.uint8
+    assert mask.shape == confidence.shape == (3, 64, 96)
+    with torch.no_grad():
+        normalised = (images / 255.0 - np.array(MEAN)) / np.array(STD)
+        logits = deployed.network(torch.from_numpy(normalised.transpose(0, 3, 1, 2)).float())
+        logits = torch.nn.functional.interpolate(
+            logits, (64, 96), mode="bilinear", align_corners=False
+        )
+        probability, index = logits.softmax(1).max(1)
+    assert len(index.unique()) >= 3, "a mask of one class would prove nothing"
+    assert (mask == index).float().mean() > 0.999
+    assert (confidence - 255 * probability).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_every_backend_gives_torchs_answer(
+    deployed: DeployedModel, float32: Path, name: str, count: int
+):
+    images = batch(count)
+    with torch.no_grad():
+        expected_mask, expected_confidence = deployed(torch.from_numpy(images))
+    backend = create_backend(read_model_file(float32), name, threads=1)
+    mask, confidence = backend.infer(images, confidence=True)
+    assert (mask == expected_mask.numpy()).mean() > 0.999
+    assert np.abs(confidence.astype(int) - expected_confidence.numpy()).max() <= 1
+    assert np.array_equal(backend.infer(images)[0], mask), "the mask alone is another mask"
+
+
+def test_the_file_says_what_it_is(float32: Path):
+    assert read_model_file(float32).info == INFO
+    onnx.checker.check_model(str(float32), full_check=True)
+
+
+def test_the_graph_is_clean(float32: Path):
+    """Batch norms are folded into their convolutions; nothing that training alone needs is left."""
+    operators = collections.Counter(node.op_type for node in onnx.load(float32).graph.node)
+    assert operators["BatchNormalization"] == 1, "only the one behind the global average can stay"
+    assert not {"Dropout", "Identity", "Shape", "If", "Loop"} & set(operators)
+    assert operators["TopK"] == 1
+
+
+def test_float16_is_in_the_graph(deployed: DeployedModel, float32: Path, tmp_path: Path):
+    path = tmp_path / "small_float16.onnx"
+    info = dataclasses.replace(INFO, precision="float16")
+    agreement = export_model(deployed, info, path, street_frames(3))
+    assert agreement.keys() == {"onnxruntime", "openvino"}
+    assert min(agreement.values()) >= 0.99
+    assert read_model_file(path).info.precision == "float16"
+    assert path.stat().st_size < 0.6 * float32.stat().st_size
+    model = onnx.shape_inference.infer_shapes(onnx.load(path), data_prop=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
+    for node in model.graph.node:
+        if node.op_type == "Conv":
+            assert types[node.output[0]] == TensorProto.FLOAT16, node.name
+        if node.op_type in ("TopK", "Exp", "Sub"):
+            assert types[node.output[0]] == TensorProto.FLOAT, node.name
+
+
+def test_nan_weights_are_refused(tmp_path: Path):
+    deployed = small_network()
+    deployed.network.head[-1].bias.data[2] = float("nan")
+    with pytest.raises(ExportError, match=r"weight 'network\.head\.\d\.bias' is not finite"):
+        export_model(deployed, INFO, tmp_path / "nan.onnx", street_frames(1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["onnxruntime", "openvino"])
+def test_logits_that_are_not_finite_become_no_class(float32: Path, tmp_path: Path, name: str):
+    """A file whose weights went bad after the checks of the export: no backend invents a class."""
+    model = onnx.load(float32)
+    last = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    bias = next(tensor for tensor in model.graph.initializer if tensor.name == last.input[2])
+    bias.CopyFrom(numpy_helper.from_array(np.full(11, np.nan, np.float32), bias.name))
+    path = tmp_path / "bad.onnx"
+    onnx.save(model, path)
+    backend = create_backend(read_model_file(path), name, threads=1)
+    assert (backend.infer(batch(1))[0] == export.NO_CLASS).all()
+    with pytest.raises(InferenceError, match="6144 of 6144 pixels are no class"):
+        Segmenter(path, backend=name)
+
+
+@pytest.mark.parametrize(
+    ("change", "frames", "message"),
+    [
+        ({"precision": "int8"}, 1, "precision is int8, expected float32 or float16"),
+        ({"input_size": (100, 64)}, 1, "input size is 100x64, expected multiples of 8"),
+        ({}, 0, "no frames"),
+    ],
+)
+def test_what_cannot_be_exported(
+    deployed: DeployedModel, tmp_path: Path, change: dict, frames: int, message: str
+):
+    info = dataclasses.replace(INFO, **change)
+    with pytest.raises(ExportError, match=message):
+        export_model(deployed, info, tmp_path / "x.onnx", street_frames(frames))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_disagrees_with_torch_is_not_written(
+    deployed: DeployedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The traced graph gets another normalisation than the network, as a wrong export would."""
+    trace = export._trace
+
+    def wrong_trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
+        wrong = DeployedModel(deployed.network, (0.0, 0.0, 0.0), (0.1, 0.1, 0.1)).eval()
+        return trace(wrong, width, height)
+
+    monkeypatch.setattr(export, "_trace", wrong_trace)
+    with pytest.raises(ExportError, match=r"x\.onnx under onnxruntime gives torch's class on "):
+        export_model(deployed, INFO, tmp_path / "x.onnx", street_frames(2))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"aggregation": "sum"},
+        {"aggregation": "concat"},
+        {"branches": "detail"},
+        {"branches": "semantic"},
+        {"aggregation_upsample": "nearest"},
+        {"align_corners": True},
+        {"head_shuffle": 8},
+    ],
+    ids=str,
+)
+def test_every_kind_of_network_exports(tmp_path: Path, choice: dict):
+    from bisenetv2_ros.training.model import BiSeNetV2, ModelConfig
+
+    torch.manual_seed(1)
+    config = ModelConfig(
+        num_classes=len(CAMVID),
+        detail_channels=(16, 16, 32),
+        head_channels=32,
+        boosters=(),
+        **choice,
+    )
+    deployed = DeployedModel(BiSeNetV2(config).eval(), MEAN, STD)
+    info = dataclasses.replace(INFO, input_size=(88, 56))  # odd sizes at 1/16 and 1/32
+    agreement = export_model(deployed, info, tmp_path / "x.onnx", street_frames(1))
+    assert min(agreement.values()) > 0.999

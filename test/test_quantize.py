@@ -1,0 +1,120 @@
+"""int8 model files: the form every runtime takes, and the promise that masks hardly change."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+from tiny_model import tiny_info, write_tiny_model
+
+pytest.importorskip("torch", reason="torch is not installed")
+
+from small_network import SIZE, small_network, street_frames
+
+from bisenetv2_ros.model_file import read_model_file
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.training import quantize
+from bisenetv2_ros.training.export import export_model
+from bisenetv2_ros.training.quantize import QuantizationError, quantize_model
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[str, float]]:
+    """A float32 file, the int8 file made of it, and their agreement."""
+    directory = tmp_path_factory.mktemp("models")
+    float32, int8 = directory / "small_float32.onnx", directory / "small_int8.onnx"
+    export_model(small_network(), tiny_info(SIZE), float32, street_frames(1))
+    with pytest.MonkeyPatch.context() as patch:  # random weights have no margin between classes
+        patch.setattr(quantize, "REQUIRED_AGREEMENT", 0.6)
+        agreement = quantize_model(float32, int8, street_frames(8), {"mIoU": 0.25})
+    assert sorted(directory.iterdir()) == [float32, int8], "left something behind"
+    return float32, int8, agreement
+
+
+def test_masks_hardly_change(files: tuple[Path, Path, dict[str, float]]):
+    float32, int8, agreement = files
+    assert agreement.keys() == {"onnxruntime", "openvino"}
+    for backend, share in agreement.items():
+        assert 0.6 <= share < 1, "no pixel of a random network changed: was it quantised?"
+        with (
+            Segmenter(float32, backend=backend) as exact,
+            Segmenter(int8, backend=backend) as quick,
+        ):
+            equal = [np.mean(exact(frame).mask == quick(frame).mask) for frame in street_frames(8)]
+        assert np.mean(equal) == pytest.approx(share, abs=0.002)
+
+
+def test_metadata(files: tuple[Path, Path, dict[str, float]]):
+    float32, int8, _ = files
+    before, after = read_model_file(float32).info, read_model_file(int8).info
+    assert after.precision == "int8"
+    assert before.metrics == {"mIoU camvid val": 0.5}, "the float32 file has scores of its own"
+    assert after.metrics == {"mIoU": 0.25}
+    assert after.labels == before.labels and after.input_size == before.input_size
+
+
+def test_heavy_convolutions_are_int8_and_the_rest_is_float(
+    files: tuple[Path, Path, dict[str, float]],
+):
+    nodes = onnx.load(files[1]).graph.node
+    restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    convolutions = [node for node in nodes if node.op_type == "Conv"]
+    quantised = {node.name for node in convolutions if node.input[1] in restored}
+    for node in convolutions:
+        if node.name in quantised:
+            assert node.input[0] in restored, "int8 weights on float pixels"
+            assert node.input[2] not in restored, "the bias is quantised"
+    groups = {
+        node.name: next(a.i for a in node.attribute if a.name == "group") for node in convolutions
+    }
+    assert {name for name in groups if name not in quantised} == {
+        *(name for name, group in groups.items() if group > 1),
+        *(name for name in groups if "/semantic/stem/" in name),
+        "/network/head/head.2/Conv",
+    }
+    for node in nodes:
+        if not node.name.startswith("/network/"):
+            assert not restored & set(node.input) or node.op_type == "QuantizeLinear", node.name
+
+
+def test_scales_are_symmetric_and_weights_per_channel(
+    files: tuple[Path, Path, dict[str, float]],
+):
+    """TensorRT takes no zero points and no uint8."""
+    graph = onnx.load(files[1]).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    weights = 0
+    for node in graph.node:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            zero_point = tensors[node.input[2]]
+            assert zero_point.data_type == TensorProto.INT8
+            assert not numpy_helper.to_array(zero_point).any()
+            if node.input[0] in tensors:
+                weights += 1
+                scale = numpy_helper.to_array(tensors[node.input[1]])
+                assert scale.shape == (tensors[node.input[0]].dims[0],)
+    assert weights > 20
+
+
+def test_too_far_from_the_float32_file_is_not_written(
+    files: tuple[Path, Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(quantize, "REQUIRED_AGREEMENT", 1.01)
+    message = r"out\.onnx under onnxruntime gives the float32 file's class on \d\d\.\d\d%"
+    with pytest.raises(QuantizationError, match=message):
+        quantize_model(files[0], tmp_path / "out.onnx", street_frames(1))
+    assert not list(tmp_path.iterdir())
+
+
+def test_only_float32_files_are_quantised(tmp_path: Path):
+    path = write_tiny_model(tmp_path / "half.onnx", tiny_info(precision="float16"))
+    with pytest.raises(QuantizationError, match=r"half\.onnx: precision is float16, expected fl"):
+        quantize_model(path, tmp_path / "out.onnx", street_frames(1))
+
+
+def test_no_frames(files: tuple[Path, Path, dict[str, float]], tmp_path: Path):
+    with pytest.raises(QuantizationError, match="no frames"):
+        quantize_model(files[0], tmp_path / "out.onnx", [])
