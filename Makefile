@@ -13,7 +13,7 @@ LABELS ?=
 FRAMES ?=
 
 # Labelled street frames {train,val}/{images,labels}; tests that need them are skipped without.
-BISENETV2_CAMVID ?= $(abspath $(wildcard ../shared/data/camvid))
+BISENETV2_CAMVID ?=
 export BISENETV2_CAMVID
 
 BOOTSTRAP = $(PYTHON) scripts/bootstrap --ros $(ROS)
