@@ -534,9 +534,7 @@ def test_bad_frames_are_dropped_and_counted_by_cause_and_the_next_good_one_is_an
     assert "/image_raw: frame dropped: encoding is '32FC1', expected one of rgb8" in program.output
 
 
-def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
-    ros, start, models, scene
-):
+def test_at_twice_the_load_old_frames_are_replaced_and_counted(ros, start, models, scene):
     start(model="trouble")
     scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.2)
     fractions = ros.collect(ClassFractions, "segmentation/class_fractions")
@@ -544,7 +542,6 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
     message = image_message(scene)
     assert publish_until(ros, publisher, message, lambda: len(fractions) > 4, period=0.3)
     period = np.median([entry.inference_time for entry in fractions]) / 2
-    calls = []
 
     def publish(seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -555,17 +552,12 @@ def test_at_twice_the_load_frames_are_replaced_and_age_and_services_stay_quick(
 
     publish(1.0)
     fractions.clear()
-    for _ in range(7):
-        publish(0.7)
-        began = time.monotonic()
-        set_parameter(ros, "overlay_opacity", 0.5)
-        calls.append(time.monotonic() - began)
+    publish(5.0)
     inference = np.median([entry.inference_time for entry in fractions])
     ages = [entry.latency for entry in fractions]
     # A queue would add an inference a place; the rest of the bounds is for a busy machine.
     assert np.median(ages) < 2 * inference, f"age {np.median(ages):.3f} s, {inference:.3f} s each"
     assert np.max(ages) < 5 * inference
-    assert np.median(calls) < inference / 2, "services wait for inference"
     ros.spin(1.5)
     values = ros.status("/image_raw")[2]
     received, published = int(values["frames received"]), int(values["frames published"])
@@ -618,6 +610,9 @@ def test_inference_that_hangs_is_noticed_said_and_does_not_keep_the_process(
     )
     assert "inference hangs" in ros.status("/segment")[1]
     assert ros.spin_until(lambda: "inference hangs" in program.output, timeout=2.0)
+    began = time.monotonic()
+    assert set_parameter(ros, "overlay_opacity", 0.75).successful
+    assert time.monotonic() - began < 2, "services wait for inference"
     end_well(program, signal.SIGINT)
 
 
