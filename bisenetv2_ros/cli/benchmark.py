@@ -1,0 +1,164 @@
+"""`bisenetv2 benchmark`: what a frame, or a training step, takes on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli.model_options import sample_frames
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.model_file import ModelFile
+
+PICTURES = 8  # taken in circles
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+Every model runs on every backend, each in a process of its own, a few frames in turn. The speed-up
+is over the float32 file of that size under ONNX Runtime, measured in the same run. Times are
+medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process.
+
+  decode   camera message to pixels        network  the backend: normalisation to mask
+  resize   to the network's size, counts   message  mask to message (a copy where ROS is absent)
+
+examples:
+  bisenetv2 benchmark                                    the package's models, every backend
+  bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
+  bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch beside them
+  bisenetv2 benchmark --training --config camvid_cpu     a training step beside the plain way
+"""
+    parser.add_argument(
+        "models", nargs="*", help="model files or names (default: all in the package's models/)"
+    )
+    parser.add_argument(
+        "--backend", action="append", metavar="NAME", help="(default: every one that is there)"
+    )
+    parser.add_argument("--device", default="", help="device as the backend names it")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="(default: one per core)"
+    )
+    parser.add_argument(
+        "--source",
+        default="synthetic",
+        help="frames: folder, 'glob', video or synthetic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frames", type=positive_int, default=100, metavar="N", help="of each (default: 100)"
+    )
+    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="of a run, for torch eager")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the stages there")
+    training = parser.add_argument_group("training steps instead of frames")
+    training.add_argument("--training", action="store_true", help="needs torch")
+    training.add_argument("--config", default="camvid_cpu", help="recipe (default: %(default)s)")
+    training.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the recipe, such as batch_size=4 (any number of times)",
+    )
+    training.add_argument(
+        "--rounds", type=positive_int, default=5, metavar="N", help="timed steps (default: 5)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and write what was asked for."""
+    return _training(args) if args.training else _frames(args)
+
+
+def _frames(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends import BACKENDS
+    from bisenetv2_ros.benchmark import (
+        TORCH,
+        TURN,
+        Case,
+        as_json,
+        machine,
+        measure,
+        table,
+        write_plot,
+    )
+
+    unknown = sorted(set(args.backend or ()) - set(BACKENDS))
+    if unknown:
+        raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
+    try:
+        models = _models(args.models)
+        cases = [
+            Case(model.path, backend, args.device, args.threads)
+            for model in models
+            for backend in args.backend or BACKENDS
+        ]
+        if args.checkpoint:
+            cases.append(Case(args.checkpoint, TORCH, threads=args.threads))
+        images = sample_frames(args.source, PICTURES)
+        turns = -(-args.frames // TURN) * len(cases)
+        with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
+            results, skipped = measure(cases, images, args.frames, bar.update)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not results:
+        raise UserError("; ".join(dict.fromkeys(skipped)))
+
+    facts = machine()
+    height, width = images[0].shape[:2]
+    print(
+        f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average']}, "
+        f"{', '.join(f'{name} {version}' for name, version in facts['packages'].items())}"
+    )
+    print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
+    print(table(results))
+    for reason in dict.fromkeys(skipped):
+        print(f"skipped: {reason}")
+    _write_json(args.json, as_json(results, skipped))
+    if args.plot:
+        try:
+            write_plot(results, args.plot)
+        except ModuleNotFoundError as error:
+            raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
+    return 0
+
+
+def _models(names: list[str]) -> list[ModelFile]:
+    from bisenetv2_ros.model_file import model_path, models_directory, read_model_file
+
+    if names:
+        return [read_model_file(model_path(name)) for name in names]
+    paths = sorted(models_directory().glob("*.onnx"))
+    if not paths:
+        raise UserError(f"no models in {models_directory()}, expected *.onnx: name some")
+    return [read_model_file(path) for path in paths]
+
+
+def _training(args: argparse.Namespace) -> int:
+    from bisenetv2_ros.training import benchmark
+
+    try:
+        facts = benchmark.run(args)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    width, height = facts["crop"]
+    print(
+        f"{facts['recipe']}, batch {facts['batch_size']} of {width}x{height}, "
+        f"{facts['precision']}, {facts['device']}, {facts['rounds']} rounds"
+    )
+    print(f"ours   {facts['images_per_second']:.2f} images/s")
+    print(f"plain  {facts['plain_images_per_second']:.2f} images/s (float32, channels first)")
+    print(f"ratio  {facts['ratio']:.2f}")
+    _write_json(args.json, facts)
+    return 0
+
+
+def _write_json(path: Path | None, content: dict[str, Any]) -> None:
+    if path:
+        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
