@@ -438,3 +438,18 @@ def test_a_lost_process_ends_the_run_by_name(data, tmp_path):
     assert first.returncode == 1, errors
     assert "process 0 of 2 failed, or lost another one" in errors
     assert "go on with --resume" in errors
+
+
+# --- benchmark ------------------------------------------------------------------------------------
+
+
+def test_benchmark_of_training_steps(tmp_path, capsys):
+    file = tmp_path / "tiny.yaml"
+    file.write_text(json.dumps({**RECIPE, "micro_batch": 2, "booster_stride": 4}))
+    words = ["benchmark", "--training", "--config", str(file), "--rounds", "2", "--device", "cpu"]
+    assert cli.main([*words, "--threads", "1", "--json", str(tmp_path / "b.json")]) == 0
+    found = json.loads((tmp_path / "b.json").read_text())
+    assert (found["batch_size"], found["crop"], found["rounds"]) == (4, [64, 64], 2)
+    quotient = found["images_per_second"] / found["plain_images_per_second"]
+    assert found["ratio"] == pytest.approx(quotient)
+    assert f"ratio  {found['ratio']:.2f}" in capsys.readouterr().out

@@ -52,8 +52,10 @@ def segmentation_loss(
 
 
 def _upsample(logits: Tensor, size: torch.Size) -> Tensor:
-    # in float32: bfloat16 has 8 bits, too few to add up a loss
-    return F.interpolate(logits.float(), size=tuple(size), mode="bilinear", align_corners=False)
+    # In float32: bfloat16 has 8 bits, too few to add up a loss. Channels first while it is small:
+    # the softmax over classes wants them so, and would copy the large one.
+    small = logits.float().contiguous()
+    return F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=False)
 
 
 def _cross_entropy(
