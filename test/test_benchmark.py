@@ -1,0 +1,165 @@
+"""The benchmark's bookkeeping: what it runs, counts, compares, writes. No test times anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_model import tiny_info, write_tiny_model
+
+from bisenetv2_ros.benchmark import (
+    STAGES,
+    Case,
+    Result,
+    as_json,
+    machine,
+    measure,
+    reference_of,
+    speed_up,
+    table,
+    write_plot,
+)
+from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.model_file import ModelFileError
+
+
+def result(
+    backend: str, precision: str, network_ms: list[float], size: tuple[int, int] = (32, 24)
+) -> Result:
+    """A measured case, its other stages 1 ms each."""
+    seconds = {name: [1e-3] * len(network_ms) for name in STAGES}
+    seconds["network"] = [1e-3 * value for value in network_ms]
+    case = Case(Path("m.onnx"), backend)
+    return Result(
+        case, f"m_{precision}", precision, size, f"{backend}, CPU", seconds, 0.5, 10_000_000
+    )
+
+
+def test_a_frame_is_the_sum_of_its_stages():
+    assert result("openvino", "int8", [7.0, 17.0]).frames == pytest.approx([0.010, 0.020])
+    assert result("openvino", "int8", [7.0, 17.0]).cpu_per_frame == 0.25
+
+
+def test_speed_up_is_over_float32_in_onnxruntime_of_the_same_size():
+    plain = result("onnxruntime", "float32", [37.0, 37.0, 97.0])
+    quick = result("openvino", "int8", [7.0, 7.0, 7.0])
+    other_size = result("openvino", "int8", [7.0], (64, 48))
+    results = [quick, result("openvino", "float32", [1.0]), other_size, plain]
+    assert reference_of(quick, results) is plain
+    assert speed_up(quick, results) == pytest.approx(4.0)
+    assert speed_up(plain, results) == 1.0
+    assert math.isnan(speed_up(other_size, results))
+
+
+def test_table_is_sorted_by_speed_and_holds_the_figures():
+    lines = table(
+        [
+            result("onnxruntime", "float32", [37.0, 37.0, 97.0]),
+            result("openvino", "int8", [7.0, 7.0, 7.0]),
+            result("openvino", "int8", [997.0], (64, 48)),
+        ]
+    ).splitlines()
+    head, *rows = [line.split() for line in lines]
+    assert head[:2] == ["model", "runs"]
+    assert [row[0] for row in rows] == ["m_int8", "m_float32", "m_int8"]
+    quick = ["1.00", "1.00", "7.00", "1.00", "10.00", "10.00", "166.67", "100.0", "4.00", "10"]
+    plain = ["1.00", "1.00", "37.00", "1.00", "40.00", "98.80", "166.67", "25.0", "1.00", "10"]
+    assert rows[0][3:] == quick and rows[1][3:] == plain
+    assert rows[2][-2] == "-"
+
+
+def test_cases_run_in_processes_of_their_own(tmp_path: Path):
+    pytest.importorskip("openvino")
+    path = write_tiny_model(tmp_path / "tiny.onnx")
+    images = [np.zeros((48, 64, 3), np.uint8)] * 2
+    cases = [Case(path, name, threads=1) for name in ("onnxruntime", "tensorrt", "openvino")]
+    turns: list[None] = []
+    results, skipped = measure(cases, images, 7, lambda: turns.append(None))
+    assert [measured.case.backend for measured in results] == ["onnxruntime", "openvino"]
+    assert len(skipped) == 1 and "'tensorrt' is not part of this version" in skipped[0]
+    assert len(turns) == 2 * 2, "7 frames are two turns"
+    for measured in results:
+        assert measured.model == "tiny" and measured.input_size == (32, 24)
+        assert measured.runs_on == f"{measured.case.backend}, CPU (1 threads)"
+        assert {name: len(values) for name, values in measured.seconds.items()} == dict.fromkeys(
+            STAGES, 7
+        )
+        assert all(value > 0 for values in measured.seconds.values() for value in values)
+        assert measured.cpu_seconds > 0
+        assert 10e6 < measured.peak_memory < 2e9
+
+
+def test_a_file_that_is_no_model_ends_it(tmp_path: Path):
+    (tmp_path / "x.onnx").write_bytes(b"no model")
+    with pytest.raises(ModelFileError, match=r"x\.onnx"):
+        measure([Case(tmp_path / "x.onnx", "onnxruntime")], [np.zeros((8, 8, 3), np.uint8)], 1)
+
+
+def test_machine_is_described():
+    facts = machine()
+    assert facts["cpu"] and facts["cores"] >= 1 and facts["memory_bytes"] > 2**26
+    assert facts["packages"]["numpy"] == np.__version__
+    json.dumps(facts)
+
+
+def test_plot(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    write_plot([result("openvino", "int8", [7.0])], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_json_has_no_nan():
+    content = as_json([result("openvino", "int8", [7.0, 17.0])], ["why"])
+    json.dumps(content, allow_nan=False)
+    (measured,) = content["results"]
+    assert measured["speed_up"] is None and content["skipped"] == ["why"]
+    assert measured["frame_ms"]["median"] == pytest.approx(15.0)
+    assert measured["stages_ms"]["decode"]["p99"] == pytest.approx(1.0)
+    assert measured["cpu_ms_per_frame"] == pytest.approx(250.0)
+
+
+# --- the verb ------------------------------------------------------------------------------------
+
+
+def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    float32 = write_tiny_model(tmp_path / "tiny_float32.onnx")
+    int8 = write_tiny_model(
+        tmp_path / "tiny_int8.onnx", dataclasses.replace(tiny_info(), precision="int8")
+    )
+    out = tmp_path / "out.json"
+    options = ["--backend", "onnxruntime", "--frames", "3", "--threads", "1", "--json", str(out)]
+    code = main(["benchmark", str(float32), str(int8), *options])
+    printed = capsys.readouterr().out
+    assert code == 0
+    assert "3 frames of 960x720" in printed and "tiny_int8" in printed
+    results = json.loads(out.read_text())["results"]
+    assert [measured["precision"] for measured in results] == ["float32", "int8"]
+    assert results[0]["speed_up"] == 1.0 and results[1]["speed_up"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--backend", "tflite"], "backend 'tflite' is unknown, expected tensorrt, openvino"),
+        (["nowhere.onnx"], "model 'nowhere.onnx': no such file"),
+        (["tiny.onnx", "--source", "nowhere"], "'nowhere'"),
+        (["tiny.onnx", "--backend", "tensorrt"], "'tensorrt' is not part of this version"),
+        (["tiny.onnx", "--device", "quantum"], "no device 'quantum'"),
+    ],
+)
+def test_verb_with_what_cannot_be(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+):
+    monkeypatch.chdir(tmp_path)
+    write_tiny_model(Path("tiny.onnx"))
+    assert main(["benchmark", *arguments, "--frames", "1"]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
