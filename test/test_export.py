@@ -18,11 +18,19 @@ import torch
 from small_network import MEAN, SIZE, STD, small_network, street_frames
 
 from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.model_file import read_model_file
+from bisenetv2_ros.model_file import ModelInfo, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
-from bisenetv2_ros.training import export
+from bisenetv2_ros.training import export, quantize
+from bisenetv2_ros.training.checkpoint import (
+    Checkpoint,
+    label_set_to_dict,
+    save_checkpoint,
+    write_run_header,
+)
 from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
+from bisenetv2_ros.training.recipe import load_recipe
 
 INFO = tiny_info(SIZE)
 
@@ -190,3 +198,51 @@ def test_every_kind_of_network_exports(tmp_path: Path, choice: dict):
     info = dataclasses.replace(INFO, input_size=(88, 56))  # odd sizes at 1/16 and 1/32
     agreement = export_model(deployed, info, tmp_path / "x.onnx", street_frames(1))
     assert min(agreement.values()) > 0.999
+
+
+# --- the verbs -----------------------------------------------------------------------------------
+
+
+def test_verbs_export_and_quantize(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """A run folder to a float32 file to an int8 file, by the names the verbs give them."""
+    monkeypatch.setattr(quantize, "REQUIRED_AGREEMENT", 0.3)  # random weights have no margin
+    overrides = [
+        "model.detail_channels=[16, 16, 32]",
+        "model.head_channels=32",
+        "model.boosters=[]",
+    ]
+    recipe = load_recipe("camvid_cpu", [*overrides, "input_size=[64, 48]"])
+    network = small_network().network
+    save_checkpoint(tmp_path / "run", Checkpoint(step=7, model=dict(network.state_dict())))
+    labels = label_set_to_dict(CAMVID)
+    header = {"recipe": recipe.to_dict(), "labels": labels, "data": {}, "revision": "abc"}
+    write_run_header(tmp_path / "run", header)
+    monkeypatch.chdir(tmp_path)
+
+    options = ["--licence", "ours", "--metric", "mIoU val=0.5", "--frame-count", "2"]
+    assert main(["export", "run", *options]) == 0
+    assert "from step 7" in capsys.readouterr().out
+    info = read_model_file("bisenetv2_camvid_64x48_float32.onnx").info
+    assert info == ModelInfo(
+        CAMVID, "camvid", (64, 48), "float32", {"mIoU val": 0.5}, "abc", "ours"
+    )
+
+    source = ["--data", "synthetic", "--frames", "2"]
+    assert main(["quantize", "bisenetv2_camvid_64x48_float32.onnx", *source]) == 0
+    assert "measured on 2 frames" in capsys.readouterr().out
+    info = read_model_file("bisenetv2_camvid_64x48_int8.onnx").info
+    assert info.precision == "int8" and info.metrics == {} and info.licence == "ours"
+
+    for arguments, message in [
+        (["export", "run", "--size", "63x48"], "input size is 63x48, expected multiples of 8"),
+        (["export", "run", "--frames", "nowhere"], "'nowhere'"),
+        (["export", "nowhere"], "expected a run folder"),
+        (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
+        (["quantize", "nowhere_float32.onnx", *source], "No such file"),
+        (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),
+    ]:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and error.count("\n") == 1
