@@ -173,12 +173,9 @@ def _parse(data: bytes) -> onnx.ModelProto:
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     try:
-        model = onnx.load_model_from_string(data)
+        return onnx.load_model_from_string(data)
     except DecodeError:
         raise ValueError(f"{len(data)} bytes that are no (whole) ONNX model") from None
-    if not model.graph.node:
-        raise ValueError(f"{len(data)} bytes that hold no ONNX graph")
-    return model
 
 
 def _messages(message: Any) -> Iterator[Any]:
