@@ -130,7 +130,7 @@ def test_pixel_shuffle_layout():
 
 def test_initialisation_is_kaiming_normal():
     torch.manual_seed(0)
-    weight = BiSeNetV2(SMALL).detail[2][1][0].weight  # 3x3, 128 to 128
+    weight = BiSeNetV2(SMALL).detail[2][0][0].weight  # 3x3, 64 to 128
     assert weight.detach().std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
 
 

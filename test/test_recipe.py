@@ -160,6 +160,14 @@ def test_faulty_files_are_named(tmp_path, text, message):
     assert message in str(error.value)
 
 
+def test_a_fault_of_the_file_is_not_laid_on_the_overrides(tmp_path):
+    file = write(tmp_path / "bad.yaml", "base: camvid\nbatch_size: 0\n")
+    with pytest.raises(RecipeError, match=r"bad.yaml: batch_size is 0, expected 1"):
+        load_recipe(file, ["jitter=0.1"])
+    with pytest.raises(RecipeError, match=r"camvid batch_size=0: batch_size is 0"):
+        load_recipe("camvid", ["batch_size=0"])
+
+
 def test_files_cannot_make_objects(tmp_path):
     with pytest.raises(RecipeError, match="not YAML"):
         load_recipe(write(tmp_path / "evil.yaml", "a: !!python/object/apply:os.getcwd []\n"))
