@@ -37,8 +37,9 @@ FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
 FRAMES_AHEAD = 4  # that are read before they are due
 SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
-ANSWER_TIMEOUT = 2.0  # seconds without an answer on the pace topic after which a frame goes again
-ATTEMPTS = 3  # how often a frame goes before it is given up
+# Seconds without an answer on the pace topic after which a frame goes again, or is given up after
+# the last: the first is for a frame lost while the graph was forming, the others for slow networks.
+ANSWER_TIMEOUTS = (0.5, 2.0, 4.0)
 DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
 
 
@@ -95,15 +96,15 @@ class CameraNode(Node):
         missed it, or have had nobody to pass it on to while the graph was still forming.
         """
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._options.frame_id)
-        for _ in range(ATTEMPTS):
+        for timeout in ANSWER_TIMEOUTS:
             self.publish(frame, header)
             if not self._options.pace_topic or self.spin_until(
-                lambda: self._answered.stamp == header.stamp, ANSWER_TIMEOUT
+                lambda: self._answered.stamp == header.stamp, timeout
             ):
                 return
         self.get_logger().warning(
-            f"no answer on {self._options.pace_topic} to {frame.name}, sent {ATTEMPTS} times; "
-            "sending the next frame"
+            f"no answer on {self._options.pace_topic} to {frame.name}, "
+            f"sent {len(ANSWER_TIMEOUTS)} times; sending the next frame"
         )
 
     def publish(self, frame: Frame, header: Header) -> None:

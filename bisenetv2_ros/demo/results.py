@@ -68,8 +68,10 @@ class Results:
     """Gathers frames into the output directory; `close` completes the files."""
 
     def __init__(self, directory: Path, labels: LabelSet, rate: float) -> None:
-        """rate: of the video, frames per second."""
+        """rate: of the video, frames per second. Pictures of an earlier demo are removed."""
         self._directory = directory
+        for path in directory.glob("frame_*.png"):
+            path.unlink()
         self._labels = labels
         self._video = VideoFile(directory / "video.mp4", rate)
         self._pictures: EvenlySpaced[np.ndarray] = EvenlySpaced(PICTURES)
