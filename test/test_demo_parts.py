@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.processes import Child, end_all
-from bisenetv2_ros.demo.results import EvenlySpaced
+from bisenetv2_ros.demo.results import EvenlySpaced, Results, SegmentedFrame
+from bisenetv2_ros.labels import CAMVID
 
 
 @given(length=st.integers(0, 400), count=st.integers(2, 8))
@@ -175,3 +176,16 @@ def test_peak_memory_of_a_child(tmp_path):
     assert peak is not None and 100 < peak < 200
     end_all([one])
     assert one.peak_memory() is None
+
+
+def test_pictures_of_an_earlier_demo_do_not_mix_with_the_new(tmp_path):
+    (tmp_path / "frame_0016.png").write_bytes(b"an earlier one")
+    (tmp_path / "notes.txt").write_text("the user's own")
+    frame = SegmentedFrame(
+        np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros(11), None
+    )
+    results = Results(tmp_path, CAMVID, rate=10)
+    results.add(frame)
+    pictures = [path.name for path in results.close() if path.suffix == ".png"]
+    assert pictures == ["frame_0000.png"]
+    assert sorted(path.name for path in tmp_path.glob("*[!4]")) == ["frame_0000.png", "notes.txt"]
