@@ -38,7 +38,7 @@ JPEG_QUALITY = 90
 FRAMES_AHEAD = 4  # that are read before they are due
 SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
 # Seconds without an answer on the pace topic after which a frame goes again, or is given up after
-# the last: the first are for a frame lost while the graph was forming, the others for slow networks.
+# the last: the first are for frames lost while the graph is forming, the others for slow networks.
 ANSWER_TIMEOUTS = (0.5, 0.5, 0.5, 2.0, 4.0)
 DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
 
