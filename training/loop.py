@@ -163,14 +163,14 @@ def _train(recipe: Recipe, data: Path, run: Path, resume: bool, place: Place, sa
             last = done == recipe.iterations
             if log:
                 log.step(done, losses, rate)
-                if last or stopping or _due(done, recipe.checkpoint_every):
+                if last or _due(done, recipe.checkpoint_every):
                     save_checkpoint(run, state.capture(done))
                     saved = done
                 if not stopping and (last or _due(done, recipe.validate_every)):
                     validate(recipe, state, validation, stop, log, done, run if last else None)
             if stopping:
                 break
-        if log and saved < done:  # asked to stop while it validated
+        if log and saved < done:  # stopped
             save_checkpoint(run, state.capture(done))
     if damaged:
         say(f"{damaged} damaged samples were passed over; `bisenetv2 check-data` names them")
