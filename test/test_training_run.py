@@ -29,6 +29,7 @@ from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     list_checkpoints,
     load_checkpoint,
     load_network,
+    read_run_header,
 )
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict  # noqa: E402
 from bisenetv2_ros.training.run_record import read_metrics  # noqa: E402
@@ -248,6 +249,26 @@ def test_runs_are_not_mixed_up(uninterrupted, data, tmp_path):
     shutil.copy(grown / "train/images/0.png", grown / "train/images/7.png")
     with pytest.raises(CheckpointError, match="its data set had 7 samples"):
         loop.train(recipe(precision=precision), grown, whole, resume=True)
+
+
+def test_a_run_starts_from_another(uninterrupted, data, tmp_path):
+    """Steps of almost no length leave the weights where the first run left them."""
+    precision, whole = uninterrupted
+    changes = {"iterations": 2, "learning_rate": 1e-9, "ema": 0, "warmup": 0}
+    run = tmp_path / "run"
+    start_words = ["--from", str(whole), "--output", str(run), "--data", str(data)]
+    file = tmp_path / "recipe.json"
+    file.write_text(json.dumps({**RECIPE, "precision": precision}))
+    overrides = [f"{key}={value}" for key, value in changes.items()]
+    words = [*overrides[:2], "--config", str(file), *start_words, *overrides[2:]]
+    assert cli.main(["train", *words]) == 0
+    before = load_network(whole).network.state_dict()
+    after = load_network(run).network.state_dict()
+    assert load_checkpoint(list_checkpoints(run)[-1]).step == 2
+    for key, value in before.items():
+        if key.endswith("weight"):
+            torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
+    assert read_run_header(run)["start"] == {"source": str(whole), "sha256": "", "anew": []}
 
 
 def test_moving_average_by_hand():

@@ -11,6 +11,7 @@ nothing of the command line, and nothing of how a network becomes a model file.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -40,9 +41,12 @@ from bisenetv2_ros.training.samples import (
     Batch,
     BatchPlan,
     DataLoadingError,
+    TrainingStream,
     class_weights,
     make_batches,
 )
+from bisenetv2_ros.training.starting_weights import FRAMES as STARTING_FRAMES
+from bisenetv2_ros.training.starting_weights import start_from
 
 Say = Callable[[str], None]
 
@@ -57,6 +61,7 @@ def train(
     run: Path,
     *,
     resume: bool = False,
+    start: Path | None = None,
     device: str = "",
     say: Say = tqdm.write,
 ) -> Path:
@@ -67,6 +72,8 @@ def train(
         data: folder of the data set.
         run: folder of the run; must be new or empty unless `resume`.
         resume: go on from the newest whole checkpoint, where there is one.
+        start: weights to start from, a run or a float32 model file (`starting_weights.py`); on
+            resuming they are in the checkpoint already.
         device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA where present.
         say: receives each line meant for a person.
 
@@ -82,7 +89,7 @@ def train(
     if not place.is_first:
         say = _say_nothing
     try:
-        _train(recipe, data, run, resume, place, say)
+        _train(recipe, data, run, resume, start, place, say)
     except DataLoadingError as error:
         raise TrainingError(f"data loading failed: {error}; {_how_to_go_on(run)}") from error
     except OSError as error:
@@ -113,7 +120,15 @@ def _how_to_go_on(run: Path) -> str:
     return f"the last good checkpoint is {saved[-1]}, go on with --resume"
 
 
-def _train(recipe: Recipe, data: Path, run: Path, resume: bool, place: Place, say: Say) -> None:
+def _train(
+    recipe: Recipe,
+    data: Path,
+    run: Path,
+    resume: bool,
+    start: Path | None,
+    place: Place,
+    say: Say,
+) -> None:
     _check_fit(recipe, place)
     if list_checkpoints(run) and not resume:
         raise TrainingError(f"{run} holds a run already: add --resume, or choose another folder")
@@ -123,11 +138,14 @@ def _train(recipe: Recipe, data: Path, run: Path, resume: bool, place: Place, sa
 
     # the network, and what is kept beside it
     torch.manual_seed(recipe.seed)
-    network = BiSeNetV2(recipe.model).to(place.device)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = TrainingState(recipe, network, place)
+    network = BiSeNetV2(recipe.model)
     header = run_header(recipe, training, place)
     found = load_newest(run, say) if resume else None
+    if start and not found:
+        header["start"] = _start(network, recipe, training, start, say)
+    network.to(place.device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = TrainingState(recipe, network, place)
     first_step = 0
     if found:
         check_same_run(run, header)
@@ -178,6 +196,18 @@ def _train(recipe: Recipe, data: Path, run: Path, resume: bool, place: Place, sa
         say(f"stopped by {stop.asked or 'another process'} after step {done}; go on with --resume")
     elif done == first_step:
         say(f"{run} is complete: {done} steps")
+
+
+def _start(
+    network: BiSeNetV2, recipe: Recipe, training: Dataset, source: Path, say: Say
+) -> dict[str, Any]:
+    """Put starting weights into the network; returns where they are from, for the record."""
+    stream = TrainingStream(training, recipe)
+    images = torch.stack([stream[k][0] for k in range(STARTING_FRAMES)])
+    start = start_from(network, recipe, training.labels, source, images)
+    anew = dict.fromkeys(".".join(key.split(".")[:2]) for key in start.anew)
+    say(f"starting from {source}; at random: {', '.join(anew) or 'nothing'}")
+    return dataclasses.asdict(start)
 
 
 def _check_fit(recipe: Recipe, place: Place) -> None:

@@ -27,7 +27,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         "source",
         nargs="?",
         default="synthetic",
-        help="folder, glob, image, video, webcam:N or synthetic (default: %(default)s)",
+        help="folder, glob, image, video, webcam:N or synthetic (the default)",
     )
     parser.add_argument(
         "--labels", default="", metavar="DIR", help="label masks of the source's images, by stem"

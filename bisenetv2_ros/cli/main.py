@@ -147,7 +147,7 @@ def _run_verb(name: str, words: list[str]) -> int:
     try:
         module = importlib.import_module(verb.module)
         module.add_arguments(parser)
-        args = parser.parse_args(words)
+        args = parser.parse_intermixed_args(words)  # `train a=1 --resume b=2` is one list
         args.ros_args = ros_args
         return int(module.run(args))
     except UserError as error:

@@ -31,6 +31,8 @@ examples:
                                                          less memory, the same batch
   bisenetv2 train --config cityscapes --data DIR --output runs/sum model.aggregation=sum
                                                          an ablation of the paper
+  bisenetv2 train --config camvid_cpu --data DIR --from bisenetv2_camvid_480x352_float32
+                                                         fine-tune the package's own weights
   bisenetv2 train --config camvid_cpu --data DIR --resume
                                                          after a stop or a power cut
   torchrun --nproc_per_node 4 -m bisenetv2_ros.cli.main train --config cityscapes --data DIR
@@ -44,6 +46,14 @@ Then: `bisenetv2 evaluate RUN`, `bisenetv2 export RUN`.
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
         "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME)"
+    )
+    parser.add_argument(
+        "--from",
+        dest="start",
+        type=Path,
+        metavar="RUN|MODEL",
+        help="start from these weights: a run, or a float32 model file (or the name of one of the "
+        "package); where the classes are others the heads start anew in their last layer",
     )
     parser.add_argument(
         "--resume",
@@ -74,7 +84,14 @@ def run(args: argparse.Namespace) -> int:
 
     print(describe(recipe), f"output: {output}", sep="\n", flush=True)
     try:
-        newest = train(recipe, args.data or Path(), output, resume=args.resume, device=args.device)
+        newest = train(
+            recipe,
+            args.data or Path(),
+            output,
+            resume=args.resume,
+            start=args.start,
+            device=args.device,
+        )
     except ValueError as error:
         raise UserError(str(error)) from error
     except TrainingError as error:

@@ -1,0 +1,216 @@
+"""Weights to start a run from: those of an earlier run, or of a deployed model file.
+
+The way to fine-tune: what the network knows of streets is kept, the layers that name the classes
+start anew where the classes are others. A model file holds no batch norm any more, it is folded
+into the convolutions; here each gets its own back, from the statistics of a few training frames,
+and the network still computes what the file computes. Knows nothing of how a run goes on.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import numpy_helper
+from torch import Tensor, nn
+
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.model_file import ModelFile, ModelFileError, model_path, read_model_file
+from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.training.checkpoint import load_network
+from bisenetv2_ros.training.export import DeployedModel, compare
+from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.recipe import Recipe
+
+FRAMES = 16  # whose statistics a batch norm gets back
+REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the file's class
+
+_COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
+_NAMES_CLASSES = re.compile(r"(head|boosters\.\w+)\.2\.\w+")  # last layer of a head
+
+
+class StartingWeightsError(ValueError):
+    """Weights that do not fit the recipe's network; the message names file and tensor."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run was started from.
+
+    Attributes:
+        source: the file or folder as it was given.
+        sha256: of a model file; '' for a run.
+        anew: tensors that keep their random start, by name.
+    """
+
+    source: str
+    sha256: str
+    anew: tuple[str, ...]
+
+
+def start_from(
+    network: BiSeNetV2, recipe: Recipe, labels: LabelSet, source: Path, images: Tensor
+) -> Start:
+    """Put the weights of `source` into a network that was just initialised.
+
+    Args:
+        network: of the recipe, on the CPU.
+        recipe: of the run to come.
+        labels: its classes; where the source has others, the last layer of each head starts anew.
+        source: a run, one of its checkpoints, or a float32 model file (path or name).
+        images: (N, H, W, 3) uint8 RGB training frames, 2 or more, for the batch norms of a file.
+
+    Raises:
+        StartingWeightsError, CheckpointError, ModelFileError: what cannot be read or does not fit.
+    """
+    if source.is_dir():
+        trained = load_network(source)
+        weights = {key: value.clone() for key, value in trained.network.state_dict().items()}
+        anew = _copy(network, weights, trained.labels.names == labels.names, source)
+        return Start(str(source), "", anew)
+    try:
+        file = read_model_file(model_path(source))
+    except ModelFileError as error:
+        raise StartingWeightsError(f"{error}; or give a run folder") from error
+    if file.info.precision != "float32":
+        raise StartingWeightsError(
+            f"{file.path}: its weights are {file.info.precision}, expected the float32 file"
+        )
+    same_classes = file.info.labels.names == labels.names
+    weights = read_folded_weights(file.path)
+    folded = [pair for pair in _norms(network) if f"{pair[1]}.bias" in weights]
+    for norm, conv in folded:  # a batch norm that only adds the bias
+        bias = weights.pop(f"{conv}.bias")
+        weights[f"{norm}.bias"] = bias
+        weights[f"{norm}.weight"] = weights[f"{norm}.running_var"] = torch.ones_like(bias)
+        weights[f"{norm}.running_mean"] = torch.zeros_like(bias)
+    lengths = {conv: _lengths(network.get_submodule(conv)) for _, conv in folded}
+    anew = _copy(network, weights, same_classes, file.path)
+    x = (images.float() / 255 - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
+    _unfold(network, folded, lengths, x.permute(0, 3, 1, 2))
+    if same_classes:
+        _check_agreement(network, recipe, file, images)
+    return Start(str(source), file.sha256, anew)
+
+
+def read_folded_weights(path: Path) -> dict[str, Tensor]:
+    """Filters and biases of a model file's network, by the names they have in `BiSeNetV2`.
+
+    The exporter leaves the module's path in a node's name: `/network/head/head.0/head.0.0/Conv`.
+    """
+    graph = onnx.load(path).graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    kinds = {
+        "Conv": ("weight", "bias"),
+        "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
+    }
+    weights = {}
+    for node in graph.node:
+        if node.op_type not in kinds or not node.name.startswith("/network/"):
+            continue
+        module: list[str] = []
+        for part in node.name.split("/")[2:-1]:
+            if module and part.startswith(module[-1] + "."):
+                module.pop()  # a child of nn.Sequential carries its parent's name
+            module.append(part)
+        for kind, name in zip(kinds[node.op_type], node.input[1:], strict=False):
+            if name not in tensors:
+                raise StartingWeightsError(f"{path}: {node.name} has no {kind} in the file")
+            array = np.array(numpy_helper.to_array(tensors[name]))
+            weights[f"{'.'.join(module)}.{kind}"] = torch.from_numpy(array)
+    if not weights:
+        raise StartingWeightsError(f"{path}: no layer of a network of this package in it")
+    return weights
+
+
+def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
+    """Names of each batch norm that an export folds, and of the convolution it is folded into."""
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Sequential):
+            kinds = [type(child) for child in module]
+            if kinds[:2] == [nn.Conv2d, nn.BatchNorm2d]:
+                yield f"{name}.1", f"{name}.0"
+
+
+def _lengths(conv: nn.Module) -> Tensor:
+    """Euclidean length of each filter, (out channels,)."""
+    assert isinstance(conv, nn.Conv2d)
+    return conv.weight.detach().flatten(1).norm(dim=1)
+
+
+def _copy(
+    network: BiSeNetV2, weights: dict[str, Tensor], same_classes: bool, source: Path
+) -> tuple[str, ...]:
+    """Copy the weights; returns the names of those that start anew: boosters, other classes."""
+    state = {k: v for k, v in network.state_dict().items() if not k.endswith(_COUNTER)}
+    weights = {k: v for k, v in weights.items() if not k.endswith(_COUNTER)}
+    for key in weights:
+        if key not in state and not key.startswith("boosters."):
+            raise StartingWeightsError(
+                f"{source}: {key} has no place in the recipe's network; start from a network of "
+                "the same model.* keys"
+            )
+    anew = []
+    for key, tensor in state.items():
+        received = weights.get(key)
+        others = _NAMES_CLASSES.fullmatch(key) and not same_classes
+        if others or (received is None and key.startswith("boosters.")):
+            anew.append(key)
+        elif received is None or received.shape != tensor.shape:
+            shape = "absent" if received is None else tuple(received.shape)
+            raise StartingWeightsError(
+                f"{source}: {key} is {shape}, expected {tuple(tensor.shape)} for the recipe's "
+                "network; start from a network of the same model.* keys"
+            )
+        else:
+            tensor.copy_(received)
+    return tuple(anew)
+
+
+@torch.no_grad()
+def _unfold(
+    network: BiSeNetV2, folded: list[tuple[str, str]], lengths: dict[str, Tensor], x: Tensor
+) -> None:
+    """Give batch norms that only add a bias the statistics of x; what is computed stays.
+
+    Each filter is brought to the length that it was initialised with: behind a batch norm the
+    length does not matter to the result, but it does to how far a step of SGD turns the filter.
+    """
+    hooks = []
+    for norm_name, conv_name in folded:
+        conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
+        assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
+        present = _lengths(conv)
+        stretch = torch.where(present > 0, lengths[conv_name] / present, 1.0)
+        conv.weight.mul_(stretch.view(-1, 1, 1, 1))
+
+        def give_back(
+            norm: nn.BatchNorm2d, inputs: tuple[Tensor, ...], stretch: Tensor = stretch
+        ) -> None:
+            variance, mean = torch.var_mean(inputs[0], (0, 2, 3), correction=0)
+            norm.running_mean, norm.running_var = mean, variance
+            norm.weight.copy_((variance + norm.eps).sqrt() / stretch)
+            norm.bias.add_(mean / stretch)
+
+        hooks.append(norm.register_forward_pre_hook(give_back))
+    network.eval()(x)
+    for hook in hooks:
+        hook.remove()
+
+
+def _check_agreement(network: BiSeNetV2, recipe: Recipe, file: ModelFile, images: Tensor) -> None:
+    """StartingWeightsError where the network does not do what the file does."""
+    deployed = DeployedModel(network, recipe.mean, recipe.std).eval()
+    frames = [resize_image(image.numpy(), file.info.input_size) for image in images[:2]]
+    equal = min(compare(deployed, file, frames).values())
+    if equal < REQUIRED_AGREEMENT:
+        raise StartingWeightsError(
+            f"{file.path}: the recipe's network gives the file's class on {equal:.1%} of the "
+            f"pixels, expected {REQUIRED_AGREEMENT:.1%}: model.*, mean and std of the recipe must "
+            "be those that the file was trained with"
+        )
