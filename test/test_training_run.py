@@ -405,14 +405,20 @@ def test_unknown_devices_are_refused(data, tmp_path):
 # --- several processes ----------------------------------------------------------------------------
 
 
-def ranks(data: Path, run: Path, **changes) -> list[subprocess.Popen]:
-    """Two processes of one run, as torchrun starts them, but each to be handled on its own."""
+def ranks(
+    data: Path, *runs: Path, words: tuple[str, ...] = (), **changes
+) -> list[subprocess.Popen]:
+    """Two processes of one run, as torchrun starts them, but each to be handled on its own.
+
+    With two folders, as on two hosts that share no disk.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    words = command(data, run, **changes)
-    return [start(words, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}) for r in range(2)]
+    commands = [command(data, run, *words, **changes) for run in (runs[0], runs[-1])]
+    places = [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(2)]
+    return [start(words, env=place) for words, place in zip(commands, places, strict=True)]
 
 
 def test_two_processes_under_torchrun_end_like_one(data, tmp_path):
@@ -435,6 +441,23 @@ def test_two_processes_under_torchrun_end_like_one(data, tmp_path):
     for name, value in ends[0].model.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(value, ends[1].model[name], rtol=1e-3, atol=1e-4), name
+
+
+def test_a_host_without_the_first_ones_disk_resumes_with_it(data, tmp_path):
+    """Stopped and resumed on two hosts, the run ends where one that was not stopped ends."""
+    first, second, whole = tmp_path / "first", tmp_path / "second", tmp_path / "whole"
+    changes = {"iterations": 6, "checkpoint_every": 3, "validate_every": 0}
+    for process in ranks(data, whole, **changes):
+        assert process.communicate(timeout=60)[1] is not None and process.returncode == 0
+    shutil.copytree(whole, first)
+    shutil.rmtree(first / "checkpoints" / "step_00000006")  # as a stop after step 3 leaves it
+    for process in ranks(data, first, second, words=("--resume",), **changes):
+        errors = process.communicate(timeout=60)[1]
+        assert process.returncode == 0, errors
+    assert not list_checkpoints(second)
+    ends = [load_checkpoint(list_checkpoints(run)[-1]) for run in (whole, first)]
+    for name, value in ends[0].model.items():
+        assert torch.equal(value, ends[1].model[name]), name
 
 
 def test_all_processes_stop_when_one_is_asked_to(data, tmp_path):

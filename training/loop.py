@@ -78,7 +78,8 @@ def train(
         say: receives each line meant for a person.
 
     Returns:
-        The newest checkpoint folder. After SIGTERM or SIGINT that is the step it was stopped at.
+        The newest checkpoint folder. After SIGTERM or SIGINT that is the step it was stopped at. A
+        host without the first process's disk has none, and is given `run`.
 
     Raises:
         TrainingError: a loss that is not finite, a full disk, a data worker or another process that
@@ -106,7 +107,8 @@ def train(
             f"{_how_to_go_on(run)}"
         ) from error
     leave_processes(place)
-    return list_checkpoints(run)[-1]
+    saved = list_checkpoints(run)
+    return saved[-1] if saved else run
 
 
 def _say_nothing(_: str) -> None:
@@ -130,7 +132,7 @@ def _train(
     say: Say,
 ) -> None:
     _check_fit(recipe, place)
-    if list_checkpoints(run) and not resume:
+    if place.is_first and list_checkpoints(run) and not resume:
         raise TrainingError(f"{run} holds a run already: add --resume, or choose another folder")
     training = load_dataset(recipe.dataset, data, recipe.train_split)
     validation = load_dataset(recipe.dataset, data, recipe.val_split)
@@ -140,7 +142,10 @@ def _train(
     torch.manual_seed(recipe.seed)
     network = BiSeNetV2(recipe.model)
     header = run_header(recipe, training, place)
-    found = load_newest(run, say) if resume else None
+    found = load_newest(run, say) if resume and place.is_first else None
+    if found:
+        check_same_run(run, header)
+    found = place.from_first(found)
     if start and not found:
         header["start"] = _start(network, recipe, training, start, say)
     network.to(place.device)
@@ -148,7 +153,6 @@ def _train(
     state = TrainingState(recipe, network, place)
     first_step = 0
     if found:
-        check_same_run(run, header)
         first_step = state.restore(found)
         say(f"resuming {run} at step {first_step} of {recipe.iterations}")
     elif place.is_first:

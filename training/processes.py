@@ -10,9 +10,11 @@ import datetime
 import os
 import signal
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 # The first process validates while the others wait for it.
 PATIENCE = datetime.timedelta(hours=1)
@@ -38,6 +40,17 @@ class Place:
         votes = torch.tensor([float(fact) for fact in facts], device=self.device)
         torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
         return [vote > 0 for vote in votes.tolist()]
+
+    def from_first(self, value: T) -> T:
+        """What the first process gives, for every process. All of them have to ask.
+
+        For hosts without a common disk: what only the first one has is read by the first one.
+        """
+        if self.processes == 1:
+            return value
+        box = [value]
+        torch.distributed.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
 
 
 def join_processes(device: str) -> Place:
