@@ -31,7 +31,7 @@ def share_files() -> list[tuple[str, list[str]]]:
     """Return what ament installs in share/bisenetv2_ros too: (directory, files in it)."""
     directories = [
         directory
-        for top in ("config", "launch", "models")
+        for top in ("config", "launch", "models", "msg")
         for directory in (ROOT / top, *(ROOT / top).rglob("*/"))
         if directory.is_dir() and directory.name != "__pycache__"
     ]
@@ -60,7 +60,7 @@ setup(
     install_requires=requirements("package"),
     extras_require={
         name: requirements(name)
-        for name in ("openvino", "onnxruntime", "tensorrt-rtx", "training", "test")
+        for name in ("openvino", "onnxruntime", "tensorrt-rtx", "bags", "training", "test")
     },
     entry_points={"console_scripts": ["bisenetv2 = bisenetv2_ros.cli.main:main"]},
 )

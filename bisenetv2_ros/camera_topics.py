@@ -43,6 +43,7 @@ from bisenetv2_ros.messages import (
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.parameters import Parameters
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
+from bisenetv2_ros.topic_names import output_topic
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
@@ -66,7 +67,7 @@ def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
         except InvalidTopicNameException as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
-        names = [node.resolve_topic_name(name) for name in (topic, _beside(topic, "mask"))]
+        names = [node.resolve_topic_name(name) for name in (topic, output_topic(topic, "mask"))]
         for name in names:
             if name in owners:
                 raise ValueError(
@@ -117,13 +118,13 @@ class CameraTopics:
         self._publishers: dict[str, Publisher] = {
             name: node.create_publisher(
                 kind,
-                _beside(topic, name),
+                output_topic(topic, name),
                 _reliable(depth=1 if kind is Image else 10),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
             for name, kind in OUTPUTS.items()
         }
-        self._label_info_topic = _beside(topic, "label_info")
+        self._label_info_topic = output_topic(topic, "label_info")
         self._label_info_publisher: Publisher | None = None
         self.rate_limit = RateLimit()
 
@@ -275,10 +276,6 @@ class CameraTopics:
 
     def _keep_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
-
-
-def _beside(image_topic: str, name: str) -> str:
-    return posixpath.join(posixpath.dirname(image_topic), "segmentation", name)
 
 
 def _newest() -> QoSProfile:

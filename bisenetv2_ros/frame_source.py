@@ -1,4 +1,4 @@
-"""Frames from anywhere, one after the other: pictures, a video, a webcam, or a synthetic street.
+"""Frames one after the other from anywhere: pictures, video, bag, webcam, or a synthetic street.
 
     for frame in open_source("drive/*.png", labels="masks"):
         print(frame.name, frame.image.shape)
@@ -25,7 +25,7 @@ from bisenetv2_ros.image_file import SUFFIXES, ImageFileError, read_image, read_
 from bisenetv2_ros.street_scene import StreetScene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
 SYNTHETIC = "synthetic"
 WEBCAM = "webcam:"
@@ -40,6 +40,17 @@ class SourceError(ValueError):
 
 
 @dataclass(frozen=True)
+class Origin:
+    """The message of a recording that a frame was in."""
+
+    camera: str  #: image topic, without /compressed
+    sec: int  #: of the header's stamp
+    nanosec: int
+    frame_id: str
+    received: int  #: time of recording, nanoseconds
+
+
+@dataclass(frozen=True)
 class Frame:
     """One picture of a source."""
 
@@ -47,6 +58,7 @@ class Frame:
     name: str  #: file name, or one made of the source's name and a running number
     label: np.ndarray | None  #: (H, W) uint8 class index of each pixel, where it is known
     time: float  #: seconds since the source's first frame, by the source's own rate
+    origin: Origin | None = None  #: of frames from a bag
 
 
 class FrameSource(ABC):
@@ -54,10 +66,15 @@ class FrameSource(ABC):
 
     live = False  #: frames come at their own pace, and one that is not taken grows old
     labelled = False  #: at least one frame has a label
+    cameras: tuple[str, ...] = ("",)  #: of frames with an origin, every name that it may have
 
     def __init__(self, fps: float, count: int | None) -> None:
         self.fps = fps  #: frames per second that the source is meant to be shown at
         self.count = count  #: frames of one iteration, None where unknown or endless
+
+    def rate(self, camera: str) -> float:
+        """Frames a second of one of `cameras`."""
+        return self.fps
 
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
@@ -67,6 +84,7 @@ def open_source(
     spec: str = "",
     *,
     labels: str = "",
+    topics: Sequence[str] = (),
     loop: bool = False,
     rate: float | None = None,
     size: Size | None = None,
@@ -81,12 +99,13 @@ def open_source(
             10.
         labels: a folder of label maps, one byte a pixel. A picture's label is the file of the same
             stem; pictures without one have the label None.
+        topics: image topics of a bag; none takes the only one.
         loop: begin again after the last picture or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
         size: frames are resized to this; None leaves them as they are. The synthetic street is
             rendered in this size, by default 960x720.
         seed: of the synthetic street.
-        on_damaged: what to do about a picture or label that cannot be read. By default the
+        on_damaged: what to do about a picture, label or message that cannot be read. By default the
             iteration ends with its ImageFileError; otherwise the error is given to this function
             and the next frame follows.
 
@@ -103,7 +122,12 @@ def open_source(
         if paths[0].suffix.lower() in SUFFIXES:
             label_paths = _find_labels(paths, labels) if labels else {}
             return _Pictures(paths, label_paths, rate, size, loop, on_damaged)
-        source = _Video(paths[0], size, loop)
+        if _is_bag(paths[0]):
+            from bisenetv2_ros.bag import BagFrames  # the one kind that needs a further library
+
+            source = BagFrames(paths[0], topics, size, loop, on_damaged)
+        else:
+            source = _Video(paths[0], size, loop)
     if labels:
         raise SourceError(f"labels '{labels}': expected pictures as the source, got '{spec}'")
     return source
@@ -176,8 +200,8 @@ class _Pictures(FrameSource):
                     f"{label_path}: label map is {label.shape[1]}x{label.shape[0]}, expected "
                     f"{image.shape[1]}x{image.shape[0]}, the size of {path}"
                 )
-            label = _resized(label, self._size, cv2.INTER_NEAREST)
-        return _resized(image, self._size), label
+            label = resized(label, self._size, cv2.INTER_NEAREST)
+        return resized(image, self._size), label
 
 
 class _Video(FrameSource):
@@ -196,7 +220,9 @@ class _Video(FrameSource):
     def _open(self) -> cv2.VideoCapture:
         capture = cv2.VideoCapture(str(self._path))
         if not capture.isOpened():
-            raise SourceError(f"'{self._path}': expected a picture or a video that OpenCV reads")
+            raise SourceError(
+                f"'{self._path}': expected a picture or a video that OpenCV reads, or a ROS 2 bag"
+            )
         return capture
 
     def __iter__(self) -> Iterator[Frame]:
@@ -248,10 +274,10 @@ def _next_image(capture: cv2.VideoCapture, size: Size | None) -> np.ndarray | No
     success, bgr = capture.read()
     if not success:
         return None
-    return _resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), size)
+    return resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), size)
 
 
-def _resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:
+def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:
     """`pixels` in `size`; the interpolation is by default the one that suits a picture."""
     height, width = pixels.shape[:2]
     if size is None or size == (width, height):
@@ -266,9 +292,15 @@ def _numbered(stem: str, index: int) -> str:
     return f"{stem.replace('.', '_')}_{index:06d}"
 
 
+def _is_bag(path: Path) -> bool:
+    return path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file()
+
+
 def _find(spec: str) -> list[Path]:
-    """The pictures that a folder, a pattern or a path names in natural order, or one video."""
+    """The pictures that a folder, a pattern or a path names in natural order, a video or a bag."""
     path = Path(spec).expanduser()
+    if _is_bag(path):
+        return [path]
     if path.is_dir():
         candidates = list(path.iterdir())
     elif path.is_file():

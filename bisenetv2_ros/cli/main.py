@@ -43,7 +43,7 @@ VERBS: dict[str, Verb] = {
         "bisenetv2_ros.cli.demo", "Show camera, node and masks at work, measure them, and end"
     ),
     "predict": Verb(
-        "bisenetv2_ros.cli.predict", "Segment pictures or a video into files, without ROS"
+        "bisenetv2_ros.cli.predict", "Segment pictures, a video or a bag into files, without ROS"
     ),
     "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or go on with a run"),
     "evaluate": Verb(
@@ -69,6 +69,7 @@ OPTIONAL_MODULES = {
     "openvino": "run `pip install openvino`",
     "onnxruntime": "run `pip install onnxruntime`",
     "onnx": "run `pip install onnx`",
+    "rosbags": "run `pip install 'rosbags>=0.11,<0.12'`",
 }
 
 EXAMPLES = """\

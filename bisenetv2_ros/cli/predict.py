@@ -1,4 +1,4 @@
-"""`bisenetv2 predict`: label masks, pictures, a video and a table from files, without ROS."""
+"""`bisenetv2 predict`: label masks, pictures, a video, tables and bags from files, without ROS."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.predict import KINDS, ResultFiles
+from bisenetv2_ros.predict import BAG_TOPICS, KINDS, ResultFiles
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,18 +21,24 @@ examples:
   bisenetv2 predict street.jpg -o out
   bisenetv2 predict 'drive/*.png' -o out --save masks,fractions
   bisenetv2 predict drive.mp4 -o out --save video
+  bisenetv2 predict drive.mcap --topic /front/image_raw --topic /rear/image_raw/compressed \\
+      -o out --save bag,jsonl
 
 what --save names, in the output directory:
-  masks      masks/NAME.png    class index per pixel, size of the frame
+  masks      masks/NAME.png    class index per pixel
   colour     colour/NAME.png   the same in the classes' colours
   overlay    overlay/NAME.png  colours over the frame
   video      video.mp4         frame, colour mask and overlay side by side, with a legend
   fractions  fractions.csv     share of each class, a line per frame
+  jsonl      fractions.jsonl   the same, a JSON object per frame
+  bag        bag/              the source bag and its segmentation topics, times and stamps kept
 
-A picture that cannot be read is named and passed over; the exit code is then 1.
+A picture or message that cannot be read is named and passed over; the exit code is then 1.
 Ctrl-C keeps what is done.
 """
-    parser.add_argument("source", help="picture, folder, 'glob', video, webcam:N or synthetic")
+    parser.add_argument(
+        "source", help="picture, folder, 'glob', video, ROS 2 bag, webcam:N or synthetic"
+    )
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--save",
@@ -40,6 +46,25 @@ Ctrl-C keeps what is done.
         default=("masks", "overlay"),
         metavar="KIND,...",
         help=f"any of {','.join(KINDS)} (default: masks,overlay)",
+    )
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
+    )
+    parser.add_argument(
+        "--mask-size",
+        choices=("camera", "network"),
+        default="camera",
+        help="of masks and colours: the frame's or the network's (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--bag-topics",
+        type=_bag_topics,
+        default=BAG_TOPICS[:2],
+        metavar="NAME,...",
+        help=f"any of {','.join(BAG_TOPICS)}, for --save bag (default: {','.join(BAG_TOPICS[:2])})",
     )
     parser.add_argument("--model", default="", help="model file or name (default: the package's)")
     parser.add_argument(
@@ -72,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         tqdm.write(f"bisenetv2 predict: skipped {error}", file=sys.stderr)
 
     try:
-        source = open_source(args.source, on_damaged=skip)
+        source = open_source(args.source, topics=args.topic, on_damaged=skip)
         segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
     except (ValueError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
@@ -83,13 +108,25 @@ def run(args: argparse.Namespace) -> int:
     total = source.count if args.frames is None else min(args.frames, source.count or args.frames)
     # disable=None: no bar where the output is not a terminal.
     bar = tqdm(total=total, unit="frame", disable=None)
-    results = ResultFiles(args.output, segmenter, args.save, rate=source.fps, opacity=args.opacity)
+    try:
+        results = ResultFiles(
+            args.output,
+            segmenter,
+            args.save,
+            source,
+            opacity=args.opacity,
+            network_size=args.mask_size == "network",
+            bag_topics=args.bag_topics,
+        )
+    except SourceError as error:
+        raise UserError(f"{args.source}: {error}") from error
+    confidence = results.wants_confidence
     stopped = False
     try:
         with _asked_to_stop() as signals:
             for frame in itertools.islice(source, args.frames):
                 try:
-                    results.write(frame, segmenter(frame.image))
+                    results.write(frame, segmenter(frame.image, confidence=confidence))
                 except InferenceError as error:
                     skip(error)
                 bar.update()
@@ -133,11 +170,19 @@ def _asked_to_stop() -> Iterator[list[int]]:
 
 
 def _kinds(text: str) -> tuple[str, ...]:
-    kinds = tuple(text.split(","))
-    for kind in kinds:
-        if kind not in KINDS:
-            raise argparse.ArgumentTypeError(f"got '{kind}', expected any of {','.join(KINDS)}")
-    return kinds
+    return _names(text, KINDS)
+
+
+def _bag_topics(text: str) -> tuple[str, ...]:
+    return _names(text, BAG_TOPICS)
+
+
+def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    for name in names:
+        if name not in known:
+            raise argparse.ArgumentTypeError(f"got '{name}', expected any of {','.join(known)}")
+    return names
 
 
 def _opacity(text: str) -> float:
