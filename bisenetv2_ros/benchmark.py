@@ -15,7 +15,7 @@ import platform
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from multiprocessing.connection import Connection
@@ -88,7 +88,9 @@ def measure(
     runners: list[tuple[Result, Connection]] = []
     with ExitStack() as stack:
         for case in cases:
-            connection = stack.enter_context(_process(context, case, images))
+            connection = stack.enter_context(_process(context))
+            with suppress(OSError):  # a process that is gone already shows at the next line
+                connection.send((case, images))
             answer = _receive(connection)
             if isinstance(answer, BackendUnavailable):
                 skipped.append(str(answer))
@@ -108,9 +110,11 @@ def measure(
 
 
 @contextmanager
-def _process(context: Any, case: Case, images: Sequence[np.ndarray]) -> Iterator[Connection]:
+def _process(context: Any) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
-    process = context.Process(target=_serve, args=(theirs, case, images), daemon=True)
+    # Its work comes over the pipe: `start` would wait for ever for a process that ends while it is
+    # being given megabytes of arguments.
+    process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -127,8 +131,9 @@ def _receive(connection: Connection) -> Any:
         raise RuntimeError("a process of the benchmark ended before its answer") from None
 
 
-def _serve(connection: Connection, case: Case, images: Sequence[np.ndarray]) -> None:
+def _serve(connection: Connection) -> None:
     """A case's process: load, then for each number received time as many frames."""
+    case, images = connection.recv()
     try:
         result, segment = _load(case)
         run = _frame_runner(segment, images)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +141,16 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     results = json.loads(out.read_text())["results"]
     assert [measured["precision"] for measured in results] == ["float32", "int8"]
     assert results[0]["speed_up"] == 1.0 and results[1]["speed_up"] > 0
+
+
+def test_the_installed_program(tmp_path: Path):
+    program = shutil.which("bisenetv2")
+    if program is None:
+        pytest.skip("the package is not installed")
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    command = [program, "benchmark", model, "--backend", "onnxruntime", "--frames", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0 and "tiny" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize(
