@@ -156,13 +156,14 @@ def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
 def _read_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
-        if size > MAX_BYTES:
-            raise ModelFileError(
-                f"model file {path}: {size} bytes, at most {MAX_BYTES} are accepted"
-            )
-        data = path.read_bytes()
+        if size <= MAX_BYTES:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            size = len(data)  # a device has no size beforehand, and no end
     except OSError as error:
         raise ModelFileError(f"model file {path}: {error.strerror}") from None
+    if size > MAX_BYTES:
+        raise ModelFileError(f"model file {path}: {size} bytes, at most {MAX_BYTES} are accepted")
     if not data:
         raise ModelFileError(f"model file {path}: empty, expected an ONNX model")
     return data

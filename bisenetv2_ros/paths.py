@@ -1,4 +1,4 @@
-"""Finds the files that come with the package: models, configuration, launch files.
+"""Finds the files that come with the package, and names those that cannot be written.
 
 Knows the layouts in which the package can lie on disk and nothing of the files themselves. Needs
 no ROS: the package's own place tells where its files are, whatever has been sourced.
@@ -6,6 +6,8 @@ no ROS: the package's own place tells where its files are, whatever has been sou
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 PACKAGE = "bisenetv2_ros"
@@ -30,3 +32,14 @@ def share_directory() -> Path:
         f"no 'share/{PACKAGE}' in a directory above {package}: the package is installed without "
         "its models and configuration; install it again"
     )
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Make an OSError of the block name the file: that of a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise

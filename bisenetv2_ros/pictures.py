@@ -5,12 +5,14 @@ Arrays are (H, W, 3) uint8 RGB throughout. Knows nothing of ROS or where frames 
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.paths import naming
 from bisenetv2_ros.segmenter import resize_mask
 
 PANEL_HEIGHT = 360  # of each of the three pictures, pixels
@@ -103,7 +105,8 @@ def write_picture(path: Path, image: np.ndarray) -> None:
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"cannot encode {path}: shape {image.shape}, {image.dtype}")
-    path.write_bytes(data.tobytes())
+    with naming(path):
+        path.write_bytes(data.tobytes())
 
 
 class VideoFile:
@@ -127,12 +130,18 @@ class VideoFile:
             codec = cv2.VideoWriter.fourcc(*"mp4v")
             self._writer = cv2.VideoWriter(str(self.path), codec, self._rate, self._size)
             if not self._writer.isOpened():
-                raise OSError(f"cannot write the video {self.path} (codec mp4v, {self._size})")
+                raise OSError(
+                    errno.EIO, f"cannot write a video of {self._size} in mp4v", str(self.path)
+                )
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
         self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
 
     def close(self) -> None:
         """Complete the file."""
-        if self._writer is not None:
-            self._writer.release()
+        if self._writer is None:
+            return
+        self._writer.release()
+        # A full disk stops the writer without a word.
+        if not cv2.VideoCapture(str(self.path)).isOpened():
+            raise OSError(errno.EIO, "the video is not whole, is the disk full?", str(self.path))

@@ -421,14 +421,23 @@ def main(ros_args: Sequence[str] | None = None) -> int:
     """Run the node until a signal ends it (exit code 0) or it cannot go on (1)."""
     _keep_freed_memory()
     try:
-        rclpy.init(args=list(sys.argv[1:] if ros_args is None else ros_args))
-    except RuntimeError as error:  # RCLError and UnknownROSArgsError
-        print(f"segment: error: {error}", file=sys.stderr)
-        return 1
+        try:
+            rclpy.init(args=list(sys.argv[1:] if ros_args is None else ros_args))
+        except RuntimeError as error:  # RCLError and UnknownROSArgsError
+            print(f"segment: error: {error}", file=sys.stderr)
+            return 1
+        return _run()
+    except KeyboardInterrupt:  # before there was a node
+        rclpy.try_shutdown()
+        return 0
+
+
+def _run() -> int:
+    """From the node's beginning to its end; the exit code."""
     code, stopped = 0, True
-    node = None
-    executor = SingleThreadedExecutor()
+    node = executor = None
     try:
+        executor = SingleThreadedExecutor()
         node = SegmentNode()
         executor.add_node(node)
         if parameters.read(node).autostart:
@@ -438,9 +447,13 @@ def main(ros_args: Sequence[str] | None = None) -> int:
         pass
     except NodeFailure:
         code = 1
+    except Exception:
+        if rclpy.ok():  # else a signal has made everything invalid amid the work
+            raise
     finally:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is ending already
-        executor.shutdown(timeout_sec=0)
+        if executor is not None:
+            executor.shutdown(timeout_sec=0)
         if node is not None:
             stopped = node.close()
             node.destroy_node()
@@ -457,10 +470,16 @@ def _spin(executor: SingleThreadedExecutor, node: SegmentNode) -> None:
     while node.context.ok():
         try:
             executor.spin()
-        except RuntimeError as error:
-            # On Humble and Jazzy a lifecycle transition that is not possible now comes out here
-            # (ros2/rclpy#1209). The request is void, the node is not.
-            node.get_logger().error(str(error))
+        except (NodeFailure, ExternalShutdownException):
+            raise
+        except Exception as error:
+            # What a service of rclpy's own raises comes out here: for a parameter of a type that
+            # is none, say, and on Humble and Jazzy for a lifecycle transition that is not possible
+            # now (ros2/rclpy#1209). The request is void, the node is not.
+            if node.context.ok():  # else the process is ending and entities are invalid
+                node.get_logger().error(
+                    f"request refused: {error or repr(error)}", throttle_duration_sec=5.0
+                )
 
 
 def _keep_freed_memory() -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,15 @@ def dds_memory(pid: int) -> set[Path]:
 
 
 class Program:
-    """A verb of the command-line program as a process, its output in a file."""
+    """A verb of the command-line program as a process, its output in a file.
 
-    def __init__(self, words: list[str], log: Path) -> None:
-        installed = shutil.which("bisenetv2")
-        command = [installed] if installed else [sys.executable, "-m", "bisenetv2_ros.cli.main"]
+    command: another program to run instead, with the words for arguments.
+    """
+
+    def __init__(self, words: list[str], log: Path, command: Sequence[str] = ()) -> None:
+        if not command:
+            installed = shutil.which("bisenetv2")
+            command = [installed] if installed else [sys.executable, "-m", "bisenetv2_ros.cli.main"]
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(

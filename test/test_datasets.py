@@ -151,7 +151,7 @@ def test_own_folder(tmp_path, split):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("classes: [road]", "expected `classes:`"), ("a: [", "expected `classes:`")],
+    [("classes: [road]", "expected `classes:`"), ("a: [", "classes.yaml: not YAML")],
 )
 def test_faulty_classes_are_named(tmp_path, text, message):
     (tmp_path / "classes.yaml").write_text(text)

@@ -82,8 +82,14 @@ def test_empty_file(tmp_path: Path):
 def test_file_over_the_size_cap_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_tiny_model(tmp_path / "large.onnx")
     monkeypatch.setattr(model_file, "MAX_BYTES", 100)
-    monkeypatch.setattr(Path, "read_bytes", lambda self: pytest.fail("was read"))
     refused(path, rf"{path.stat().st_size} bytes, at most 100 are accepted")
+    monkeypatch.setattr(Path, "open", lambda *_: pytest.fail("was read"))
+    refused(path, rf"{path.stat().st_size} bytes, at most 100 are accepted")
+
+
+def test_a_file_without_end_is_not_read_to_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(model_file, "MAX_BYTES", 100)
+    refused(Path("/dev/zero"), "101 bytes, at most 100 are accepted")
 
 
 def test_every_truncation(tmp_path: Path):

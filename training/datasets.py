@@ -16,12 +16,12 @@ from typing import Protocol
 
 import cv2
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES, LabelSet
 from bisenetv2_ros.street_scene import StreetScene
 from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES, spread_colours
+from bisenetv2_ros.training.yaml_file import YamlError, read_yaml
 
 Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
@@ -368,7 +368,7 @@ def _colour(values: list[int]) -> tuple[int, int, int]:
 def read_classes(path: Path) -> LabelSet:
     """Read a `classes.yaml` (see `folder`); DatasetError names the file and what is expected."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         return LabelSet(
             name=str(content.get("name", path.parent.name)),
             names=tuple(str(entry["name"]) for entry in content["classes"]),
@@ -377,7 +377,9 @@ def read_classes(path: Path) -> LabelSet:
         )
     except OSError as error:
         raise DatasetError(f"{path}: {error.strerror}, expected the list of classes") from error
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except YamlError as error:
+        raise DatasetError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DatasetError(
             f"{path}: expected `classes:` as a list of {{name, colour: [r, g, b]}}; {error!r}"
         ) from error

@@ -30,6 +30,7 @@ from bisenetv2_ros.model_file import (
     read_model_file,
     write_metadata,
 )
+from bisenetv2_ros.paths import naming
 from bisenetv2_ros.segmenter import resize_image
 from bisenetv2_ros.training.model import BiSeNetV2
 
@@ -112,7 +113,8 @@ def export_model(
     write_metadata(model, info)
     partial = path.with_name(f".partial-{path.name}")
     try:
-        onnx.save(model, partial)
+        with naming(path):
+            onnx.save(model, partial)
         agreement = compare(deployed, read_model_file(partial), frames)
         required = REQUIRED_AGREEMENT[info.precision]
         for backend, share in agreement.items():

@@ -33,6 +33,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.model_file import INPUT, read_model_file, write_metadata
+from bisenetv2_ros.paths import naming
 from bisenetv2_ros.segmenter import resize_image
 
 REQUIRED_AGREEMENT = 0.95  #: share of pixels with the float32 file's class; less is a broken file
@@ -92,7 +93,8 @@ def quantize_model(
         model = onnx.load(partial)
         info = dataclasses.replace(source.info, precision="int8", metrics=metrics or {})
         write_metadata(model, info)
-        onnx.save(model, partial)
+        with naming(path_out):
+            onnx.save(model, partial)
         agreement = _compare(path_float32, partial, images)
         for backend, share in agreement.items():
             if share < REQUIRED_AGREEMENT:

@@ -13,12 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from bisenetv2_ros.paths import share_directory
 from bisenetv2_ros.training.model_config import ModelConfig
+from bisenetv2_ros.training.yaml_file import YamlError, parse_yaml, read_yaml
 
-MAX_RECIPE_BYTES = 1 << 20
 MAX_BASES = 8
 
 
@@ -202,9 +200,9 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
             if not isinstance(target, dict):
                 raise RecipeError(f"override {override!r}: {parent} has no keys below it")
         try:
-            target[leaf] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise RecipeError(f"override {override!r}: value is not YAML") from error
+            target[leaf] = parse_yaml(text)
+        except YamlError as error:
+            raise RecipeError(f"override {override!r}: {error}") from error
     return recipe_from_dict(values, f"{path.stem} {' '.join(overrides)}")
 
 
@@ -232,12 +230,10 @@ def _recipe_path(name_or_path: str) -> Path:
 
 def _read_values(path: Path, depth: int = 0) -> dict[str, Any]:
     """The keys of a recipe file over those of its `base`, models merged key by key."""
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise RecipeError(f"{path}: {path.stat().st_size} bytes, expected at most 1 MiB")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path}: not YAML: {str(error).splitlines()[0]}") from error
+        values = read_yaml(path)
+    except YamlError as error:
+        raise RecipeError(f"{path}: {error}") from error
     if not isinstance(values, dict):
         raise RecipeError(f"{path}: expected keys and values, received {type(values).__name__}")
     base = values.pop("base", None)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.model_options import sample_frames
+from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
     from bisenetv2_ros.model_file import ModelFile
@@ -161,4 +162,5 @@ def _training(args: argparse.Namespace) -> int:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path:
-        path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with naming(path):
+            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -29,6 +29,7 @@ from bisenetv2_ros.fastdds import profile_variables
 from bisenetv2_ros.frame_source import SYNTHETIC, WEBCAM, SourceError, open_source
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, model_path, read_model_file
+from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
     from rclpy.executors import Executor
@@ -147,7 +148,8 @@ def _run(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
     summary["interrupted"] = interrupted
     summary["files"] = [str(path) for path in files]
     path = args.output / "summary.json"
-    path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with naming(path):
+        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(summary, path)
     return 130 if interrupted else 0
 

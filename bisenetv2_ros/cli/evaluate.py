@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -100,7 +101,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(result, matrix, labels))
     if args.json:
         content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
-        args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with naming(args.json):
+            args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if args.report:
         try:
             print(write_report(args.report, Path(args.model).stem, matrix, gallery, facts))

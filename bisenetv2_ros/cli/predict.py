@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.paths import naming
 from bisenetv2_ros.predict import BAG_TOPICS, KINDS, ResultFiles
 
 
@@ -123,7 +124,7 @@ def run(args: argparse.Namespace) -> int:
     confidence = results.wants_confidence
     stopped = False
     try:
-        with _asked_to_stop() as signals:
+        with naming(args.output), _asked_to_stop() as signals:
             for frame in itertools.islice(source, args.frames):
                 try:
                     results.write(frame, segmenter(frame.image, confidence=confidence))
@@ -135,7 +136,8 @@ def run(args: argparse.Namespace) -> int:
     except SourceError as error:
         raise UserError(str(error)) from error
     finally:
-        results.close()
+        with naming(args.output):
+            results.close()
         segmenter.close()
         bar.close()
         print(f"{results.frames} frames segmented, results in {args.output}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 
 from bisenetv2_ros.fastdds import profile_variables
 
@@ -20,6 +21,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the node until a signal ends it."""
     os.environ.update(profile_variables())
+    # Until there is a node to close, a signal ends the process at once: some library swallows now
+    # and then the KeyboardInterrupt that Python would raise amid its import.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bisenetv2_ros.segment_node import main
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(args.ros_args)
