@@ -317,6 +317,13 @@ def machine() -> dict[str, Any]:
     }
 
 
+def machine_line() -> str:
+    """The machine in one line, for people."""
+    facts = machine()
+    packages = ", ".join(f"{name} {version}" for name, version in facts["packages"].items())
+    return f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average']}, {packages}"
+
+
 def _cpu_name() -> str:
     for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
         if line.startswith("model name"):

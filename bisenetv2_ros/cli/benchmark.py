@@ -1,20 +1,26 @@
-"""`bisenetv2 benchmark`: what a frame, or a training step, takes on this machine."""
+"""`bisenetv2 benchmark`: what a frame, the ROS graph, or a training step takes on this machine."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.model_options import sample_frames
+from bisenetv2_ros.cli import UserError, positive_float, positive_int
+from bisenetv2_ros.cli.model_options import picture_size, sample_frames
+from bisenetv2_ros.fastdds import profile_variables
 from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
     from bisenetv2_ros.model_file import ModelFile
 
 PICTURES = 8  # taken in circles
+GRAPH_PICTURES = 4
+TRANSPORTS = ("raw", "compressed")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +38,8 @@ examples:
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch beside them
   bisenetv2 benchmark --training --config camvid_cpu     a training step beside the plain way
+  bisenetv2 benchmark --graph                            camera, node and listener over ROS
+  bisenetv2 benchmark --graph --sizes 640x480 1920x1080 --cameras 1 2 4 --seconds 5 --runs 5
 """
     parser.add_argument(
         "models", nargs="*", help="model files or names (default: all in the package's models/)"
@@ -54,6 +62,45 @@ examples:
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="of a run, for torch eager")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the stages there")
+    graph = parser.add_argument_group("the ROS graph instead of frames alone")
+    graph.add_argument("--graph", action="store_true", help="needs ROS; the first model, mask only")
+    graph.add_argument(
+        "--sizes",
+        nargs="+",
+        type=picture_size,
+        default=[(1280, 720)],
+        metavar="WxH",
+        help="of the camera (default: 1280x720)",
+    )
+    graph.add_argument(
+        "--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="(default: both)"
+    )
+    graph.add_argument(
+        "--cameras",
+        nargs="+",
+        type=positive_int,
+        default=[1, 4],
+        metavar="N",
+        help="(default: 1 4)",
+    )
+    graph.add_argument(
+        "--rates",
+        nargs="+",
+        type=positive_float,
+        default=[10.0, 30.0, 60.0],
+        metavar="HZ",
+        help="of one camera; of several, the first (default: 10 30 60)",
+    )
+    graph.add_argument(
+        "--seconds", type=positive_float, default=3.0, metavar="S", help="a rate (default: 3)"
+    )
+    graph.add_argument(
+        "--runs",
+        type=positive_int,
+        default=1,
+        metavar="N",
+        help="of each; of 3 and more, the best and the worst are left out (default: 1)",
+    )
     training = parser.add_argument_group("training steps instead of frames")
     training.add_argument("--training", action="store_true", help="needs torch")
     training.add_argument("--config", default="camvid_cpu", help="recipe (default: %(default)s)")
@@ -72,6 +119,8 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
+    if args.graph:
+        return _graph(args)
     return _training(args) if args.training else _frames(args)
 
 
@@ -84,7 +133,7 @@ def _frames(args: argparse.Namespace) -> int:
         TURN,
         Case,
         as_json,
-        machine,
+        machine_line,
         measure,
         table,
         write_plot,
@@ -111,23 +160,84 @@ def _frames(args: argparse.Namespace) -> int:
     if not results:
         raise UserError("; ".join(dict.fromkeys(skipped)))
 
-    facts = machine()
     height, width = images[0].shape[:2]
-    print(
-        f"{facts['cpu']}, {facts['cores']} cores, load {facts['load_average']}, "
-        f"{', '.join(f'{name} {version}' for name, version in facts['packages'].items())}"
-    )
+    print(machine_line())
     print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
     print(table(results))
     for reason in dict.fromkeys(skipped):
         print(f"skipped: {reason}")
     _write_json(args.json, as_json(results, skipped))
     if args.plot:
-        try:
-            write_plot(results, args.plot)
-        except ModuleNotFoundError as error:
-            raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
+        _plot(lambda path: write_plot(results, path), args.plot)
     return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends import BackendUnavailable
+    from bisenetv2_ros.benchmark import machine_line
+    from bisenetv2_ros.graph_benchmark import (
+        GraphError,
+        Plan,
+        as_json,
+        measure_graph,
+        table,
+        verdicts,
+        write_plot,
+    )
+    from bisenetv2_ros.model_file import model_path
+
+    importlib.import_module("rclpy")  # here, where its absence is told in one line
+    # Not on the robot's own domain: these cameras are not the robot's.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(profile_variables())
+    try:
+        plan = Plan(
+            model_path(args.models[0] if args.models else ""),
+            args.backend[0] if args.backend else "auto",
+            args.device,
+            args.threads,
+            tuple(args.sizes),
+            tuple(args.transports),
+            tuple(args.cameras),
+            tuple(args.rates),
+            args.seconds,
+            args.runs,
+        )
+        pictures = sample_frames(args.source, GRAPH_PICTURES)
+        with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
+            report = measure_graph(plan, pictures, bar.update)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(
+            error, (GraphError, BackendUnavailable)
+        ):
+            raise
+        raise UserError(str(error)) from error
+    print(machine_line())
+    print(
+        f"{plan.model.stem} on {report.runs_on}, mask only, frames of {args.source}; "
+        f"first mask {report.first_mask:.2f} s after the node's start"
+    )
+    print(
+        f"{plan.runs} x {plan.seconds:g} s each; medians and p99 in ms from stamp to mask, "
+        "CPU in % of a core\n"
+    )
+    print(table(report), end="\n\n")
+    for holds, line in verdicts(report):
+        print(f"{'holds ' if holds else 'MISSED'}  {line}")
+    _write_json(args.json, as_json(report))
+    if args.plot:
+        _plot(lambda path: write_plot(report, path), args.plot)
+    return 0
+
+
+def _plot(draw: Callable[[Path], None], path: Path) -> None:
+    try:
+        draw(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
 
 
 def _models(names: list[str]) -> list[ModelFile]:

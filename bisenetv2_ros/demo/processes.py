@@ -41,6 +41,11 @@ class Child:
                 preexec_fn=_end_with_parent,
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._process.pid
+
     def exit_code(self) -> int | None:
         """The exit code, or None while it runs."""
         return self._process.poll()
