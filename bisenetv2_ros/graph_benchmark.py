@@ -468,23 +468,23 @@ def table(report: Report) -> str:
     head = ["camera", "Hz", "lost", "latency", "p99", "jitter", "p99", "bare", "adds"]
     head += ["CPU camera", "node", "listener", "MB"]
     rows = [head]
-    for m in report.measurements:
-        rows.append(
-            [
-                _name(m),
-                f"{m.rate:.0f}",
-                f"{m.lost:.1%}",
-                *(
-                    _ms(value)
-                    for values in (m.latencies, m.jitters)
-                    for value in (_median(values), _percentile(values, 0.99))
-                ),
-                _ms(_median(m.bare)),
-                _ms(m.added),
-                *(f"{100 * m.cpu[name]:.0f}" for name in ("camera", "node", "listener")),
-                f"{m.memory / 1e6:.0f}",
-            ]
-        )
+    rows += [
+        [
+            _name(m),
+            f"{m.rate:.0f}",
+            f"{m.lost:.1%}",
+            *(
+                _ms(value)
+                for values in (m.latencies, m.jitters)
+                for value in (_median(values), _percentile(values, 0.99))
+            ),
+            _ms(_median(m.bare)),
+            _ms(m.added),
+            *(f"{100 * m.cpu[name]:.0f}" for name in ("camera", "node", "listener")),
+            f"{m.memory / 1e6:.0f}",
+        ]
+        for m in report.measurements
+    ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [
         "  ".join(

@@ -235,7 +235,8 @@ def _graph(args: argparse.Namespace) -> int:
 
 def _plot(draw: Callable[[Path], None], path: Path) -> None:
     try:
-        draw(path)
+        with naming(path):
+            draw(path)
     except ModuleNotFoundError as error:
         raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
 
