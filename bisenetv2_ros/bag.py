@@ -7,7 +7,7 @@ nothing of models or of how a mask is made.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -273,11 +273,13 @@ class BagCopy:
         size: tuple[int, int],
         model: str,
         inference_seconds: float,
+        regions: Mapping[str, np.ndarray],
     ) -> None:
         """Add the outputs of one frame, with its stamp and frame id.
 
         images: of each image output that is wanted, (H, W) or (H, W, 3) uint8. counts: (C,) int64,
-        pixels of each class in the mask of `size` (width, height).
+        pixels of each class in the mask of `size` (width, height); regions: the same of each region
+        of interest, by name.
         """
         types = self._types.types
         time = types["builtin_interfaces/msg/Time"](origin.sec, origin.nanosec)
@@ -288,7 +290,16 @@ class BagCopy:
         for name in self._outputs:
             kind = CLASS_FRACTIONS if name == "class_fractions" else IMAGE
             if name == "class_fractions":
-                message = self._class_fractions(header, counts, size, model, inference_seconds)
+                message = types[kind](
+                    header,
+                    model=model,
+                    width=size[0],
+                    height=size[1],
+                    classes=self._class_fractions(counts),
+                    regions=self._region_fractions(regions),
+                    latency=float("nan"),  # nobody waited for it
+                    inference_time=inference_seconds,
+                )
             else:
                 pixels = np.ascontiguousarray(images[name])
                 message = types[kind](
@@ -342,31 +353,22 @@ class BagCopy:
         data = self._types.serialize_cdr(message, kind)
         self._writer.write(self._added[topic], origin.received, data)
 
-    def _class_fractions(
-        self,
-        header: Any,
-        counts: np.ndarray,
-        size: tuple[int, int],
-        model: str,
-        inference_seconds: float,
-    ) -> Any:
-        types = self._types.types
+    def _class_fractions(self, counts: np.ndarray) -> Any:
+        fraction = self._types.types["bisenetv2_ros/msg/ClassFraction"]
         valid = max(int(counts.sum()), 1)
-        classes: Any = [
-            types["bisenetv2_ros/msg/ClassFraction"](class_id, name, count / valid, count)
+        return [
+            fraction(class_id, name, count / valid, count)
             for class_id, (name, count) in enumerate(
                 zip(self._labels.names, counts.tolist(), strict=True)
             )
         ]
-        return types[CLASS_FRACTIONS](
-            header,
-            model=model,
-            width=size[0],
-            height=size[1],
-            classes=classes,
-            latency=float("nan"),  # nobody waited for it
-            inference_time=inference_seconds,
-        )
+
+    def _region_fractions(self, regions: Mapping[str, np.ndarray]) -> Any:
+        fractions = self._types.types["bisenetv2_ros/msg/RegionFractions"]
+        return [
+            fractions(name, int(counts.sum()), self._class_fractions(counts))
+            for name, counts in regions.items()
+        ]
 
     def _label_info(self) -> Any:
         types = self._types.types

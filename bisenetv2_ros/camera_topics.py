@@ -42,6 +42,7 @@ from bisenetv2_ros.messages import (
 )
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.parameters import Parameters
+from bisenetv2_ros.regions import RegionWatch, draw_regions
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 from bisenetv2_ros.topic_names import output_topic
 
@@ -99,9 +100,12 @@ class RateLimit:
 class CameraTopics:
     """Publishers, subscriptions and statistics of one camera."""
 
-    def __init__(self, node: Node, topic: str, transport: str) -> None:
+    def __init__(
+        self, node: Node, topic: str, transport: str, watch: RegionWatch | None = None
+    ) -> None:
         """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
-        compressed."""
+        compressed, `watch` for a camera that has regions of interest."""
+        self.watch = watch
         self.statistics = CameraStatistics()
         #: The topic subscribed to, in full.
         self.topic = node.resolve_topic_name(topic)
@@ -164,6 +168,11 @@ class CameraTopics:
             if getattr(settings, f"publish_{name}") and publisher.get_subscription_count()
         }
 
+    @property
+    def watched(self) -> bool:
+        """Whether limits are set on its regions, so that masks are needed without subscribers."""
+        return self.watch is not None and bool(self.watch.limits)
+
     def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
         """Pixels (H, W, 3) uint8 of a message and their channel order. Raises ImageError."""
         return self._decode(message)
@@ -205,6 +214,10 @@ class CameraTopics:
         if "mask" in wanted:
             self._publish_image("mask", header, mask, "mono8")
         latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
+        regions = {}
+        if self.watch is not None:
+            self.watch.update(segmentation.mask)
+            regions = self.watch.counts
         if "class_fractions" in wanted:
             height, width = segmentation.mask.shape
             self._publishers["class_fractions"].publish(
@@ -216,6 +229,7 @@ class CameraTopics:
                     (width, height),
                     latency,
                     segmentation.inference_seconds,
+                    regions,
                 )
             )
         if "camera_info" in wanted:
@@ -230,6 +244,8 @@ class CameraTopics:
         if "overlay" in wanted:
             rgb = image if order == "rgb" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
             overlay = segmenter.overlay(rgb, segmentation.mask, settings.overlay_opacity)
+            if self.watch is not None:
+                draw_regions(overlay, self.watch.regions)
             self._publish_image("overlay", header, overlay, "rgb8")
         return latency
 

@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
 
-from bisenetv2_ros.msg import ClassFraction, ClassFractions
+from bisenetv2_ros.msg import ClassFraction, ClassFractions, RegionFractions
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from builtin_interfaces.msg import Time
     from std_msgs.msg import Header
 
@@ -70,26 +72,37 @@ def class_fractions_message(
     size: tuple[int, int],
     latency: float,
     inference_time: float,
+    regions: Mapping[str, np.ndarray] | None = None,
 ) -> ClassFractions:
     """What a mask of `size` (width, height) consists of.
 
-    `counts` is (C,) int64, the pixels of each class; the fractions are of their sum. `latency` and
-    `inference_time` are in seconds. Raises ValueError where counts and labels differ in number.
+    `counts` is (C,) int64, the pixels of each class; the fractions are of their sum. `regions` has
+    the same for each region of interest, by name. `latency` and `inference_time` are in seconds.
+    Raises ValueError where counts and labels differ in number.
     """
-    valid = max(int(counts.sum()), 1)  # a mask without valid pixels has fractions of 0
-    classes = [
-        ClassFraction(class_id=class_id, class_name=name, fraction=count / valid, pixel_count=count)
-        for class_id, (name, count) in enumerate(zip(labels.names, counts.tolist(), strict=True))
-    ]
     return ClassFractions(
         header=header,
         model=model,
         width=size[0],
         height=size[1],
-        classes=classes,
+        classes=_class_fractions(labels, counts),
+        regions=[
+            RegionFractions(
+                name=name, pixel_count=int(part.sum()), classes=_class_fractions(labels, part)
+            )
+            for name, part in (regions or {}).items()
+        ],
         latency=latency,
         inference_time=inference_time,
     )
+
+
+def _class_fractions(labels: LabelSet, counts: np.ndarray) -> list[ClassFraction]:
+    valid = max(int(counts.sum()), 1)  # a mask without valid pixels has fractions of 0
+    return [
+        ClassFraction(class_id=class_id, class_name=name, fraction=count / valid, pixel_count=count)
+        for class_id, (name, count) in enumerate(zip(labels.names, counts.tolist(), strict=True))
+    ]
 
 
 def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:

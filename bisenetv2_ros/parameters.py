@@ -80,6 +80,18 @@ class Parameters:
         "(nearest neighbour).",
         choices=("network", "camera"),
     )
+    regions: tuple[str, ...] = _parameter(
+        ("",),
+        "Regions of interest, each 'NAME: X Y, X Y, X Y' with the corners of a polygon as "
+        "fractions of the picture's width and height, or 'NAME @ CAMERA: ...' for one of several "
+        "cameras.",
+    )
+    region_limits: tuple[str, ...] = _parameter(
+        ("",),
+        "Limits, each 'REGION: CLASS < SHARE WARN' (or >, ERROR): the region's diagnostic status "
+        "has this level while its share of the class is beyond. Frames of a camera with limits are "
+        "segmented without subscribers too.",
+    )
     autostart: bool = _parameter(
         True,
         "Configure and activate at start-up; a failure ends the process. false: wait for "
@@ -226,8 +238,8 @@ def unused_qos_overrides(node: Node) -> list[str]:
 def read(node: Node) -> Parameters:
     """The values of this moment. Cheap enough for once a frame, safe from any thread."""
     values: dict[str, Any] = {name: node.get_parameter(name).value for name in FIELDS}
-    values["cameras"] = tuple(values["cameras"])
-    return Parameters(**values)
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Parameters(**values | lists)
 
 
 def markdown() -> str:
@@ -247,7 +259,7 @@ def _literal(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):
-        return f"[{', '.join(value)}]"
+        return f"[{', '.join(item or repr(item) for item in value)}]"
     return repr(value)
 
 

@@ -27,6 +27,7 @@ import numpy as np
 
 from bisenetv2_ros.frame_source import Frame, FrameSource
 from bisenetv2_ros.pictures import VideoFile, side_by_side, write_picture
+from bisenetv2_ros.regions import Region, RegionWatch, draw_regions
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ class ResultFiles:
 
     source: what the frames come from. kinds: which of KINDS to write. opacity: of the colours in
     overlays, 0..1. network_size: masks as the network gives them, not in the size of the frame.
-    bag_topics: what the bag is given, of BAG_TOPICS. Files of an earlier run are overwritten,
-    but not a bag. OSError where one cannot be written.
+    bag_topics: what the bag is given, of BAG_TOPICS. regions: of interest, counted and drawn.
+    Files of an earlier run are overwritten, but not a bag. ValueError for a region without a pixel
+    or a bag from another source; OSError where one cannot be written.
     """
 
     def __init__(
@@ -56,6 +58,7 @@ class ResultFiles:
         opacity: float = 0.5,
         network_size: bool = False,
         bag_topics: Sequence[str] = (),
+        regions: Sequence[Region] = (),
     ) -> None:
         self.directory = directory
         self.frames = 0  # written so far
@@ -69,6 +72,15 @@ class ResultFiles:
         self._videos: dict[str, VideoFile] = {}
         self._closing = contextlib.ExitStack()
         labels = segmenter.model.info.labels
+        self._watches = {
+            camera: RegionWatch(
+                [region for region in regions if region.camera in ("", camera)],
+                (),
+                segmenter.model.info.input_size,
+                labels.names,
+            )
+            for camera in source.cameras
+        }
         if "bag" in self._kinds:  # first, because it may be refused
             from bisenetv2_ros.bag import BagCopy
 
@@ -95,6 +107,8 @@ class ResultFiles:
         """Write all that was asked for of one frame. `result` is the frame's segmentation."""
         name = self._unused(Path(frame.name).stem)
         height, width = frame.image.shape[:2]
+        watch = self._watches[frame.origin.camera if frame.origin else ""]
+        watch.update(result.mask)
         size = self._segmenter.model.info.input_size if self._network_size else (width, height)
         fractions = result.counts / max(1, result.counts.sum())
         mask = resize_mask(result.mask, size)
@@ -103,7 +117,7 @@ class ResultFiles:
         if "colour" in self._kinds:
             self._picture("colour", name, self._segmenter.colour(mask))
         if "overlay" in self._kinds:
-            self._picture("overlay", name, self._overlay(frame, result))
+            self._picture("overlay", name, self._overlay(frame, result, watch))
         if "video" in self._kinds:
             labels = self._segmenter.model.info.labels
             picture = side_by_side(frame.image, result.mask, labels, fractions)
@@ -112,12 +126,14 @@ class ResultFiles:
             numbers = [frame.time, result.inference_seconds, *fractions]
             self._table.writerow([name, *(f"{number:.6f}" for number in numbers)])
         if "jsonl" in self._kinds:
-            self._lines.write(json.dumps(self._record(name, frame, result)) + "\n")
+            self._lines.write(json.dumps(self._record(name, frame, result, watch)) + "\n")
         if "bag" in self._kinds:
-            self._write_to_bag(frame, result, mask, size)
+            self._write_to_bag(frame, result, mask, watch)
         self.frames += 1
 
-    def _record(self, name: str, frame: Frame, result: Segmentation) -> dict[str, object]:
+    def _record(
+        self, name: str, frame: Frame, result: Segmentation, watch: RegionWatch
+    ) -> dict[str, object]:
         """What fractions.jsonl says of a frame."""
         record: dict[str, object] = {
             "frame": name,
@@ -130,23 +146,30 @@ class ResultFiles:
                 "stamp": {"sec": frame.origin.sec, "nanosec": frame.origin.nanosec},
                 "frame_id": frame.origin.frame_id,
             }
-        fractions = result.counts / max(1, result.counts.sum())
+        record["fractions"] = self._shares(result.counts)
+        if watch.regions:
+            record["regions"] = {name: self._shares(part) for name, part in watch.counts.items()}
+        return record
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        """Fractions by class name of (C,) int64 pixels."""
+        fractions = counts / max(1, counts.sum())
         names = self._segmenter.model.info.labels.names
         shares = zip(names, fractions.tolist(), strict=True)
-        return record | {"fractions": {name: round(share, 6) for name, share in shares}}
+        return {name: round(share, 6) for name, share in shares}
 
     def _write_to_bag(
-        self, frame: Frame, result: Segmentation, mask: np.ndarray, size: tuple[int, int]
+        self, frame: Frame, result: Segmentation, mask: np.ndarray, watch: RegionWatch
     ) -> None:
         """Add a frame's outputs to the bag, computing those that are wanted."""
         assert frame.origin is not None, "only bags are copied, and their frames have origins"
         images = {"mask": mask}
         if result.confidence is not None:
-            images["confidence"] = resize_mask(result.confidence, size)
+            images["confidence"] = resize_mask(result.confidence, mask.shape[::-1])
         if "color_mask" in self._bag_topics:
             images["color_mask"] = self._segmenter.colour(mask)
         if "overlay" in self._bag_topics:
-            images["overlay"] = self._overlay(frame, result)
+            images["overlay"] = self._overlay(frame, result, watch)
         self._bag.write(
             frame.origin,
             images,
@@ -154,10 +177,13 @@ class ResultFiles:
             self._segmenter.model.info.input_size,
             self._segmenter.model.name,
             result.inference_seconds,
+            watch.counts,
         )
 
-    def _overlay(self, frame: Frame, result: Segmentation) -> np.ndarray:
-        return self._segmenter.overlay(frame.image, result.mask, self._opacity)
+    def _overlay(self, frame: Frame, result: Segmentation, watch: RegionWatch) -> np.ndarray:
+        overlay = self._segmenter.overlay(frame.image, result.mask, self._opacity)
+        draw_regions(overlay, watch.regions)
+        return overlay
 
     def _video(self, camera: str) -> VideoFile:
         """The video of a camera, begun with its first frame."""

@@ -44,6 +44,7 @@ from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.diagnostics import Level, Status, Watchdog
 from bisenetv2_ros.image_conversion import ImageError
 from bisenetv2_ros.latest_frame import LatestFrame
+from bisenetv2_ros.regions import RegionWatch, parse_limits, parse_regions
 from bisenetv2_ros.segmenter import Segmenter
 
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
@@ -147,7 +148,8 @@ class SegmentNode(LifecycleNode):
                 )
             )
             for topic in settings.cameras:
-                self._cameras.append(CameraTopics(self, topic, settings.image_transport))
+                watch = self._watch_of(topic, settings)
+                self._cameras.append(CameraTopics(self, topic, settings.image_transport, watch))
             undo.pop_all()
         model, backend = self._segmenter.model, self._segmenter.backend
         self.get_logger().info(
@@ -155,6 +157,16 @@ class SegmentNode(LifecycleNode):
             f"{model.info.input_size[0]}x{model.info.input_size[1]}) "
             f"on {backend.name}, {backend.device}"
         )
+
+    def _watch_of(self, topic: str, settings: parameters.Parameters) -> RegionWatch | None:
+        """Who watches the regions of a camera; None where it has none."""
+        info = self._loaded.model.info
+        regions = parse_regions(settings.regions, settings.cameras)
+        limits = parse_limits(settings.region_limits, regions, info.labels.names)
+        own = [region for region in regions if region.camera in ("", topic)]
+        names = {region.name for region in own}
+        own_limits = [limit for limit in limits if limit.region in names]
+        return RegionWatch(own, own_limits, info.input_size, info.labels.names) if own else None
 
     @_transition
     def on_activate(self) -> None:
@@ -251,7 +263,7 @@ class SegmentNode(LifecycleNode):
     def _segment(self, camera: CameraTopics, message: Any) -> None:
         settings = parameters.read(self)
         wanted = camera.wanted(settings)
-        if not wanted:
+        if not wanted and not camera.watched:
             camera.statistics.dropped(diagnostics.NO_SUBSCRIBER)
             return
         try:
@@ -363,6 +375,10 @@ class SegmentNode(LifecycleNode):
                     message = "; ".join([message, *problems])
             values = diagnostics.camera_values(report)
             yield Status(f"segment: {camera.topic}", level, message, hardware, values)
+            if camera.watch is not None:
+                for name, level, message, values in camera.watch.assess(settings.stale_periods):
+                    name = f"segment: {camera.topic} {name}"
+                    yield Status(name, level, message, hardware, values)
 
     # Threads
 

@@ -23,6 +23,7 @@ from bisenetv2_ros import bag
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.predict import ResultFiles
+from bisenetv2_ros.regions import draw_regions, parse_regions
 from bisenetv2_ros.segmenter import Segmenter, resize_mask
 
 SIZE = (150, 100)
@@ -179,8 +180,9 @@ def test_files_and_a_new_bag_of_two_cameras(tmp_path, model, storage):
 def test_further_topics_and_the_size_of_the_network(tmp_path, model):
     drive = write_bag(tmp_path / "drive", cameras=(FRONT,))
     out = tmp_path / "out"
-    names = "mask,color_mask,overlay,confidence"
+    names = "mask,color_mask,overlay,confidence,class_fractions"
     words = ("--model", model, "--save", "bag", "--bag-topics", names, "--mask-size", "network")
+    words += ("--region", "low @ /front/image_raw: 0 0.5, 1 0.5, 1 1, 0 1")
     assert predict(next(drive.glob("*.mcap")), "-o", out, *words) == 0  # the file alone will do
     with Segmenter(model) as segmenter:
         result = segmenter(scene(2), confidence=True)
@@ -190,6 +192,12 @@ def test_further_topics_and_the_size_of_the_network(tmp_path, model):
             "overlay": segmenter.overlay(scene(2), result.mask, 0.5),
             "confidence": result.confidence,
         }
+    draw_regions(expected["overlay"], parse_regions(["low: 0 0.5, 1 0.5, 1 1, 0 1"]))
+    _, message = messages(out / "bag", "/front/segmentation/class_fractions")[2]
+    (region,) = message.regions
+    assert (region.name, region.pixel_count) == ("low", 32 * 96)
+    counts = np.bincount(result.mask[32:].ravel(), minlength=len(CAMVID)).tolist()
+    assert [c.pixel_count for c in region.classes] == counts
     for name, pixels in expected.items():
         _, message = messages(out / "bag", f"/front/segmentation/{name}")[2]
         assert message.encoding == ("mono8" if pixels.ndim == 2 else "rgb8")
@@ -291,7 +299,7 @@ def test_bag_as_a_result_needs_one_as_the_source(tmp_path, model, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("name", ["ClassFraction", "ClassFractions"])
+@pytest.mark.parametrize("name", ["ClassFraction", "ClassFractions", "RegionFractions"])
 def test_messages_are_the_installed_ones(name):
     """A player finds the type by this hash, of which not a comment but every field is part."""
     packages = pytest.importorskip("ament_index_python.packages")

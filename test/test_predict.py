@@ -186,3 +186,25 @@ def test_output_that_is_a_file_is_named(tmp_path, drive, model, capsys):
     (tmp_path / "out").write_text("")
     assert predict(drive, "-o", tmp_path / "out", "--model", model) == 1
     assert f"error: File exists: '{tmp_path / 'out'}'" in capsys.readouterr().err
+
+
+def test_regions_are_counted_and_drawn(tmp_path, drive, model):
+    out = tmp_path / "out"
+    region = ("--region", "right: 0.5 0, 1 0, 1 1, 0.5 1")
+    words = ("--model", model, "--save", "masks,overlay,jsonl", "--mask-size", "network", *region)
+    assert predict(drive, "-o", out, *words) == 0
+    for line in (out / "fractions.jsonl").read_text().splitlines():
+        record = json.loads(line)
+        mask = read(out / "masks" / f"{record['frame']}.png")
+        assert mask.shape == (64, 96)
+        expected = np.bincount(mask[:, 48:].ravel(), minlength=len(CAMVID)) / (48 * 64)
+        assert list(record["regions"]) == ["right"]
+        np.testing.assert_allclose(list(record["regions"]["right"].values()), expected, atol=1e-6)
+        assert read(out / "overlay" / f"{record['frame']}.png")[50, 74].min() > 200
+
+
+def test_wrong_region_is_refused(tmp_path, drive, model, capsys):
+    words = ("--model", model, "--region", "right: 0.5 0, 1 0")
+    assert predict(drive, "-o", tmp_path / "out", *words) == 2
+    assert "region 'right: 0.5 0, 1 0': expected at least three points" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

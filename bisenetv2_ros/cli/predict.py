@@ -61,6 +61,14 @@ Ctrl-C keeps what is done.
         help="of masks and colours: the frame's or the network's (default: %(default)s)",
     )
     parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="'NAME: X Y, ...'",
+        help="region of interest as in the node's parameter regions, any number of times: drawn in "
+        "overlays, its class fractions in jsonl and bag",
+    )
+    parser.add_argument(
         "--bag-topics",
         type=_bag_topics,
         default=BAG_TOPICS[:2],
@@ -89,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.regions import parse_regions
     from bisenetv2_ros.segmenter import InferenceError, Segmenter
 
     damaged: list[Exception] = []
@@ -99,6 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         source = open_source(args.source, topics=args.topic, on_damaged=skip)
+        regions = parse_regions(args.region, source.cameras)
         segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
     except (ValueError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
@@ -118,8 +128,9 @@ def run(args: argparse.Namespace) -> int:
             opacity=args.opacity,
             network_size=args.mask_size == "network",
             bag_topics=args.bag_topics,
+            regions=regions,
         )
-    except SourceError as error:
+    except ValueError as error:
         raise UserError(f"{args.source}: {error}") from error
     confidence = results.wants_confidence
     stopped = False
