@@ -30,7 +30,8 @@ MAX_SIDE = 4096  #: pixels of width or height that a file may ask for
 PRECISIONS = ("float32", "float16", "int8")
 DEFAULT_MODEL = "bisenetv2_camvid_480x352_int8"  #: what '' means, in the package's models/
 INPUT = "image"
-OUTPUTS = ("mask", "confidence")
+MASK = "mask"
+OUTPUTS = (MASK, "confidence")
 _PREFIX = "bisenetv2."
 
 _T = TypeVar("_T")

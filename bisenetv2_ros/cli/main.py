@@ -51,6 +51,7 @@ VERBS: dict[str, Verb] = {
     ),
     "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
     "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
+    "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"

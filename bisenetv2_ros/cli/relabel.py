@@ -1,0 +1,60 @@
+"""`bisenetv2 relabel`: a model file with its classes grouped or renamed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.model_options import add_metric_option
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+FILE.yaml says which classes become which; every class of the model must go somewhere:
+  name: driving
+  classes:
+    - {name: drivable, of: [road], colour: [128, 64, 128]}
+    - {name: obstacle, of: [car, pedestrian, bicyclist]}
+    - {name: other, of: rest}
+
+The mapping is inside the new file, at no further settings: node and tools see the new classes only.
+The confidence stays that of the class before. Scores of the old classes are not carried over.
+
+example:
+  bisenetv2 relabel bisenetv2_camvid_480x352_int8 --classes config/classes/camvid_driving.yaml
+  bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_480x352_int8_driving.onnx
+"""
+    parser.add_argument("model", help="model file, or name of one of the package's")
+    parser.add_argument("--classes", type=Path, required=True, metavar="FILE.yaml")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FILE", help="(default: MODEL_NAME.onnx here)"
+    )
+    add_metric_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and say what its classes are."""
+    from bisenetv2_ros.class_map import read_class_map, relabel_model
+    from bisenetv2_ros.model_file import model_path, read_model_file
+
+    try:
+        source = model_path(args.model)
+        before = read_model_file(source).info.labels
+        class_map = read_class_map(args.classes, before)
+        path = args.output or Path(f"{source.stem}_{class_map.labels.name}.onnx")
+        if path.exists() and path.samefile(source):
+            raise UserError(f"{path} would be overwritten: name another file with -o")
+        relabel_model(source, class_map, path, dict(args.metric))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"{path}:")
+    for number, name in enumerate(class_map.labels.names):
+        members = [
+            member
+            for member, target in zip(before.names, class_map.targets, strict=True)
+            if target == number
+        ]
+        print(f"  {number} {name}: {', '.join(members)}")
+    return 0
