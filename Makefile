@@ -19,7 +19,7 @@ export BISENETV2_CAMVID
 BOOTSTRAP = $(PYTHON) scripts/bootstrap --ros $(ROS)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test lint lock clean help
+.PHONY: build demo test soak lint lock clean help
 
 build: | python ## make the environment in .venv and build the package (the default)
 	@$(BOOTSTRAP) demo
@@ -34,6 +34,10 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
 	@. ./env.sh && { code=0; { $(LINT); } || code=1; python -m pytest || code=1; exit $$code; }
+
+soak: | python ## the long versions of tests: 30 minutes of overload, 100000 bad frames [~90 min]
+	@$(BOOTSTRAP) test
+	@. ./env.sh && exec env BISENETV2_SOAK=1 python -m pytest -m long_run -s
 
 lint: | python ## check form and types
 	@$(BOOTSTRAP) test

@@ -1,14 +1,9 @@
-"""Camera messages to pixels: every encoding against expectations computed here, hostile input.
-
-BISENETV2_FUZZ_CASES sets the number of random messages a fuzz test tries (default 300; the long
-run of `make soak` takes 100000).
-"""
+"""Camera messages to pixels: every encoding against expectations computed here, hostile input."""
 
 from __future__ import annotations
 
 import array
 import importlib
-import os
 import struct
 import zlib
 from collections import Counter
@@ -19,6 +14,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from long_run import long_or_short
 
 from bisenetv2_ros import image_conversion
 from bisenetv2_ros.image_conversion import (
@@ -48,7 +44,7 @@ BYTES_PER_PIXEL = {
 SIXTEEN_BIT = [encoding for encoding in BYTES_PER_PIXEL if encoding.endswith("16")]
 WIDTH, HEIGHT = 32, 24
 
-CASES = int(os.environ.get("BISENETV2_FUZZ_CASES", "300"))
+CASES = long_or_short(100_000, 300)
 fuzz = settings(max_examples=CASES, deadline=None, suppress_health_check=list(HealthCheck))
 
 
@@ -402,6 +398,8 @@ def hostile_images(draw):
 
 @pytest.mark.timeout(120 + CASES // 20)
 @fuzz
+@pytest.mark.long_run
+@pytest.mark.timeout(60 + CASES // 20)
 @given(hostile_images())
 def test_fuzz_raw(message):
     if is_well_formed(message):
@@ -699,6 +697,8 @@ def hostile_files(draw):
 
 @pytest.mark.timeout(120 + CASES // 20)
 @fuzz
+@pytest.mark.long_run
+@pytest.mark.timeout(60 + CASES // 20)
 @given(hostile_files() | st.binary(), st.text() | st.sampled_from(["bayer_rggb8; png", "jpeg"]))
 def test_fuzz_compressed(data, format_):
     result = attempt(decode_compressed, compressed_message(data, format_))

@@ -22,6 +22,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from long_run import long_or_short  # noqa: E402
+
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.training import loop  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
@@ -135,7 +137,10 @@ def assert_same_end(one: Path, two: Path) -> None:
 # --- killed, stopped ------------------------------------------------------------------------------
 
 
-def test_sigkill_and_resume_is_bit_identical(uninterrupted, data, tmp_path):
+@pytest.mark.long_run
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("kill", range(long_or_short(10, 1)))  # for each of two precisions
+def test_sigkill_and_resume_is_bit_identical(uninterrupted, data, tmp_path, kill):
     """Killed at a random moment, resumed, with data from a worker process: the same end."""
     precision, whole = uninterrupted
     run = tmp_path / "run"
