@@ -40,6 +40,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from bisenetv2_ros import diagnostics, parameters
+from bisenetv2_ros.backends import Cancelled, DeviceLost
 from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.diagnostics import Level, Status, Watchdog
 from bisenetv2_ros.image_conversion import ImageError
@@ -50,6 +51,7 @@ from bisenetv2_ros.segmenter import Segmenter
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
 WATCH_PERIOD = 0.1  # seconds between looks at the levels; one that changes is reported at once
+LOADING_PERIOD = 5.0  # seconds between log lines about a model that takes long to load
 EXIT_GRACE = 1.0  # seconds that a thread may take to stop when the process ends
 
 _Result = TypeVar("_Result")
@@ -105,6 +107,9 @@ class SegmentNode(LifecycleNode):
         super().__init__("segment")
         self.refusal = ""  # why the last transition failed
         self._fatal = ""  # why the process must end; the inference thread may set it
+        self._device_lost = False  # then not even freeing its memory is safe
+        self._loading = ""  # how far the model is; '' while none is being loaded
+        self._closing = False
         self._problems = parameters.declare(self)
         self._segmenter: Segmenter | None = None
         self._cameras: list[CameraTopics] = []
@@ -139,14 +144,17 @@ class SegmentNode(LifecycleNode):
         check_camera_topics(self, settings.cameras)
         with contextlib.ExitStack() as undo:
             undo.callback(self._free)
+            undo.callback(setattr, self, "_loading", "")
             self._segmenter = self._in_background(
                 lambda: Segmenter(
                     settings.model,
                     backend=settings.backend,
                     device=settings.device,
                     threads=settings.threads,
+                    report=self._on_loading,
                 )
             )
+            self._loading = ""
             for topic in settings.cameras:
                 watch = self._watch_of(topic, settings)
                 self._cameras.append(CameraTopics(self, topic, settings.image_transport, watch))
@@ -167,6 +175,13 @@ class SegmentNode(LifecycleNode):
         names = {region.name for region in own}
         own_limits = [limit for limit in limits if limit.region in names]
         return RegionWatch(own, own_limits, info.input_size, info.labels.names) if own else None
+
+    def _on_loading(self, line: str) -> None:
+        """Keep what the loading thread says; end it when the process ends."""
+        if self._closing or not self.context.ok():
+            raise Cancelled("the node is ending")
+        self._loading = line
+        self.get_logger().info(line, throttle_duration_sec=LOADING_PERIOD)
 
     @_transition
     def on_activate(self) -> None:
@@ -275,12 +290,16 @@ class SegmentNode(LifecycleNode):
             segmentation = self._loaded(
                 image, channel_order=order, confidence="confidence" in wanted
             )
+        except DeviceLost as error:
+            self._drop(camera, "inference", error)
+            self._device_lost = True
+            self._fatal = str(error)
+            return
         except Exception as error:
             self._drop(camera, "inference", error)
             self._failures_in_row += 1
             if self._failures_in_row >= MAX_FAILURES:
-                # A device that is lost (a sticky CUDA error, for one) comes back only in a new
-                # process.
+                # Whatever it is, a new process may be without it.
                 self._fatal = f"inference failed {MAX_FAILURES} times in a row: {error}"
             return
         self._failures_in_row = 0
@@ -305,6 +324,15 @@ class SegmentNode(LifecycleNode):
 
     @_guarded
     def _watch(self) -> None:
+        """Report; NodeFailure where the process has to end."""
+        self._report()
+        if self._fatal:
+            self.get_logger().fatal(self._fatal)
+            self._diagnostics.wait_for_all_acked(Duration(seconds=0.5))
+            raise NodeFailure(self._fatal)
+
+    @_guarded
+    def _report(self) -> None:
         """Report once a second, and at once when a level changes."""
         now = time.monotonic()
         due = now >= self._report_due
@@ -320,10 +348,6 @@ class SegmentNode(LifecycleNode):
         if due:
             for status in statuses:
                 self._log_change(status)
-        if self._fatal:
-            self.get_logger().fatal(self._fatal)
-            self._diagnostics.wait_for_all_acked(Duration(seconds=0.5))
-            raise NodeFailure(self._fatal)
 
     def _log_change(self, status: Status) -> None:
         before = self._logged_levels.get(status.name, Level.OK)
@@ -354,6 +378,8 @@ class SegmentNode(LifecycleNode):
         level, message = Level.OK, self._state
         if self._fatal or self.refusal:
             level, message = Level.ERROR, self._fatal or self.refusal
+        elif self._loading:
+            level, message = Level.WARN, self._loading
         elif (busy := self._watchdog.busy()) > settings.watchdog_timeout:
             level, message = Level.ERROR, f"inference hangs: no result for {busy:.0f} s"
         yield Status(
@@ -411,7 +437,11 @@ class SegmentNode(LifecycleNode):
         swallows everything milder that a transition raises.
         """
         deadline = time.monotonic() + timeout
+        look = time.monotonic() + WATCH_PERIOD
         while not done():
+            if time.monotonic() > look:  # this thread's timer does not run meanwhile
+                self._report()
+                look += WATCH_PERIOD
             if not self.context.ok():
                 raise KeyboardInterrupt
             if time.monotonic() > deadline:
@@ -420,11 +450,15 @@ class SegmentNode(LifecycleNode):
         return True
 
     def close(self) -> bool:
-        """Stop the threads; False if one is still in a backend after EXIT_GRACE seconds."""
+        """Stop the threads; False if one is still in a backend after EXIT_GRACE seconds.
+
+        False too when the device is lost: its libraries may hang or crash where they are unloaded.
+        """
+        self._closing = True
         self._frames.close()
         for thread in self._threads:
             thread.join(EXIT_GRACE)
-        return not self._running()
+        return not self._running() and not self._device_lost
 
     def destroy_node(self) -> None:
         super().destroy_node()

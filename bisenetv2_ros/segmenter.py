@@ -20,7 +20,7 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.backends import Report, create_backend
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
 
 
@@ -51,15 +51,16 @@ class Segmenter:
         backend: str = "auto",
         device: str = "",
         threads: int = 0,
+        report: Report = lambda line: None,
     ) -> None:
         """Load a model and run it once, so that the first frame is as quick as the next.
 
         model: a file that was read, a path, a name in the package's models/, or '' for its default.
-        backend, device, threads, and their errors: see `backends.create_backend`. ModelFileError
+        The others, and their errors: see `backends.create_backend`. ModelFileError
         when the model cannot be read, InferenceError when it answers nonsense.
         """
         self.model = model if isinstance(model, ModelFile) else read_model_file(model_path(model))
-        self.backend = create_backend(self.model, backend, device, threads)
+        self.backend = create_backend(self.model, backend, device, threads, report=report)
         self._colours = self.model.info.labels.colour_table().reshape(256, 1, 3)
         width, height = self.model.info.input_size
         self(np.zeros((height, width, 3), np.uint8))

@@ -225,7 +225,7 @@ class TestDescriptions:
     @pytest.mark.parametrize("distro", ["jazzy", "kilted"])
     def test_pinned_lists_pin_everything_and_agree(self, distro: str) -> None:
         pins: dict[str, str] = {}
-        for name in (f"ros-{distro}", "demo", "test"):
+        for name in (f"ros-{distro}", "demo", "test", "tensorrt-rtx"):
             for line in (SOURCE / "requirements" / f"{name}.txt").read_text().splitlines():
                 if line.startswith("#"):
                     continue

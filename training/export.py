@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from bisenetv2_ros.backends import create_backend
@@ -32,6 +31,7 @@ from bisenetv2_ros.model_file import (
 )
 from bisenetv2_ros.paths import naming
 from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.training.half import cast_to_half
 from bisenetv2_ros.training.model import BiSeNetV2
 
 OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all read
@@ -109,7 +109,7 @@ def export_model(
     deployed = deployed.eval().cpu()
     model = _trace(deployed, width, height)
     if info.precision == "float16":
-        model = _cast_to_half(model)
+        cast_to_half(model)
     write_metadata(model, info)
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -181,58 +181,3 @@ def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
         output.type.tensor_type.shape.dim.add(dim_value=width)
     onnx.checker.check_model(model, full_check=True)
     return model
-
-
-def outside_network(node: onnx.NodeProto) -> bool:
-    """Whether a node of an exported graph is normalisation, last upsampling, argmax, confidence."""
-    return not node.name.startswith("/network/")
-
-
-def _cast_to_half(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The network in float16, by types in the graph: runtimes then need no flag of their own.
-
-    (onnxruntime.transformers.float16 does this for whole graphs; told to leave nodes out, it
-    casts between each two of them and writes files that its own runtime refuses.)
-    """
-    graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    values = [*graph.value_info, *graph.input, *graph.output]
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    maker = {output: node for node in graph.node for output in node.output}
-    weights = {tensor.name: tensor for tensor in graph.initializer}
-    nodes = []
-    casts: dict[tuple[str, int], str] = {}
-
-    def cast(name: str, to: int) -> str:
-        if (name, to) not in casts:
-            suffix = "half" if to == TensorProto.FLOAT16 else "float"
-            casts[name, to] = f"{name}_{suffix}"
-            nodes.append(
-                helper.make_node("Cast", [name], [casts[name, to]], casts[name, to], to=to)
-            )
-        return casts[name, to]
-
-    for node in graph.node:
-        outside = outside_network(node)
-        for i, name in enumerate(node.input):
-            if types.get(name) != TensorProto.FLOAT or (node.op_type == "Resize" and i > 0):
-                continue
-            if name in weights:
-                if not outside:
-                    weights[name].CopyFrom(_half_tensor(weights[name]))
-                    types[name] = TensorProto.FLOAT16
-            elif outside_network(maker[name]) != outside:
-                node.input[i] = cast(name, TensorProto.FLOAT if outside else TensorProto.FLOAT16)
-        nodes.append(node)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.value_info[:]
-    model.graph.CopyFrom(graph)
-    onnx.checker.check_model(model, full_check=True)
-    return model
-
-
-def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    with np.errstate(over="ignore"):  # the agreement with torch shows whether it mattered
-        half = numpy_helper.to_array(tensor).astype(np.float16)
-    return numpy_helper.from_array(half, tensor.name)

@@ -9,29 +9,56 @@ from __future__ import annotations
 import importlib
 import logging
 
-from bisenetv2_ros.backends.base import Backend, BackendUnavailable, available_cores
+from bisenetv2_ros.backends.base import (
+    ONE_IMAGE,
+    Backend,
+    BackendUnavailable,
+    BatchProfile,
+    Cancelled,
+    DeviceLost,
+    Report,
+    available_cores,
+)
 from bisenetv2_ros.model_file import ModelFile
 
-__all__ = ["BACKENDS", "Backend", "BackendUnavailable", "available_cores", "create_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BackendUnavailable",
+    "BatchProfile",
+    "Cancelled",
+    "DeviceLost",
+    "Report",
+    "available_cores",
+    "create_backend",
+]
 
 _log = logging.getLogger(__name__)
 
-#: Class of each backend, fastest first; None where this version has none yet.
-BACKENDS: dict[str, str | None] = {
-    "tensorrt": None,
+#: Class of each backend, fastest first.
+BACKENDS = {
+    "tensorrt": "bisenetv2_ros.backends.tensorrt.TensorRtBackend",
     "openvino": "bisenetv2_ros.backends.openvino.OpenVinoBackend",
     "onnxruntime": "bisenetv2_ros.backends.onnxruntime.OnnxRuntimeBackend",
 }
 
 
 def create_backend(
-    model: ModelFile, name: str = "auto", device: str = "", threads: int = 0
+    model: ModelFile,
+    name: str = "auto",
+    device: str = "",
+    threads: int = 0,
+    *,
+    report: Report = lambda line: None,
+    batch: BatchProfile = ONE_IMAGE,
 ) -> Backend:
     """Load a model into a runtime.
 
     name: a key of BACKENDS, or 'auto' for the first of them that is installed and has the device.
     device: in the runtime's words and any case, such as 'cpu', 'gpu', 'cuda:0'; '' for its default.
     threads: of a CPU device; 0 for one per physical core that this process may use.
+    report: told how far the loading is; an exception of its own ends it (see `base.Report`).
+    batch: numbers of images to build engines for; the other backends take all numbers alike.
     Raises ValueError for an unknown name or negative threads, BackendUnavailable, saying what to
     install, when runtime or device are not there, ModelFileError when the runtime refuses the file.
     """
@@ -40,11 +67,11 @@ def create_backend(
     if threads < 0:
         raise ValueError(f"threads must be 0 (all cores) or more, got {threads}")
     if name != "auto":
-        return _load(name, model, device, threads)
+        return _load(name, model, device, threads, report, batch)
     skipped = []
     for candidate in BACKENDS:
         try:
-            backend = _load(candidate, model, device, threads)
+            backend = _load(candidate, model, device, threads, report, batch)
         except BackendUnavailable as error:
             skipped.append(str(error))
             continue
@@ -54,18 +81,19 @@ def create_backend(
     raise BackendUnavailable(f"no backend is available: {'; '.join(skipped)}")
 
 
-def _load(name: str, model: ModelFile, device: str, threads: int) -> Backend:
-    qualified_class = BACKENDS[name]
-    if qualified_class is None:
-        raise BackendUnavailable(
-            f"backend '{name}' is not part of this version; it has "
-            + ", ".join(key for key, value in BACKENDS.items() if value)
-        )
-    module, _, class_name = qualified_class.rpartition(".")
+def _load(
+    name: str,
+    model: ModelFile,
+    device: str,
+    threads: int,
+    report: Report,
+    batch: BatchProfile,
+) -> Backend:
+    module, _, class_name = BACKENDS[name].rpartition(".")
     try:
         backend_class: type[Backend] = getattr(importlib.import_module(module), class_name)
     except ImportError as error:
         raise BackendUnavailable(
             f"backend '{name}' cannot be imported ({error}): run `pip install {name}`"
         ) from error
-    return backend_class(model, device, threads or available_cores())
+    return backend_class(model, device, threads or available_cores(), report, batch)

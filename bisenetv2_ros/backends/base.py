@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,38 @@ class BackendUnavailable(RuntimeError):
     """The runtime or device asked for is not there; the message says what to install."""
 
 
+class Cancelled(Exception):
+    """Whoever asked for something that takes long wants it no more: for a `Report` to raise."""
+
+
+class DeviceLost(RuntimeError):
+    """The device works for this process no more; only a new process gets it back."""
+
+
+#: Takes a line about the progress of loading, at least every 0.1 s where loading is long. What it
+#: raises cancels the loading.
+Report = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class BatchProfile:
+    """Numbers of images at once that an engine is built for; ValueError if they are in disorder."""
+
+    minimum: int = 1
+    optimum: int = 1
+    maximum: int = 1
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.minimum <= self.optimum <= self.maximum:
+            raise ValueError(
+                f"batch is {self.minimum},{self.optimum},{self.maximum}, expected numbers of "
+                "images min,opt,max with 1 <= min <= opt <= max"
+            )
+
+
+ONE_IMAGE = BatchProfile()  #: what the node asks for
+
+
 class Backend(ABC):
     """A model loaded into a runtime. Not thread-safe: one caller at a time."""
 
@@ -25,7 +59,9 @@ class Backend(ABC):
     device: str  #: for people, such as 'CPU (2 threads)'
 
     @abstractmethod
-    def __init__(self, model: ModelFile, device: str, threads: int) -> None:
+    def __init__(
+        self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
+    ) -> None:
         """Load `model`; arguments and errors as in `backends.create_backend`, threads > 0."""
 
     def infer(

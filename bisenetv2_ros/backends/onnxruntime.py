@@ -10,7 +10,13 @@ import numpy as np
 import onnx.utils
 import onnxruntime
 
-from bisenetv2_ros.backends.base import Backend, BackendUnavailable, refused
+from bisenetv2_ros.backends.base import (
+    Backend,
+    BackendUnavailable,
+    BatchProfile,
+    Report,
+    refused,
+)
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -22,7 +28,9 @@ class OnnxRuntimeBackend(Backend):
 
     name = "onnxruntime"
 
-    def __init__(self, model: ModelFile, device: str, threads: int) -> None:
+    def __init__(
+        self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
+    ) -> None:
         self._describe(model)
         kind, _, index = (device.lower() or "cpu").partition(":")
         provider = _PROVIDERS.get(kind, "")

@@ -14,7 +14,13 @@ from __future__ import annotations
 import numpy as np
 import openvino
 
-from bisenetv2_ros.backends.base import Backend, BackendUnavailable, refused
+from bisenetv2_ros.backends.base import (
+    Backend,
+    BackendUnavailable,
+    BatchProfile,
+    Report,
+    refused,
+)
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
 
@@ -23,7 +29,9 @@ class OpenVinoBackend(Backend):
 
     name = "openvino"
 
-    def __init__(self, model: ModelFile, device: str, threads: int) -> None:
+    def __init__(
+        self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
+    ) -> None:
         self._describe(model)
         self._core = openvino.Core()
         self._target = device.upper() or "CPU"

@@ -52,6 +52,9 @@ VERBS: dict[str, Verb] = {
     "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
     "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
     "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
+    "build-engine": Verb(
+        "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
+    ),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"

@@ -1,0 +1,250 @@
+"""Built engines on disk: never stale, never trusted blindly, never in the way.
+
+An engine is executable code for one GPU and one version of its library. So each lies beside a
+sidecar, JSON that says for what it was built and what its bytes must hash to, and is handed out
+only when directory, sidecar and bytes are all as expected. Everything else, from a cut-off file to
+one that another version wrote, is logged and built anew; where nothing can be written, the engine
+that was built serves from memory. Of several processes that want the same engine, one builds.
+
+    NAME.engine   the parts, one after the other
+    NAME.json     {"key": for what, "parts": [[name, bytes], ...], "sha256": of NAME.engine}
+    NAME.lock     held (flock) by the process that builds; gone afterwards
+
+NAME is a hash of the key. Knows nothing of what the bytes are. The hash is against accidents;
+against others, the directory has to be ours with mode 0700.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bisenetv2_ros.backends.base import Report
+
+MAX_ENGINE_BYTES = 2**31  #: larger files are not read: the largest engine of BiSeNetV2 is a tenth
+_MAX_SIDECAR_BYTES = 2**16
+_POLL = 0.05  # seconds between looks at a lock that another process holds
+
+Key = Mapping[str, Any]  #: JSON values that say for what an engine was built
+Parts = dict[str, bytes]  #: engines by name, in an order that is kept
+
+_log = logging.getLogger(__name__)
+
+
+class _Unusable(Exception):
+    """What is wrong with an entry or the directory, in words that follow its path."""
+
+
+def cache_directory() -> Path:
+    """Where engines lie: below $XDG_CACHE_HOME, else ~/.cache. RuntimeError without a home."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "bisenetv2_ros" / "engines"
+
+
+def entry_name(key: Key) -> str:
+    """The file name, without suffix, of an entry: 32 hexadecimal digits."""
+    return hashlib.sha256(_canonical(key).encode()).hexdigest()[:32]
+
+
+def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts, Path | None]:
+    """The parts kept for `key`, or those that `build` makes, which are then kept.
+
+    While another process builds the same, waits for it. `report` is called at least every 0.1 s of
+    waiting. Also returns the file that holds the parts, None where they could not be kept (which is
+    logged). Raises only what `build` and `report` raise.
+    """
+    name = entry_name(key)
+    with contextlib.ExitStack() as stack:
+        try:
+            path = cache_directory()
+            directory = stack.enter_context(_open_directory(path))
+        except (_Unusable, OSError, RuntimeError) as error:
+            _log.warning("engine cache: %s: the engine is kept in memory only", error)
+            return build(), None
+        file = path / f"{name}.engine"
+        try:
+            stack.enter_context(_locked(directory, f"{name}.lock", report))
+            obstacle = None
+        except OSError as error:  # read-only, or a file system without locks
+            obstacle = error
+        try:
+            return _read(directory, name, key), file
+        except FileNotFoundError:
+            pass
+        except (_Unusable, OSError) as error:
+            _log.warning("engine cache: %s is not used: %s; it is built anew", file, error)
+        parts = build()
+        try:
+            if obstacle:
+                raise obstacle
+            _write(directory, name, key, parts)
+        except OSError as error:
+            _log.warning(
+                "engine cache: cannot write %s: %s: the engine is kept in memory only",
+                file,
+                error.strerror,
+            )
+            return parts, None
+        return parts, file
+
+
+def discard(key: Key) -> None:
+    """Forget the entry for `key`, if it can be: what was kept turned out not to work."""
+    name = entry_name(key)
+    with (
+        contextlib.suppress(_Unusable, OSError, RuntimeError),
+        _open_directory(cache_directory()) as directory,
+    ):
+        os.unlink(f"{name}.json", dir_fd=directory)
+
+
+@contextlib.contextmanager
+def _open_directory(path: Path) -> Iterator[int]:
+    """A descriptor of the directory, made if need be, that nobody else can have written in.
+
+    Files are then named relative to it, so that it cannot be exchanged for another one meanwhile.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        path.mkdir(mode=0o700)
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        status = os.fstat(directory)
+        mode = stat.S_IMODE(status.st_mode)
+        if status.st_uid != os.geteuid() or mode & 0o077:
+            raise _Unusable(
+                f"{path} belongs to user {status.st_uid} with mode {mode:04o}, expected user "
+                f"{os.geteuid()} and 0700 (engines are code: remove it, or `chmod 700` it if you "
+                "trust what is in it)"
+            )
+        yield directory
+    finally:
+        os.close(directory)
+
+
+@contextlib.contextmanager
+def _locked(directory: int, name: str, report: Report) -> Iterator[None]:
+    """Hold the lock file `name`, which is removed at the end."""
+    while True:
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+        lock = os.open(name, flags, 0o600, dir_fd=directory)
+        try:
+            _wait_for(lock, report)
+            # Whoever held it before has removed the file: then this is a lock on nothing.
+            if _is_still(lock, directory, name):
+                try:
+                    yield
+                finally:
+                    with contextlib.suppress(OSError):
+                        os.unlink(name, dir_fd=directory)
+                return
+        finally:
+            os.close(lock)
+
+
+def _wait_for(lock: int, report: Report) -> None:
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except OSError as error:
+            if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
+                raise
+        report("waiting for another process that builds this engine")
+        time.sleep(_POLL)
+
+
+def _is_still(lock: int, directory: int, name: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(lock), os.stat(name, dir_fd=directory))
+    except FileNotFoundError:
+        return False
+
+
+def _read(directory: int, name: str, key: Key) -> Parts:
+    """The parts of an entry; FileNotFoundError where there is none, _Unusable with the reason."""
+    try:
+        sidecar = json.loads(_read_file(directory, f"{name}.json", _MAX_SIDECAR_BYTES))
+        kept_key, kept_hash = sidecar["key"], sidecar["sha256"]
+        sizes = {str(part): int(size) for part, size in sidecar["parts"]}
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
+        raise _Unusable(f"its sidecar is damaged ({error!r})") from None
+    expected_key = json.loads(_canonical(key))
+    if kept_key != expected_key:
+        raise _Unusable(f"it was built for {kept_key}, expected {expected_key}")
+    try:
+        data = _read_file(directory, f"{name}.engine", MAX_ENGINE_BYTES)
+    except FileNotFoundError:
+        raise _Unusable("the engine is missing beside its sidecar") from None
+    if len(data) != sum(sizes.values()) or min(sizes.values(), default=0) < 0:
+        raise _Unusable(f"it has {len(data)} bytes, expected {sum(sizes.values())}")
+    if hashlib.sha256(data).hexdigest() != kept_hash:
+        raise _Unusable("its bytes are not those that were written (SHA-256 differs)")
+    parts, begin = {}, 0
+    for part, size in sizes.items():
+        parts[part] = data[begin : begin + size]
+        begin += size
+    return parts
+
+
+def _read_file(directory: int, name: str, limit: int) -> bytes:
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # not to wait for a pipe
+    descriptor = os.open(name, flags, dir_fd=directory)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        mode = stat.S_IMODE(status.st_mode)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or mode & 0o022:
+            raise _Unusable(
+                f"{name} belongs to user {status.st_uid} with mode {mode:04o}, expected a file of "
+                f"user {os.geteuid()} that nobody else may write"
+            )
+        if status.st_size > limit:
+            raise _Unusable(f"{name} has {status.st_size} bytes, at most {limit} are read")
+        return file.read()
+
+
+def _write(directory: int, name: str, key: Key, parts: Parts) -> None:
+    """Keep an entry. The engine comes first: without its sidecar it counts as not there."""
+    data = b"".join(parts.values())
+    sidecar = {
+        "key": key,
+        "parts": [[part, len(content)] for part, content in parts.items()],
+        "sha256": hashlib.sha256(data).hexdigest(),
+    }
+    _replace(directory, f"{name}.engine", data)
+    _replace(directory, f"{name}.json", json.dumps(sidecar, indent=1).encode())
+    os.fsync(directory)
+
+
+def _replace(directory: int, name: str, data: bytes) -> None:
+    """Write a file whole or not at all; the lock makes the name of the temporary one ours."""
+    partial = f"{name}.partial"
+    with contextlib.suppress(FileNotFoundError):  # left by a process that was killed
+        os.unlink(partial, dir_fd=directory)
+    descriptor = os.open(
+        partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=directory
+    )
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        os.replace(partial, name, src_dir_fd=directory, dst_dir_fd=directory)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(partial, dir_fd=directory)
+        raise
+
+
+def _canonical(key: Key) -> str:
+    return json.dumps(key, sort_keys=True, allow_nan=False)

@@ -1,0 +1,347 @@
+"""TensorRT, and TensorRT for RTX: the fastest backend on NVIDIA GPUs.
+
+The engines of a model are built when it is first loaded (engine_builder) and kept (engine_cache).
+Images and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network
+and download are recorded once as a CUDA graph and replayed by a single launch. Masks alone and
+masks with confidence are two engines, the second loaded when it is first asked for.
+
+The node and most programs give one image at a time, which is what the engines are built for unless
+told otherwise; a larger batch runs in pieces that fit.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.backends import engine_cache
+from bisenetv2_ros.backends.base import Backend, BackendUnavailable, BatchProfile, Report
+from bisenetv2_ros.backends.cuda import Cuda
+from bisenetv2_ros.backends.engine_builder import (
+    ENGINES,
+    Target,
+    build_engines,
+    library_name,
+    load_library,
+    make_logger,
+)
+from bisenetv2_ros.backends.engine_cache import Parts
+from bisenetv2_ros.model_file import INPUT, ModelFile
+
+_log = logging.getLogger(__name__)
+
+
+class EngineRefused(RuntimeError):
+    """The library does not take an engine here, or the engine is not what it should be."""
+
+
+class TensorRtBackend(Backend):
+    """Devices: '' or 'cuda' (the first GPU), 'cuda:N'. The contract is `Backend`'s."""
+
+    name = "tensorrt"
+
+    def __init__(
+        self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
+    ) -> None:
+        self._describe(model)
+        self._library = load_library()
+        self._cuda = Cuda(device)
+        try:
+            self._load(model, batch, report)
+        except BaseException:
+            self.close()
+            raise
+
+    def _load(self, model: ModelFile, batch: BatchProfile, report: Report) -> None:
+        cuda = self._cuda
+        version = self._library.__version__
+        self._target = Target(
+            library_name(self._library), version, cuda.name, cuda.compute_capability, cuda.index
+        )
+        self.device = f"{cuda.name} ({self._target.library} {version})"
+        self._batch = batch
+        self._key = self._target.key(model, batch)
+        self._logger = make_logger(self._library)
+        self._runtime = self._library.Runtime(self._logger)
+        self._networks: dict[bool, _Network] = {}
+        self._engines = self._obtain(model, report)
+        try:
+            self._network(confidence=False)
+        except EngineRefused as error:
+            # It passed every check and is not taken all the same. A new one may be; if not, this
+            # GPU or driver is not for this library.
+            _log.warning("engine of %s: %s: it is built anew", model.name, error)
+            engine_cache.discard(self._key)
+            self._engines = self._obtain(model, report)
+            try:
+                self._network(confidence=False)
+            except EngineRefused as again:
+                raise BackendUnavailable(
+                    f"{self.device} does not run its own engine: {again}"
+                ) from again
+
+    def _obtain(self, model: ModelFile, report: Report) -> Parts:
+        engines, file = engine_cache.obtain(
+            self._key, lambda: build_engines(model, self._target, self._batch, report), report
+        )
+        _log.info("engines of %s: %s", model.name, file or "in memory")
+        return engines
+
+    def _network(self, confidence: bool) -> _Network:
+        if confidence not in self._networks:
+            self._networks[confidence] = self._load_network(
+                "mask+confidence" if confidence else "mask"
+            )
+        return self._networks[confidence]
+
+    def _load_network(self, name: str) -> _Network:
+        plan = self._engines[name]
+        free, total = self._cuda.memory()
+        try:
+            engine = self._runtime.deserialize_cuda_engine(plan)
+            if engine is None:
+                raise EngineRefused(self._logger.last_error or "it cannot be deserialised")
+            check_engine(engine, self._library, ENGINES[name], self._input_size, self._batch)
+            network = _Network(
+                self._cuda, engine, self._logger, ENGINES[name], self._input_size, self._batch
+            )
+            if network.compiles_kernels:
+                kernels, _ = engine_cache.obtain(
+                    {**self._key, "kernels": name, "driver": self._cuda.call("cuDriverGetVersion")},
+                    lambda: {"kernels": network.compile_kernels()},
+                    lambda line: None,
+                )
+                network.take_kernels(kernels["kernels"])
+            network.prepare(self._batch.optimum)
+        except RuntimeError as error:
+            if "out of memory" in str(error).lower() or "OUT_OF_MEMORY" in str(error):
+                raise RuntimeError(
+                    f"{self._cuda.name} has too little memory for model '{self._name}': "
+                    f"{free >> 20} of {total >> 20} MiB were free, the weights alone take "
+                    f"{len(plan) >> 20} MiB ({error})"
+                ) from error
+            raise
+        return network
+
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+        self._cuda.use()
+        most = self._batch.maximum
+        try:
+            network = self._network(confidence)
+            if len(images) <= most:
+                outputs = network.run(images)
+            else:
+                pieces = [images[i : i + most] for i in range(0, len(images), most)]
+                runs = [[output.copy() for output in network.run(piece)] for piece in pieces]
+                outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+        except RuntimeError as error:
+            self._cuda.check_alive(error)
+            raise
+        return outputs[0], outputs[1] if confidence else None
+
+    def device_seconds(self, images: np.ndarray) -> dict[str, float]:
+        """What the device takes for each part of a call, masks only: upload, network, download.
+
+        images: as for `infer`, at most as many as the profile allows.
+        """
+        self._cuda.use()
+        return self._network(confidence=False).device_seconds(images)
+
+    def close(self) -> None:
+        """Free the device's memory, in the order that the library asks for."""
+        cuda = vars(self).pop("_cuda", None)
+        if cuda is not None:
+            cuda.use()
+        super().close()  # networks before their engines before the runtime, all before the context
+        if cuda is not None:
+            cuda.close()
+
+
+class _Network:
+    """An engine with its memory on both sides; runs 1 to `batch.maximum` images at once."""
+
+    def __init__(
+        self,
+        cuda: Cuda,
+        engine: Any,
+        logger: Any,
+        outputs: Sequence[str],
+        input_size: tuple[int, int],
+        batch: BatchProfile,
+    ) -> None:
+        self._cuda = cuda
+        self._engine = engine
+        self._logger = logger
+        self._batch = batch
+        self._outputs = outputs
+        self._kernels = b""
+        width, height = input_size
+        shapes: dict[str, tuple[int, ...]] = {INPUT: (batch.maximum, height, width, 3)}
+        for name in outputs:
+            shapes[name] = (batch.maximum, height, width)
+        self._host = {name: cuda.pinned(shape) for name, shape in shapes.items()}
+        self._device = {name: cuda.allocate(array.nbytes) for name, array in self._host.items()}
+        # A context for each number of images: a recorded graph holds its context's shapes.
+        self._contexts: dict[int, Any] = {}
+        self._launch: dict[int, Callable[[], None]] = {}
+
+    def run(self, images: np.ndarray) -> list[np.ndarray]:
+        """Outputs for (N, H, W, 3) images, valid until the next run."""
+        # Fewer than the engine takes: the rest is whatever lies in the memory.
+        count = max(len(images), self._batch.minimum)
+        if count not in self._launch:
+            self.prepare(count)
+        np.copyto(self._host[INPUT][: len(images)], images)
+        self._launch[count]()
+        self._cuda.wait()
+        return [self._host[name][: len(images)] for name in self._outputs]
+
+    def prepare(self, count: int) -> None:
+        """Run `count` images once and record that, so that later runs are one launch."""
+        context = self._context(count)
+
+        def steps() -> None:
+            self._upload(count)
+            self._enqueue(context)
+            self._download(count)
+
+        steps()  # what a context puts off to its first run must not be in the recording
+        self._cuda.wait()
+        self._launch[count] = steps
+        stream = int(self._cuda.stream)
+        if not getattr(context, "is_stream_capturable", lambda _: True)(stream):
+            _log.info("TensorRT cannot record this engine: it is queued step by step")
+            return
+        try:
+            self._launch[count] = self._cuda.record(steps)
+        except RuntimeError as error:
+            self._cuda.check_alive(error)
+            _log.info("no CUDA graph: %s: the engine is queued step by step", error)
+
+    def device_seconds(self, images: np.ndarray) -> dict[str, float]:
+        """See `TensorRtBackend.device_seconds`."""
+        self.run(images)
+        count = max(len(images), self._batch.minimum)
+        parts = {
+            "upload": lambda: self._upload(count),
+            "network": lambda: self._enqueue(self._contexts[count]),
+            "download": lambda: self._download(count),
+        }
+        return {name: 1e-3 * self._cuda.milliseconds(part) for name, part in parts.items()}
+
+    def _upload(self, count: int) -> None:
+        self._cuda.upload(self._device[INPUT], self._host[INPUT][:count])
+
+    def _download(self, count: int) -> None:
+        for name in self._outputs:
+            self._cuda.download(self._host[name][:count], self._device[name])
+
+    def _enqueue(self, context: Any) -> None:
+        if not context.execute_async_v3(int(self._cuda.stream)):
+            raise RuntimeError(self._logger.last_error or "the engine could not be queued")
+
+    def _context(self, count: int) -> Any:
+        if count in self._contexts:
+            return self._contexts[count]
+        context = self._create_context()
+        if context is None:
+            raise EngineRefused(self._logger.last_error or "no execution context for it")
+        shape = (count, *self._host[INPUT].shape[1:])
+        if not context.set_input_shape(INPUT, shape):
+            raise EngineRefused(f"it does not take images {shape}: {self._logger.last_error}")
+        for name, address in self._device.items():
+            context.set_tensor_address(name, address)
+        self._contexts[count] = context
+        return context
+
+    # TensorRT for RTX leaves the last step, kernels for this very GPU, to the first run. Both are
+    # kept: a robot that starts again does not compile again.
+
+    @property
+    def compiles_kernels(self) -> bool:
+        """Whether the library compiles on the device, so that there is something to keep."""
+        config = self._runtime_config()
+        return config is not None and hasattr(config, "create_runtime_cache")
+
+    def compile_kernels(self) -> bytes:
+        """Run once; what was compiled for it."""
+        context = self._context(self._batch.optimum)
+        self._enqueue(context)
+        self._cuda.wait()
+        kernels = context.get_runtime_config().get_runtime_cache().serialize()
+        return b"" if kernels is None else bytes(kernels)
+
+    def take_kernels(self, kernels: bytes) -> None:
+        """Use what `compile_kernels` returned, here or in another process."""
+        self._kernels = kernels
+
+    def _create_context(self) -> Any:
+        config = self._runtime_config()
+        if config is None:
+            return self._engine.create_execution_context()
+        if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
+            strategies = type(config.dynamic_shapes_kernel_specialization_strategy)
+            # Not in the background, after some frames: a frame's time would depend on its number.
+            config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
+        if hasattr(config, "create_runtime_cache"):
+            cache = config.create_runtime_cache()
+            if self._kernels and not cache.deserialize(self._kernels):
+                _log.warning("kept kernels are not for this driver: they are compiled again")
+            config.set_runtime_cache(cache)
+        return self._engine.create_execution_context(config)
+
+    def _runtime_config(self) -> Any:
+        make = getattr(self._engine, "create_runtime_config", None)
+        return make() if make else None
+
+
+def check_engine(
+    engine: Any,
+    library: Any,
+    outputs: Sequence[str],
+    input_size: tuple[int, int],
+    batch: BatchProfile,
+) -> None:
+    """Raise EngineRefused unless names, types and shapes are those of the model file.
+
+    engine: an ICudaEngine of `library`. outputs: of the model file, those that this engine makes.
+    """
+    width, height = input_size
+    fixed = batch.minimum == batch.maximum
+    count = batch.maximum if fixed else -1
+    modes = library.TensorIOMode
+    expected: _Tensors = {INPUT: (modes.INPUT, library.uint8, (count, height, width, 3))}
+    for name in outputs:
+        expected[name] = (modes.OUTPUT, library.uint8, (count, height, width))
+    names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
+    received = {
+        name: (
+            engine.get_tensor_mode(name),
+            engine.get_tensor_dtype(name),
+            tuple(engine.get_tensor_shape(name)),
+        )
+        for name in names
+    }
+    if received != expected:
+        raise EngineRefused(
+            f"its tensors are {_describe(received)}, expected {_describe(expected)}"
+        )
+    if fixed:
+        return
+    sizes = [next(iter(shape)) for shape in engine.get_tensor_profile_shape(INPUT, 0)]
+    wanted = [batch.minimum, batch.optimum, batch.maximum]
+    if sizes != wanted:
+        raise EngineRefused(f"it takes min, opt, max {sizes} images, expected {wanted}")
+
+
+_Tensors = dict[str, tuple[Any, Any, tuple[int, ...]]]  # name: mode, type, shape
+
+
+def _describe(tensors: _Tensors) -> str:
+    return ", ".join(
+        f"{mode.name.lower()} {name} {dtype.name.lower()} {shape}"
+        for name, (mode, dtype, shape) in sorted(tensors.items())
+    )

@@ -1,0 +1,437 @@
+"""TensorRT: engines are built by the real builder of TensorRT for RTX, which takes no GPU.
+
+What runs an engine needs one; those tests say so where it is missing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import onnx
+import pytest
+from gpu import needs_gpu, what_is_missing
+from tiny_model import tiny_answer, tiny_model, write_tiny_model
+
+from bisenetv2_ros.backends import (
+    BackendUnavailable,
+    BatchProfile,
+    Cancelled,
+    create_backend,
+    engine_builder,
+)
+from bisenetv2_ros.backends.engine_builder import Target, build_engines, library_name, load_library
+from bisenetv2_ros.model_file import ModelFile, ModelFileError, models_directory, read_model_file
+
+try:
+    LIBRARY = load_library()
+except BackendUnavailable as unavailable:
+    pytest.skip(str(unavailable), allow_module_level=True)
+if what_is_missing() and library_name(LIBRARY) != "tensorrt_rtx":
+    pytest.skip("TensorRT builds on a GPU only", allow_module_level=True)
+
+ONE = BatchProfile()
+PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main", "build-engine"]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "bisenetv2_ros" / "engines"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelFile:
+    return read_model_file(write_tiny_model(tmp_path / "tiny.onnx"))
+
+
+@pytest.fixture
+def target() -> Target:
+    return Target(library_name(LIBRARY), LIBRARY.__version__)
+
+
+def silent(line: str) -> None:
+    pass
+
+
+def build_engine(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*PROGRAM, *map(str, words)], capture_output=True, text=True)
+
+
+def files(cache: Path) -> list[str]:
+    """What lies in the cache, by suffixes."""
+    return sorted(path.name.partition(".")[2] for path in cache.iterdir()) if cache.exists() else []
+
+
+# --- building ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch", [ONE, BatchProfile(2, 2, 2), BatchProfile(1, 2, 4)])
+def test_engines_of_both_kinds(model: ModelFile, target: Target, batch: BatchProfile):
+    lines: list[str] = []
+    engines = build_engines(model, target, batch, lines.append)
+    assert list(engines) == ["mask", "mask+confidence"]
+    assert all(len(engine) > 1000 for engine in engines.values())
+    assert engines["mask"] != engines["mask+confidence"]
+    assert lines[0] == f"building for {target.library}: starting, 0 s"
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
+def test_the_package_s_models_build_in_every_precision(
+    precision: str, target: Target, tmp_path: Path
+):
+    """With no unsupported layer: the parser or the builder would refuse it."""
+    path = models_directory() / f"bisenetv2_camvid_480x352_{precision}.onnx"
+    if precision == "float16":  # made of the float32 one
+        pytest.importorskip("bisenetv2_ros.training.half")
+        from bisenetv2_ros.training.half import write_half_model
+
+        source = read_model_file(models_directory() / "bisenetv2_camvid_480x352_float32.onnx")
+        path = tmp_path / path.name
+        write_half_model(source, path)
+    model = read_model_file(path)
+    assert model.info.precision == precision
+    lines: list[str] = []
+    engines = build_engines(model, target, ONE, lines.append)
+    assert all(len(engine) > 3_000_000 for engine in engines.values()), "weights are in it"
+    assert any("%" in line for line in lines), "it says how far it is"
+
+
+def test_a_model_that_the_library_refuses(tmp_path: Path, target: Target):
+    graph = tiny_model()
+    graph.graph.node[3].op_type = "NoSuchOperator"
+    path = tmp_path / "odd.onnx"
+    onnx.save(graph, path)
+    with pytest.raises(ModelFileError, match=f"{path}: {target.library} cannot load it: .*NoSuch"):
+        build_engines(read_model_file(path), target, ONE, silent)
+
+
+def test_a_model_that_changes_meanwhile(model: ModelFile, target: Target):
+    model.path.write_bytes(model.path.read_bytes() + b"\0")
+    with pytest.raises(RuntimeError, match="has changed since it was read"):
+        build_engines(model, target, ONE, silent)
+
+
+def test_another_version_in_the_child(model: ModelFile, target: Target):
+    other = dataclasses.replace(target, version="0.1")
+    with pytest.raises(RuntimeError, match=rf"expected {target.library} 0\.1, got"):
+        build_engines(model, other, ONE, silent)
+
+
+def children() -> set[str]:
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+def test_what_the_report_raises_ends_the_builder(model: ModelFile, target: Target):
+    before = children()
+
+    def report(line: str) -> None:
+        assert children() > before
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        build_engines(model, target, ONE, report)
+    assert children() == before
+
+
+def test_a_builder_that_dies_is_an_error(model: ModelFile, target: Target):
+    before = children()
+
+    def report(line: str) -> None:
+        for child in children() - before:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGSEGV)
+
+    with pytest.raises(RuntimeError, match=r"built tiny for .* ended without an engine \(SIGSEGV"):
+        build_engines(model, target, ONE, report)
+
+
+def test_the_key_names_everything_that_decides(model: ModelFile, target: Target):
+    on_gpu = dataclasses.replace(target, gpu="A GPU", compute_capability="8.9")
+    key = on_gpu.key(model, BatchProfile(1, 2, 4))
+    assert key == {
+        "model_sha256": model.sha256,
+        "precision": "float32",
+        "input_size": [32, 24],
+        "batch": [1, 2, 4],
+        "library": library_name(LIBRARY),
+        "version": LIBRARY.__version__,
+        "platform": os.uname().machine,
+        "gpu": "A GPU",
+        "compute_capability": "8.9",
+    }
+    assert dataclasses.replace(on_gpu, device=1).key(model, BatchProfile(1, 2, 4)) == key
+
+
+# --- the verb ------------------------------------------------------------------------------------
+
+
+def test_built_once_then_there_already(model: ModelFile, cache: Path):
+    first, second = build_engine(model.path), build_engine(model.path)
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    (path,) = cache.glob("*.engine")
+    assert f"built in {first.stdout.partition('built in ')[2].split()[0]} s: {path}" in first.stdout
+    assert f"already there: {path}" in second.stdout
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar["key"]["model_sha256"] == model.sha256
+    assert [name for name, _ in sidecar["parts"]] == ["mask", "mask+confidence"]
+    assert ("no GPU here" in first.stdout) == bool(what_is_missing())
+
+
+def test_another_batch_is_another_engine(model: ModelFile, cache: Path):
+    assert build_engine(model.path).returncode == 0
+    result = build_engine(model.path, "--batch", "1,2,4")
+    assert "built in" in result.stdout, result.stderr
+    assert len(list(cache.glob("*.engine"))) == 2
+
+
+def test_a_damaged_engine_is_built_anew(model: ModelFile, cache: Path):
+    build_engine(model.path)
+    (path,) = cache.glob("*.engine")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-100])
+    result = build_engine(model.path)
+    assert f"{path} is not used: it has {len(whole) - 100} bytes" in result.stderr
+    assert "built in" in result.stdout
+    assert "already there" in build_engine(model.path).stdout
+
+
+def test_two_at_once_build_once(model: ModelFile, cache: Path):
+    processes = [
+        subprocess.Popen([*PROGRAM, model.path], stdout=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    outputs = [process.communicate(timeout=60)[0] for process in processes]
+    assert sorted("built in" in output for output in outputs) == [False, True], outputs
+    assert files(cache) == ["engine", "json"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--batch", "4,2,1"], "1 <= MIN <= OPT <= MAX"),
+        (["--batch", "1"], "got '1', expected three numbers MIN,OPT,MAX"),
+        (["--precision", "int8"], "tiny.onnx is float32, not int8: make one by"),
+        (["--precision", "float16"], "tiny.onnx: no node is named /network/"),
+        (["--device", "quantum"], "no device 'quantum'"),
+    ],
+)
+def test_what_cannot_be_is_one_line(model: ModelFile, words: list[str], message: str, cache: Path):
+    result = build_engine(model.path, *words)
+    assert result.returncode == 2
+    assert message in result.stderr and result.stderr.count("\n") == 1
+    assert files(cache) == []
+
+
+def test_float16_of_a_float32_file_is_a_model_file_beside_it(tmp_path: Path, cache: Path):
+    name = "bisenetv2_camvid_480x352_float32.onnx"
+    shutil.copy(models_directory() / name, tmp_path)
+    path = tmp_path / name.replace("float32", "float16")
+    result = build_engine(tmp_path / name, "--precision", "float16")
+    assert result.returncode == 0, result.stderr
+    assert f"{path}: written" in result.stdout and "(float16)" in result.stdout
+    assert read_model_file(path).info.precision == "float16"
+    assert path.stat().st_size < 0.6 * (tmp_path / name).stat().st_size
+    again = build_engine(tmp_path / name, "--precision", "float16")
+    assert again.returncode == 2 and "is there already" in again.stderr
+
+
+def slow_model(tmp_path: Path) -> Path:
+    """Takes many seconds to build: a long chain of operations, each a kernel of its own."""
+    graph = tiny_model().graph
+    last = graph.node[4]
+    assert last.output[0] == "classes"
+    model = tiny_model()
+    nodes = model.graph.node
+    head, tail = list(nodes[:5]), list(nodes[5:])
+    del nodes[:]
+    nodes.extend(head)
+    name = "classes"
+    for i in range(1500):
+        nodes.append(onnx.helper.make_node("Softmax", [name], [f"s{i}"], axis=2))
+        nodes.append(onnx.helper.make_node("CumSum", [f"s{i}", "red"], [f"c{i}"]))
+        name = f"c{i}"
+    tail[0].input[0] = name
+    nodes.extend(tail)
+    path = tmp_path / "slow.onnx"
+    onnx.save(model, path)
+    return path
+
+
+@contextlib.contextmanager
+def building(path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
+    """The verb in the middle of building, and the process that builds."""
+    process = subprocess.Popen(
+        [*PROGRAM, path], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        end = time.monotonic() + 60
+        listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        while not (child := listing.read_text().split()):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.01)
+        time.sleep(3)
+        assert process.poll() is None, "it is too quick for this test"
+        yield process, int(child[0])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
+def test_a_signal_ends_building_in_2_s_and_leaves_no_file(
+    number: signal.Signals, code: int, tmp_path: Path, cache: Path
+):
+    with building(slow_model(tmp_path)) as (process, child):
+        assert is_running(child)
+        sent = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=10) == code
+        while is_running(child):
+            time.sleep(0.01)
+            assert time.monotonic() - sent < 2
+        assert time.monotonic() - sent < 2
+    # Nothing else can remove what a process held that was killed outright; it is no obstacle.
+    assert files(cache) == (["lock"] if number == signal.SIGKILL else [])
+
+
+# --- without a GPU -------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not what_is_missing(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_is_missing(model: ModelFile, cache: Path):
+    with pytest.raises(BackendUnavailable, match=r"tensorrt: no .*install NVIDIA's driver"):
+        create_backend(model, "tensorrt")
+    assert files(cache) == [], "and builds nothing"
+
+
+def test_without_the_bindings_of_cuda(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "cuda.bindings", None)
+    with pytest.raises(BackendUnavailable, match=r"`pip install cuda-bindings`"):
+        create_backend(model, "tensorrt")
+
+
+def test_without_any_library(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
+    for name in engine_builder.MODULES:
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(BackendUnavailable, match=r"`pip install tensorrt-rtx cuda-bindings`"):
+        create_backend(model, "tensorrt")
+
+
+# --- an engine that is not what it should be -----------------------------------------------------
+
+
+def engine(batch: int = 1, **changes) -> SimpleNamespace:
+    """What `check_engine` asks an engine, answered as one of the tiny model would."""
+    modes = LIBRARY.TensorIOMode
+    tensors = {
+        "image": (modes.INPUT, LIBRARY.uint8, (batch, 24, 32, 3)),
+        "mask": (modes.OUTPUT, LIBRARY.uint8, (batch, 24, 32)),
+    } | changes
+    names = list(tensors)
+    return SimpleNamespace(
+        num_io_tensors=len(names),
+        get_tensor_name=names.__getitem__,
+        get_tensor_mode=lambda name: tensors[name][0],
+        get_tensor_dtype=lambda name: tensors[name][1],
+        get_tensor_shape=lambda name: tensors[name][2],
+        get_tensor_profile_shape=lambda name, _: [(n, 24, 32, 3) for n in (1, 2, 4)],
+    )
+
+
+def check(wrong: SimpleNamespace, batch: BatchProfile = ONE) -> None:
+    from bisenetv2_ros.backends.tensorrt import check_engine
+
+    check_engine(wrong, LIBRARY, ["mask"], (32, 24), batch)
+
+
+def test_an_engine_of_the_model_passes():
+    check(engine())
+    check(engine(batch=-1), BatchProfile(1, 2, 4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "received"),
+    [
+        ({"mask": ("OUTPUT", "int32", (1, 24, 32))}, r"output mask int32 \(1, 24, 32\)"),
+        ({"mask": ("OUTPUT", "uint8", (1, 24, 33))}, r"output mask uint8 \(1, 24, 33\)"),
+        ({"mask": ("INPUT", "uint8", (1, 24, 32))}, r"input mask uint8"),
+        ({"other": ("OUTPUT", "uint8", (1, 24, 32))}, r"output other uint8"),
+        ({"image": ("INPUT", "uint8", (1, 3, 24, 32))}, r"input image uint8 \(1, 3, 24, 32\)"),
+    ],
+)
+def test_an_engine_with_other_tensors_is_refused(changes: dict, received: str):
+    wrong = {
+        name: (getattr(LIBRARY.TensorIOMode, mode), getattr(LIBRARY, kind), shape)
+        for name, (mode, kind, shape) in changes.items()
+    }
+    from bisenetv2_ros.backends.tensorrt import EngineRefused
+
+    expected = r"expected input image uint8 \(1, 24, 32, 3\), output mask uint8 \(1, 24, 32\)"
+    with pytest.raises(EngineRefused, match=rf"tensors are .*{received}.*, {expected}"):
+        check(engine(**wrong))
+
+
+def test_an_engine_for_other_batches_is_refused():
+    from bisenetv2_ros.backends.tensorrt import EngineRefused
+
+    with pytest.raises(EngineRefused, match=r"\[1, 2, 4\] images, expected \[1, 2, 8\]"):
+        check(engine(batch=-1), BatchProfile(1, 2, 8))
+
+
+# --- with a GPU ----------------------------------------------------------------------------------
+
+
+@needs_gpu
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_any_number_of_images_with_engines_for_2_to_3(model: ModelFile, count: int):
+    images = np.random.default_rng(0).integers(0, 256, (count, 24, 32, 3), np.uint8)
+    backend = create_backend(model, "tensorrt", batch=BatchProfile(2, 2, 3))
+    for _ in range(2):
+        mask, confidence = backend.infer(images, confidence=True)
+        assert np.array_equal(mask, tiny_answer(images)[0])
+        assert confidence is not None and np.array_equal(confidence, tiny_answer(images)[1])
+    backend.close()
+
+
+@needs_gpu
+@pytest.mark.parametrize(("precision", "agreement"), [("float32", 0.999), ("float16", 0.995)])
+def test_masks_agree_with_float32_in_onnxruntime(precision: str, agreement: float, tmp_path: Path):
+    from bisenetv2_ros.street_scene import StreetScene  # noqa: F401
+    from bisenetv2_ros.training.half import write_half_model
+
+    reference = read_model_file(models_directory() / "bisenetv2_camvid_480x352_float32.onnx")
+    model = reference
+    if precision == "float16":
+        write_half_model(reference, tmp_path / "half.onnx")
+        model = read_model_file(tmp_path / "half.onnx")
+    from bisenetv2_ros.cli.model_options import sample_frames
+    from bisenetv2_ros.segmenter import Segmenter
+
+    frames = sample_frames("synthetic", 4)
+    with Segmenter(reference, backend="onnxruntime") as exact:
+        expected = [exact(frame).mask for frame in frames]
+    with Segmenter(model, backend="tensorrt") as quick:
+        received = [quick(frame).mask for frame in frames]
+    assert np.mean([a == b for a, b in zip(expected, received, strict=True)]) >= agreement
