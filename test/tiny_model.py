@@ -67,3 +67,19 @@ def tiny_answer(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def write_tiny_model(path: Path, info: ModelInfo | None = None) -> Path:
     onnx.save(tiny_model(info), path)
     return path
+
+
+def write_slow_model(path: Path, links: int) -> Path:
+    """The tiny model with a chain that TensorRT's builder would like to fuse: 1500 take minutes."""
+    model = tiny_model()
+    nodes = model.graph.node
+    tail = list(nodes[5:])
+    del nodes[5:]
+    name = nodes[4].output[0]
+    for i in range(links):
+        nodes.append(helper.make_node("Softmax", [name], [f"link{i}"], axis=2))
+        name = f"link{i}"
+    tail[0].input[0] = name
+    nodes.extend(tail)
+    onnx.save(model, path)
+    return path

@@ -235,7 +235,8 @@ def _build_one(
     network = builder.create_network(_network_flags(library))
     parser = library.OnnxParser(network, logger)
     if not parser.parse(graph):
-        errors = [parser.get_error(i).desc() for i in range(parser.num_errors)]
+        found = [parser.get_error(i) for i in range(parser.num_errors)]
+        errors = [f"{e.desc()} (node '{e.node_name()}', {e.node_operator()})" for e in found]
         raise _Refused("; ".join(errors) or logger.last_error)
     config = builder.create_builder_config()
     config.progress_monitor = monitor

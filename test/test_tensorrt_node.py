@@ -1,0 +1,116 @@
+"""What TensorRT asks of the node: to wait for its builder, and to end when the device is lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs a ROS 2")
+pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
+pytest.importorskip("onnxruntime", reason="stands in for the GPU")
+
+import ros_graph
+from ros_graph import Graph, Program, graph, image_message
+from sensor_msgs.msg import Image
+from tiny_model import write_slow_model, write_tiny_model
+
+from bisenetv2_ros.backends import BackendUnavailable
+from bisenetv2_ros.backends.engine_builder import load_library
+
+try:
+    load_library()
+except BackendUnavailable as unavailable:
+    pytest.skip(str(unavailable), allow_module_level=True)
+
+SCRIPT = Path(__file__).with_name("node_without_gpu.py")
+OK, WARN, ERROR = range(3)
+
+
+@pytest.fixture
+def ros() -> Iterator[Graph]:
+    with graph() as made:
+        yield made
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setitem(ros_graph.ENVIRONMENT, "XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "bisenetv2_ros" / "engines"
+
+
+def start(model: Path, backend: str) -> Program:
+    words = ["--ros-args", "-p", f"model:={model}", "-p", f"backend:={backend}", "-p", "threads:=1"]
+    return Program(words, model.with_suffix(".log"), [sys.executable, str(SCRIPT)])
+
+
+def children(program: Program) -> list[int]:
+    tasks = Path(f"/proc/{program.process.pid}/task").iterdir()
+    return [int(child) for task in tasks for child in (task / "children").read_text().split()]
+
+
+def test_the_first_start_builds_and_says_how_far_it_is(ros: Graph, cache: Path, tmp_path: Path):
+    program = start(write_slow_model(tmp_path / "slow.onnx", 150), "tensorrt")
+    try:
+        assert ros.spin_until(
+            lambda: ros.status("/segment")[1].startswith("building for tensorrt"), 60
+        ), program.output
+        assert ros.status("/segment")[0] == WARN
+        assert ros.spin_until(lambda: ros.status("/segment")[:2] == (OK, "active"), 110), (
+            program.output
+        )
+    finally:
+        code, _ = program.end()
+    assert code == 0 and "Traceback" not in program.output, program.output
+    assert "building for tensorrt" in program.output
+    assert sorted(path.suffix for path in cache.iterdir()) == [".engine", ".json"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_build_in_2_s_and_leaves_no_file(
+    number: signal.Signals, ros: Graph, cache: Path, tmp_path: Path
+):
+    program = start(write_slow_model(tmp_path / "slow.onnx", 1500), "tensorrt")
+    try:
+        assert ros.spin_until(lambda: "%" in ros.status("/segment")[1], 60), program.output
+        builders = children(program)
+        assert builders
+    finally:
+        code, seconds = program.end(number)
+    assert code == 0 and "Traceback" not in program.output, program.output
+    assert seconds < 2, f"{seconds:.1f} s\n{program.output}"
+    assert list(cache.iterdir()) == []
+    for builder in builders:
+        with pytest.raises(ProcessLookupError):
+            os.kill(builder, 0)
+
+
+def test_a_lost_device_ends_the_process_after_it_is_in_diagnostics(ros: Graph, tmp_path: Path):
+    program = start(write_tiny_model(tmp_path / "tiny.onnx"), "onnxruntime")
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = ros.node.create_publisher(Image, "image_raw", 10)
+    frames = [image_message(np.full((24, 32, 3), level, np.uint8)) for level in (0, 9)]
+
+    def sending(frame: Image, done) -> bool:
+        def step() -> bool:
+            publisher.publish(frame)
+            ros.spin(0.05)
+            return bool(done())
+
+        return any(step() for _ in range(400))
+
+    try:
+        assert sending(frames[0], lambda: masks), program.output
+        assert sending(frames[1], lambda: program.process.poll() is not None), program.output
+    finally:
+        program.end()
+    assert program.wait() == 1
+    assert "GPU is lost to this process" in program.output
+    assert ros.spin_until(
+        lambda: ros.status("/segment")[:2] == (ERROR, "GPU is lost to this process"), 5
+    )
