@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -33,13 +33,15 @@ if TYPE_CHECKING:
 
 STAGES = ("decode", "resize", "network", "message")
 TORCH = "torch"  # the network of a checkpoint, eager: a reference, not a backend
+TORCH_COMPILE = "torch.compile"  # the same, compiled
+PART_RUNS = 200  # of the device's parts alone
 TURN = 5  # frames in a row
 WARM_UP = 5  # frames of each case before the clock starts
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run a network; `backend` may be TORCH, then `path` is a checkpoint."""
+    """One way to run a network; of a TORCH one, `path` is a checkpoint."""
 
     path: Path
     backend: str
@@ -59,6 +61,8 @@ class Result:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
     cpu_seconds: float = 0.0  #: of all threads, over all frames
     peak_memory: int = 0  #: bytes resident at most, Python and libraries included
+    #: Seconds of upload, network and download on the device, of a backend that can tell.
+    device_seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def frames(self) -> list[float]:
@@ -159,7 +163,7 @@ _Segment = Callable[[np.ndarray, str], tuple[np.ndarray, float, float]]  # -> ma
 
 
 def _load(case: Case) -> tuple[Result, _Segment]:
-    if case.backend == TORCH:
+    if case.backend in (TORCH, TORCH_COMPILE):
         return _load_torch(case)
     from bisenetv2_ros.segmenter import Segmenter
 
@@ -176,7 +180,19 @@ def _load(case: Case) -> tuple[Result, _Segment]:
 
     info = model.info
     runs_on = f"{clock.backend.name}, {clock.backend.device}"
-    return Result(case, model.name, info.precision, info.input_size, runs_on), segment
+    result = Result(case, model.name, info.precision, info.input_size, runs_on)
+    result.device_seconds = _device_seconds(clock.backend, info.input_size)
+    return result, segment
+
+
+def _device_seconds(backend: Backend, size: tuple[int, int]) -> dict[str, list[float]]:
+    """The parts alone, of a backend that knows them; none of others."""
+    measure_parts = getattr(backend, "device_seconds", None)
+    if measure_parts is None:
+        return {}
+    image = np.zeros((1, size[1], size[0], 3), np.uint8)
+    runs = [measure_parts(image) for _ in range(WARM_UP + PART_RUNS)][WARM_UP:]
+    return {part: [run[part] for run in runs] for part in runs[0]}
 
 
 class _Clock:
@@ -206,17 +222,46 @@ def _load_torch(case: Case) -> tuple[Result, _Segment]:
     trained = load_network(case.path)
     size = trained.recipe.input_size
     deployed = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std).eval()
+    device = torch.device(case.device.lower() or "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"{case.backend} sees no GPU: install a torch with CUDA")
+    on_gpu = device.type == "cuda"
+    if on_gpu:  # as one would run it there: an inference in float32 would be a poor reference
+        deployed.network = _half_network(deployed.network)
+    deployed.to(device)
+    compiled = case.backend == TORCH_COMPILE
+    run = torch.compile(deployed, mode="max-autotune") if compiled else deployed
 
     @torch.inference_mode()
     def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float]:
         begin = time.perf_counter()
         small = np.ascontiguousarray(resize_image(image, size))
         resized = time.perf_counter()
-        mask = deployed(torch.from_numpy(small[np.newaxis]))[0][0].numpy()
+        mask = run(torch.from_numpy(small[np.newaxis]).to(device))[0][0].cpu().numpy()
         return mask, resized - begin, time.perf_counter() - resized
 
-    runs_on = f"torch eager, CPU ({threads} threads)"
-    return Result(case, case.path.name, "float32", size, runs_on), segment
+    where = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({threads} threads)"
+    how = "torch.compile" if compiled else "torch eager"
+    precision = "float16" if on_gpu else "float32"
+    return Result(case, case.path.name, precision, size, f"{how}, {where}"), segment
+
+
+def _half_network(network: Any) -> Any:
+    """The network in float16, channels last, between float32 images and float32 logits."""
+    import torch
+    from torch import nn
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.half().to(memory_format=torch.channels_last)
+            self.enlarge = network.enlarge
+
+        def forward(self, image: Any) -> Any:
+            image = image.half().contiguous(memory_format=torch.channels_last)
+            return self.network(image).float()
+
+    return Half()
 
 
 def _frame_runner(
@@ -311,7 +356,10 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {
             name: version
-            for name in ("numpy", "openvino", "onnxruntime", "torch")
+            for name in (
+                *("numpy", "openvino", "onnxruntime", "torch"),
+                *("tensorrt", "tensorrt-rtx-cu13-bindings", "cuda-bindings"),
+            )
             if (version := _version(name))
         },
     }
@@ -352,6 +400,7 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
                 "frames": len(result.frames),
                 "stages_ms": {name: _summary(result.seconds[name]) for name in STAGES},
                 "frame_ms": _summary(result.frames),
+                "device_ms": {k: _summary(v) for k, v in result.device_seconds.items()},
                 "cpu_ms_per_frame": 1e3 * result.cpu_per_frame,
                 "peak_memory_bytes": result.peak_memory,
                 "speed_up": None if np.isnan(ratio := speed_up(result, results)) else ratio,
@@ -393,6 +442,25 @@ def table(results: Sequence[Result]) -> str:
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
         ]
         lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def device_table(results: Sequence[Result], floors: Mapping[Path, float]) -> str:
+    """Upload, network and download alone, and the floor of the network, by model; '' for none.
+
+    floors: seconds by model file (`gpu_floor`), for those that are known.
+    """
+    lines = []
+    for result in results:
+        if not result.device_seconds:
+            continue
+        parts = {k: 1e3 * statistics.median(v) for k, v in result.device_seconds.items()}
+        line = f"{result.model} on the device, medians in ms: "
+        line += ", ".join(f"{part} {value:.3f}" for part, value in parts.items())
+        if result.case.path in floors:
+            floor = 1e3 * floors[result.case.path]
+            line += f"; floor of the network {floor:.3f}, ratio {parts['network'] / floor:.2f}"
+        lines.append(line)
     return "\n".join(lines)
 
 

@@ -19,6 +19,7 @@ from bisenetv2_ros.benchmark import (
     Case,
     Result,
     as_json,
+    device_table,
     machine,
     measure,
     reference_of,
@@ -113,6 +114,36 @@ def test_machine_is_described():
     json.dumps(facts)
 
 
+def test_parts_on_the_device_and_their_floor():
+    quick = result("tensorrt", "float16", [2.0])
+    quick.device_seconds = {"upload": [1e-4], "network": [8e-4, 9e-4, 4e-4], "download": [5e-5]}
+    results = [quick, result("openvino", "int8", [7.0])]
+    assert device_table(results, {}) == (
+        "m_float16 on the device, medians in ms: upload 0.100, network 0.800, download 0.050"
+    )
+    line = device_table(results, {quick.case.path: 4e-4})
+    assert line.endswith("; floor of the network 0.400, ratio 2.00")
+    assert device_table(results[1:], {}) == ""
+    json.dumps(as_json(results, []), allow_nan=False)
+
+
+def test_torch_s_network_in_half_gives_the_same_masks():
+    torch = pytest.importorskip("torch")
+    from small_network import SIZE, small_network, street_frames
+
+    from bisenetv2_ros.benchmark import _half_network
+    from bisenetv2_ros.segmenter import resize_image
+
+    frame = torch.from_numpy(np.ascontiguousarray(resize_image(street_frames(1)[0], SIZE)))
+    deployed = small_network()
+    with torch.inference_mode():
+        expected = deployed(frame[None])[0]
+        deployed.network = _half_network(deployed.network)
+        received = deployed(frame[None])[0]
+    assert next(deployed.network.parameters()).dtype == torch.float16
+    assert float((expected == received).float().mean()) > 0.98
+
+
 def test_plot(tmp_path: Path):
     pytest.importorskip("matplotlib")
     write_plot([result("openvino", "int8", [7.0])], tmp_path / "plot.png")
@@ -170,6 +201,14 @@ def test_the_installed_program(tmp_path: Path):
             marks=pytest.mark.skipif(not what_is_missing(), reason="TensorRT runs here"),
         ),
         (["tiny.onnx", "--device", "quantum"], "no device 'quantum'"),
+        pytest.param(
+            ["tiny.onnx", "--device", "cuda"],
+            "tensorrt: no NVIDIA driver",
+            marks=pytest.mark.skipif(
+                not what_is_missing().startswith("tensorrt: no NVIDIA driver"),
+                reason="there is a GPU, or no TensorRT",
+            ),
+        ),
     ],
 )
 def test_verb_with_what_cannot_be(

@@ -16,6 +16,7 @@ from bisenetv2_ros.fastdds import profile_variables
 from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
+    from bisenetv2_ros.benchmark import Result
     from bisenetv2_ros.model_file import ModelFile
 
 PICTURES = 8  # taken in circles
@@ -37,6 +38,8 @@ examples:
   bisenetv2 benchmark                                    the package's models, every backend
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch beside them
+  bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
+      --checkpoint runs/mine                             on a GPU, as the BiSeNetV2 paper measures
   bisenetv2 benchmark --training --config camvid_cpu     a training step beside the plain way
   bisenetv2 benchmark --graph                            camera, node and listener over ROS
   bisenetv2 benchmark --graph --sizes 640x480 1920x1080 --cameras 1 2 4 --seconds 5 --runs 5
@@ -59,7 +62,12 @@ examples:
     parser.add_argument(
         "--frames", type=positive_int, default=100, metavar="N", help="of each (default: 100)"
     )
-    parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="of a run, for torch eager")
+    parser.add_argument(
+        "--checkpoint",
+        type=Path,
+        metavar="DIR",
+        help="of a run, for torch: eager, and on a GPU also compiled, both in float16",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the stages there")
     graph = parser.add_argument_group("the ROS graph instead of frames alone")
@@ -130,9 +138,11 @@ def _frames(args: argparse.Namespace) -> int:
     from bisenetv2_ros.backends import BACKENDS
     from bisenetv2_ros.benchmark import (
         TORCH,
+        TORCH_COMPILE,
         TURN,
         Case,
         as_json,
+        device_table,
         machine_line,
         measure,
         table,
@@ -150,7 +160,10 @@ def _frames(args: argparse.Namespace) -> int:
             for backend in args.backend or BACKENDS
         ]
         if args.checkpoint:
-            cases.append(Case(args.checkpoint, TORCH, threads=args.threads))
+            on_gpu = args.device.lower().startswith("cuda")
+            device = args.device if on_gpu else ""
+            ways = (TORCH, TORCH_COMPILE) if on_gpu else (TORCH,)
+            cases += [Case(args.checkpoint, way, device, args.threads) for way in ways]
         images = sample_frames(args.source, PICTURES)
         turns = -(-args.frames // TURN) * len(cases)
         with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
@@ -164,81 +177,22 @@ def _frames(args: argparse.Namespace) -> int:
     print(machine_line())
     print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
     print(table(results))
+    floors, rates = _floors(results)
+    if parts := device_table(results, floors):
+        print(f"\n{parts}")
+        print(f"floor: {rates or 'not measured: it takes a torch that sees the GPU'}")
     for reason in dict.fromkeys(skipped):
         print(f"skipped: {reason}")
-    _write_json(args.json, as_json(results, skipped))
+    content = as_json(results, skipped)
+    content["floor_ms"] = {path.stem: 1e3 * floor for path, floor in floors.items()}
+    _write_json(args.json, content)
     if args.plot:
         _plot(lambda path: write_plot(results, path), args.plot)
     return 0
 
 
-def _graph(args: argparse.Namespace) -> int:
-    from tqdm import tqdm
-
-    from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.benchmark import machine_line
-    from bisenetv2_ros.graph_benchmark import (
-        GraphError,
-        Plan,
-        as_json,
-        measure_graph,
-        table,
-        verdicts,
-        write_plot,
-    )
-    from bisenetv2_ros.model_file import model_path
-
-    importlib.import_module("rclpy")  # here, where its absence is told in one line
-    # Not on the robot's own domain: these cameras are not the robot's.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.update(profile_variables())
-    try:
-        plan = Plan(
-            model_path(args.models[0] if args.models else ""),
-            args.backend[0] if args.backend else "auto",
-            args.device,
-            args.threads,
-            tuple(args.sizes),
-            tuple(args.transports),
-            tuple(args.cameras),
-            tuple(args.rates),
-            args.seconds,
-            args.runs,
-        )
-        pictures = sample_frames(args.source, GRAPH_PICTURES)
-        with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
-            report = measure_graph(plan, pictures, bar.update)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(
-            error, (GraphError, BackendUnavailable)
-        ):
-            raise
-        raise UserError(str(error)) from error
-    print(machine_line())
-    print(
-        f"{plan.model.stem} on {report.runs_on}, mask only, frames of {args.source}; "
-        f"first mask {report.first_mask:.2f} s after the node's start"
-    )
-    print(
-        f"{plan.runs} x {plan.seconds:g} s each; medians and p99 in ms from stamp to mask, "
-        "CPU in % of a core\n"
-    )
-    print(table(report), end="\n\n")
-    for holds, line in verdicts(report):
-        print(f"{'holds ' if holds else 'MISSED'}  {line}")
-    _write_json(args.json, as_json(report))
-    if args.plot:
-        _plot(lambda path: write_plot(report, path), args.plot)
-    return 0
-
-
-def _plot(draw: Callable[[Path], None], path: Path) -> None:
-    try:
-        with naming(path):
-            draw(path)
-    except ModuleNotFoundError as error:
-        raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
+        device_table,
+        machine_line,
 
 
 def _models(names: list[str]) -> list[ModelFile]:
