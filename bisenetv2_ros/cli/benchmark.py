@@ -191,8 +191,88 @@ def _frames(args: argparse.Namespace) -> int:
     return 0
 
 
-        device_table,
-        machine_line,
+def _graph(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends import BackendUnavailable
+    from bisenetv2_ros.benchmark import machine_line
+    from bisenetv2_ros.graph_benchmark import (
+        GraphError,
+        Plan,
+        as_json,
+        measure_graph,
+        table,
+        verdicts,
+        write_plot,
+    )
+    from bisenetv2_ros.model_file import model_path
+
+    importlib.import_module("rclpy")  # here, where its absence is told in one line
+    # Not on the robot's own domain: these cameras are not the robot's.
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(profile_variables())
+    try:
+        plan = Plan(
+            model_path(args.models[0] if args.models else ""),
+            args.backend[0] if args.backend else "auto",
+            args.device,
+            args.threads,
+            tuple(args.sizes),
+            tuple(args.transports),
+            tuple(args.cameras),
+            tuple(args.rates),
+            args.seconds,
+            args.runs,
+        )
+        pictures = sample_frames(args.source, GRAPH_PICTURES)
+        with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
+            report = measure_graph(plan, pictures, bar.update)
+    except (ValueError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not isinstance(
+            error, (GraphError, BackendUnavailable)
+        ):
+            raise
+        raise UserError(str(error)) from error
+    print(machine_line())
+    print(
+        f"{plan.model.stem} on {report.runs_on}, mask only, frames of {args.source}; "
+        f"first mask {report.first_mask:.2f} s after the node's start"
+    )
+    print(
+        f"{plan.runs} x {plan.seconds:g} s each; medians and p99 in ms from stamp to mask, "
+        "CPU in % of a core\n"
+    )
+    print(table(report), end="\n\n")
+    for holds, line in verdicts(report):
+        print(f"{'holds ' if holds else 'MISSED'}  {line}")
+    _write_json(args.json, as_json(report))
+    if args.plot:
+        _plot(lambda path: write_plot(report, path), args.plot)
+    return 0
+
+
+def _plot(draw: Callable[[Path], None], path: Path) -> None:
+    try:
+        with naming(path):
+            draw(path)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
+
+
+def _floors(results: list[Result]) -> tuple[dict[Path, float], str]:
+    """The floor of each model that ran on the device in parts, and the rates behind it."""
+    from bisenetv2_ros.gpu_floor import floor_seconds, measure_rates, work_of
+
+    paths = {result.case.path for result in results if result.device_seconds}
+    rates = measure_rates() if paths else None
+    if rates is None:
+        return {}, ""
+    text = (
+        f"{rates.device}, {rates.multiply_adds / 1e12:.1f} T multiply-adds/s (float16), "
+        f"{rates.bytes_moved / 1e9:.0f} GB/s"
+    )
+    return {path: floor_seconds(work_of(path), rates) for path in paths}, text
 
 
 def _models(names: list[str]) -> list[ModelFile]:
