@@ -22,16 +22,25 @@ import numpy as np
 import onnx
 import pytest
 from gpu import needs_gpu, what_is_missing
+from host_device import HostDriver, driver, host_engine, host_library
 from tiny_model import tiny_answer, tiny_model, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import (
     BackendUnavailable,
     BatchProfile,
     Cancelled,
+    DeviceLost,
     create_backend,
     engine_builder,
 )
-from bisenetv2_ros.backends.engine_builder import Target, build_engines, library_name, load_library
+from bisenetv2_ros.backends.cuda import CudaError
+from bisenetv2_ros.backends.engine_builder import (
+    ENGINES,
+    Target,
+    build_engines,
+    library_name,
+    load_library,
+)
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, models_directory, read_model_file
 
 try:
@@ -375,6 +384,142 @@ def test_an_engine_for_other_batches_is_refused():
 
     with pytest.raises(EngineRefused, match=r"\[1, 2, 4\] images, expected \[1, 2, 8\]"):
         check(engine(batch=-1), BatchProfile(1, 2, 8))
+
+
+# --- the data path, on a device of host memory ---------------------------------------------------
+
+
+@pytest.fixture
+def device(monkeypatch: pytest.MonkeyPatch) -> HostDriver:
+    """In the place of the driver, the library and its builder (see host_device.py)."""
+    from bisenetv2_ros.backends import cuda, tensorrt
+
+    device = HostDriver()
+    monkeypatch.setattr(cuda, "_import_driver", lambda: device)
+    monkeypatch.setattr(tensorrt, "load_library", lambda: host_library(device, LIBRARY))
+
+    def build(model: ModelFile, target: Target, batch: BatchProfile, report) -> dict[str, bytes]:
+        count = batch.maximum if batch.minimum == batch.maximum else -1
+        return {name: host_engine(count, outputs) for name, outputs in ENGINES.items()}
+
+    monkeypatch.setattr(tensorrt, "build_engines", build)
+    return device
+
+
+def frames(count: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (count, 24, 32, 3), np.uint8)
+
+
+def test_a_frame_is_one_launch_and_confidence_is_not_paid_for(model: ModelFile, device: HostDriver):
+    backend = create_backend(model, "tensorrt")
+    assert backend.device == "host memory (tensorrt_rtx 0.0)"
+    for seed in range(3):
+        device.calls.clear()
+        mask, confidence = backend.infer(frames(1, seed))
+        assert np.array_equal(mask, tiny_answer(frames(1, seed))[0]) and confidence is None
+        assert device.calls == ["cuCtxSetCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
+    sizes = sorted(len(block) for block in device.memory.values())
+    assert sizes == [24 * 32] * 2 + [3 * 24 * 32] * 2, "on both sides, and none for confidence"
+    mask, confidence = backend.infer(frames(1, 5), confidence=True)
+    assert np.array_equal(mask, tiny_answer(frames(1, 5))[0])
+    assert confidence is not None and np.array_equal(confidence, tiny_answer(frames(1, 5))[1])
+    backend.close()
+    backend.close()
+    assert device.memory == {}, "everything is given back"
+
+
+@pytest.mark.parametrize("batch", [ONE, BatchProfile(2, 2, 2), BatchProfile(2, 3, 4)])
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_any_number_of_images(model: ModelFile, device: HostDriver, batch, count: int):
+    backend = create_backend(model, "tensorrt", batch=batch)
+    for seed in range(2):
+        mask, confidence = backend.infer(frames(count, seed), confidence=True)
+        assert mask.shape == (count, 24, 32)
+        assert np.array_equal(mask, tiny_answer(frames(count, seed))[0])
+        assert confidence is not None
+        assert np.array_equal(confidence, tiny_answer(frames(count, seed))[1])
+    backend.close()
+    assert device.memory == {}
+
+
+def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver):
+    device.fail["cuStreamEndCapture"] = driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
+    original = HostDriver._cuStreamBeginCapture
+    HostDriver._cuStreamBeginCapture = lambda *_: ()
+    try:
+        backend = create_backend(model, "tensorrt")
+        assert np.array_equal(backend.infer(frames(1))[0], tiny_answer(frames(1))[0])
+    finally:
+        HostDriver._cuStreamBeginCapture = original
+    assert device.launches == 0
+
+
+def test_too_little_memory_is_said_with_the_numbers(model: ModelFile, device: HostDriver):
+    device.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    with pytest.raises(RuntimeError, match=r"host memory has too little memory .* 3 of 5 MiB were"):
+        create_backend(model, "tensorrt")
+    assert device.memory == {}
+
+
+def test_an_error_that_stays_is_a_lost_device(model: ModelFile, device: HostDriver):
+    backend = create_backend(model, "tensorrt")
+    broken = driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS
+    device.fail["cuStreamSynchronize"] = broken
+    with pytest.raises(CudaError, match="ILLEGAL_ADDRESS"):
+        backend.infer(frames(1))  # this once; the device still answers
+    device.fail["cuCtxSynchronize"] = broken
+    with pytest.raises(DeviceLost, match=r"host memory is lost to this process: .*ILLEGAL_ADDRESS"):
+        backend.infer(frames(1))
+
+
+def test_an_engine_that_the_library_refuses_is_built_once_more(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    from bisenetv2_ros.backends import tensorrt
+
+    whole = tensorrt.build_engines
+    builds = []
+
+    def build(*arguments) -> dict[str, bytes]:
+        builds.append(len(builds))
+        engines = whole(*arguments)
+        return dict.fromkeys(engines, b"broken") if len(builds) in broken else engines
+
+    monkeypatch.setattr(tensorrt, "build_engines", build)
+    broken = (1,)
+    create_backend(model, "tensorrt").close()
+    assert len(builds) == 2
+    create_backend(model, "tensorrt").close()
+    assert len(builds) == 2, "the good one was kept"
+
+    broken = (3, 4)
+    with pytest.raises(BackendUnavailable, match="does not run its own engine"):
+        create_backend(model, "tensorrt", batch=BatchProfile(2, 2, 2))
+
+
+def test_the_time_of_the_parts(model: ModelFile, device: HostDriver):
+    backend = create_backend(model, "tensorrt")
+    parts = backend.device_seconds(frames(1))  # type: ignore[attr-defined]
+    assert parts == {"upload": 2e-3, "network": 2e-3, "download": 2e-3}
+
+
+def test_what_the_code_calls_is_in_the_real_library():
+    """The data path does not run here, so at least its names are held against the real thing."""
+    context = ("set_input_shape", "set_tensor_address", "execute_async_v3", "get_runtime_config")
+    names = {
+        "IExecutionContext": context,
+        "ICudaEngine": ("create_execution_context", "get_tensor_profile_shape", "num_io_tensors"),
+        "Runtime": ("deserialize_cuda_engine",),
+    }
+    if library_name(LIBRARY) == "tensorrt_rtx":
+        names["IExecutionContext"] += ("is_stream_capturable",)
+        names["ICudaEngine"] += ("create_runtime_config",)
+        names["IRuntimeConfig"] = ("create_runtime_cache", "set_runtime_cache")
+        names["IRuntimeConfig"] += ("dynamic_shapes_kernel_specialization_strategy",)
+        names["IRuntimeCache"] = ("serialize", "deserialize")
+    for owner, members in names.items():
+        for member in members:
+            assert hasattr(getattr(LIBRARY, owner), member), f"{owner}.{member}"
 
 
 # --- with a GPU ----------------------------------------------------------------------------------

@@ -34,6 +34,7 @@ from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
 #: The engines of a model by name, with the outputs of each: masks alone do not pay for confidence.
 ENGINES = {"mask": OUTPUTS[:1], "mask+confidence": OUTPUTS}
+OLDEST = 10  #: version of TensorRT; older ones know no graphs with types of their own
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  #: as tried; each may be there
 _PERIOD = 0.05  # seconds between looks at what the builder says; as often, a cancel is noticed
 
@@ -76,9 +77,12 @@ def load_library() -> Any:
         except (ImportError, OSError, RuntimeError) as error:
             reasons.append(" ".join(str(error).split()))
             continue
-        if hasattr(library, "Builder"):
+        if not hasattr(library, "Builder"):
+            reasons.append(f"'{name}' has no Builder")
+        elif name == "tensorrt" and int(library.__version__.partition(".")[0]) < OLDEST:
+            reasons.append(f"tensorrt is {library.__version__}, expected {OLDEST} or newer")
+        else:
             return library
-        reasons.append(f"'{name}' has no Builder")
     raise BackendUnavailable(
         f"backend 'tensorrt' cannot be imported ({'; '.join(reasons)}): run `pip install "
         "tensorrt-rtx cuda-bindings`, or install TensorRT 10 or newer (part of JetPack)"

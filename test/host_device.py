@@ -1,0 +1,196 @@
+"""A CUDA driver and a TensorRT whose device is host memory, to run the data path without a GPU.
+
+Copies are made when they are queued, a graph is the list of what was queued while recording, and an
+engine answers as the tiny model does. It shows that addresses, sizes and order are right; it shows
+nothing of what a real driver takes or how long that takes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver
+from tiny_model import tiny_answer
+
+OK = driver.CUresult.CUDA_SUCCESS
+
+
+class HostDriver:
+    """Takes the place of `cuda.bindings.driver`; `fail` maps a function to the error it gives."""
+
+    CUresult = driver.CUresult
+    CUdevice_attribute = driver.CUdevice_attribute
+    CUstream_flags = driver.CUstream_flags
+    CUstreamCaptureMode = driver.CUstreamCaptureMode
+
+    def __init__(self) -> None:
+        self.memory: dict[int, Any] = {}  # what is allocated, by address
+        self.recording: list[Callable[[], Any]] | None = None
+        self.launches = 0
+        self.calls: list[str] = []
+        self.fail: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Callable:
+        assert hasattr(driver, name), f"the driver has no {name}"
+        work = type(self).__dict__.get(f"_{name}", lambda *_: (0,))
+
+        def call(*arguments: Any) -> tuple:
+            self.calls.append(name)
+            if name in self.fail:
+                return (self.fail[name], 0)
+            return (OK, *work(self, *arguments))
+
+        return call
+
+    def cuGetErrorString(self, status: Any) -> tuple:  # noqa: N802
+        return OK, b"as the test wants it"
+
+    def _cuDeviceGetCount(self) -> tuple:  # noqa: N802
+        return (1,)
+
+    def _cuDeviceGetName(self, length: int, device: Any) -> tuple:  # noqa: N802
+        return (b"host memory".ljust(length, b"\0"),)
+
+    def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> tuple:  # noqa: N802
+        return (8,)
+
+    def _cuMemGetInfo(self) -> tuple:  # noqa: N802
+        return 3 << 20, 5 << 20
+
+    def _cuMemAlloc(self, size: int) -> tuple:  # noqa: N802
+        block = (ctypes.c_uint8 * size)(*([7] * size))
+        self.memory[ctypes.addressof(block)] = block
+        return (ctypes.addressof(block),)
+
+    def _cuMemHostAlloc(self, size: int, flags: int) -> tuple:  # noqa: N802
+        return self._cuMemAlloc(size)
+
+    def _cuMemFree(self, pointer: int) -> tuple:  # noqa: N802
+        del self.memory[pointer]
+        return ()
+
+    _cuMemFreeHost = _cuMemFree  # noqa: N815
+
+    def _copy(self, target: int, source: int, size: int, stream: Any) -> tuple:
+        for pointer in (target, source):
+            assert any(
+                begin <= pointer and pointer + size <= begin + len(block)
+                for begin, block in self.memory.items()
+            ), "beyond what was allocated"
+        self.queue(lambda: ctypes.memmove(target, source, size))
+        return ()
+
+    _cuMemcpyHtoDAsync = _cuMemcpyDtoHAsync = _copy  # noqa: N815
+
+    def queue(self, work: Callable[[], Any]) -> None:
+        if self.recording is None:
+            work()
+        else:
+            self.recording.append(work)
+
+    def _cuStreamBeginCapture(self, stream: Any, mode: Any) -> tuple:  # noqa: N802
+        self.recording = []
+        return ()
+
+    def _cuStreamEndCapture(self, stream: Any) -> tuple:  # noqa: N802
+        graph, self.recording = self.recording, None
+        return (graph,)
+
+    def _cuGraphInstantiate(self, graph: Any, flags: int) -> tuple:  # noqa: N802
+        return (graph,)
+
+    def _cuGraphLaunch(self, graph: Any, stream: Any) -> tuple:  # noqa: N802
+        self.launches += 1
+        for work in graph:
+            work()
+        return ()
+
+    def _cuEventElapsedTime(self, begin: Any, end: Any) -> tuple:  # noqa: N802
+        return (2.0,)
+
+
+def host_library(device: HostDriver, library: Any) -> Any:
+    """A TensorRT that runs the engines of `host_engine` on such a device."""
+
+    def deserialize(plan: bytes) -> Any:
+        if b"broken" in plan:
+            return None
+        count, outputs = plan.split(b"|")[:2]
+        return _Engine(device, library, int(count), outputs.decode().split(","))
+
+    return SimpleNamespace(
+        __name__="tensorrt_rtx",
+        __version__="0.0",
+        Builder=object,
+        ILogger=library.ILogger,
+        TensorIOMode=library.TensorIOMode,
+        uint8=library.uint8,
+        Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize),
+    )
+
+
+def host_engine(count: int, outputs: tuple[str, ...]) -> bytes:
+    """The plan of an engine for `count` images, -1 for any number."""
+    return f"{count}|{','.join(outputs)}|".encode()
+
+
+class _Engine:
+    def __init__(self, device: HostDriver, library: Any, count: int, outputs: list[str]) -> None:
+        modes = library.TensorIOMode
+        self.device = device
+        self.tensors = {"image": (modes.INPUT, (count, 24, 32, 3))}
+        self.tensors |= dict.fromkeys(outputs, (modes.OUTPUT, (count, 24, 32)))
+        self.num_io_tensors = len(self.tensors)
+        self._uint8 = library.uint8
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self.tensors)[index]
+
+    def get_tensor_mode(self, name: str) -> Any:
+        return self.tensors[name][0]
+
+    def get_tensor_shape(self, name: str) -> tuple[int, ...]:
+        return self.tensors[name][1]
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        return self._uint8
+
+    def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
+        return [(n, 24, 32, 3) for n in (2, 3, 4)]
+
+    def create_execution_context(self) -> Any:
+        return _Context(self)
+
+
+class _Context:
+    def __init__(self, engine: _Engine) -> None:
+        self.engine = engine
+        self.addresses: dict[str, int] = {}
+        self.shape: tuple[int, ...] = ()
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        self.shape = shape
+        return True
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        self.addresses[name] = address
+        return True
+
+    def execute_async_v3(self, stream: int) -> bool:
+        self.engine.device.queue(self._run)
+        return True
+
+    def _run(self) -> None:
+        mask, confidence = tiny_answer(self._array("image", self.shape))
+        answers = {"mask": mask, "confidence": confidence}
+        for name in self.engine.tensors:
+            if name != "image":
+                self._array(name, self.shape[:3])[:] = answers[name]
+
+    def _array(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        block = (ctypes.c_uint8 * int(np.prod(shape))).from_address(self.addresses[name])
+        return np.frombuffer(block, np.uint8).reshape(shape)
