@@ -133,7 +133,7 @@ class Graph:
         """Call a service and return its response, None if none comes in time."""
         client = self.node.create_client(kind, name)
         try:
-            assert self.spin_until(client.service_is_ready, timeout), f"no service {name}"
+            assert self.spin_until(client.service_is_ready), f"no service {name}"
             future = client.call_async(kind.Request(**fields))
             return future.result() if self.spin_until(future.done, timeout) else None
         finally:
