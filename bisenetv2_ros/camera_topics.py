@@ -45,6 +45,7 @@ from bisenetv2_ros.parameters import Parameters
 from bisenetv2_ros.regions import RegionWatch, draw_regions
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 from bisenetv2_ros.topic_names import output_topic
+from bisenetv2_ros.view import View
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
@@ -101,10 +102,17 @@ class CameraTopics:
     """Publishers, subscriptions and statistics of one camera."""
 
     def __init__(
-        self, node: Node, topic: str, transport: str, watch: RegionWatch | None = None
+        self,
+        node: Node,
+        topic: str,
+        transport: str,
+        view: View,
+        watch: RegionWatch | None = None,
     ) -> None:
         """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
-        compressed, `watch` for a camera that has regions of interest."""
+        compressed, `view` what to use of its pictures, `watch` for a camera that has regions of
+        interest."""
+        self.view = view
         self.watch = watch
         self.statistics = CameraStatistics()
         #: The topic subscribed to, in full.
@@ -200,17 +208,20 @@ class CameraTopics:
     ) -> float:
         """Publish the `wanted` outputs of one frame with the frame's own header.
 
-        image: (H, W, 3) uint8, the frame, its channels in `order`. Returns the latency in seconds
+        image: (H, W, 3) uint8, the frame, its channels in `order`. segmentation: of what the view
+        uses of it, lying as the frame does. Returns the latency in seconds
         from the camera's stamp to the publishing of mask and class fractions; NaN where the stamp
         tells nothing.
         """
         mask, confidence = segmentation.mask, segmentation.confidence
         camera_size = (image.shape[1], image.shape[0])
+        image = self.view.cut(image)
+        size = (image.shape[1], image.shape[0])
         if settings.mask_size == "camera":
             if wanted & {"mask", "color_mask"}:
-                mask = resize_mask(mask, camera_size)
+                mask = resize_mask(mask, size)
             if confidence is not None:
-                confidence = resize_mask(confidence, camera_size)
+                confidence = resize_mask(confidence, size)
         if "mask" in wanted:
             self._publish_image("mask", header, mask, "mono8")
         latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
@@ -233,9 +244,9 @@ class CameraTopics:
                 )
             )
         if "camera_info" in wanted:
-            network_size = segmenter.model.info.input_size
+            network_size = self.view.mask_size(segmenter.model.info.input_size)
             self._publish_camera_info(
-                header, camera_size, camera_size if settings.mask_size == "camera" else network_size
+                header, camera_size, size if settings.mask_size == "camera" else network_size
             )
         if "confidence" in wanted and confidence is not None:
             self._publish_image("confidence", header, confidence, "mono8")
@@ -282,7 +293,8 @@ class CameraTopics:
             (info.roi.height or info.height) // max(info.binning_y, 1),
         )
         if calibrated == camera_size:
-            self._publishers["camera_info"].publish(scaled_camera_info(info, size, header))
+            box = self.view.box(camera_size)
+            self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
         else:
             self._node.get_logger().warning(
                 f"{self._camera_info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "

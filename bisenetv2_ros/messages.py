@@ -134,8 +134,15 @@ def label_info(labels: LabelSet) -> Any:
     )
 
 
-def scaled_camera_info(info: CameraInfo, size: tuple[int, int], header: Header) -> CameraInfo:
+def scaled_camera_info(
+    info: CameraInfo,
+    size: tuple[int, int],
+    header: Header,
+    box: tuple[int, int, int, int] | None = None,
+) -> CameraInfo:
     """The camera's calibration for its image resized to `size` (width, height) of the mask.
+
+    box: (left, top, width, height) in pixels where only that part of the image is in the mask.
 
     K and P are those of the mask: a region of interest and binning are worked into them, and the
     result has neither. Distortion, its model and R are independent of the resolution and stay.
@@ -150,11 +157,16 @@ def scaled_camera_info(info: CameraInfo, size: tuple[int, int], header: Header) 
     width, height = info.roi.width or info.width, info.roi.height or info.height
     if not (width and height):
         raise ValueError(f"camera_info has size {width}x{height}, expected that of the image")
+    x_offset, y_offset = info.roi.x_offset, info.roi.y_offset
+    if box is not None:
+        binning_x, binning_y = max(info.binning_x, 1), max(info.binning_y, 1)
+        x_offset, y_offset = x_offset + box[0] * binning_x, y_offset + box[1] * binning_y
+        width, height = box[2] * binning_x, box[3] * binning_y
     scale_x, scale_y = size[0] / width, size[1] / height
     to_mask = np.array(
         [
-            [scale_x, 0.0, scale_x * (0.5 - info.roi.x_offset) - 0.5],
-            [0.0, scale_y, scale_y * (0.5 - info.roi.y_offset) - 0.5],
+            [scale_x, 0.0, scale_x * (0.5 - x_offset) - 0.5],
+            [0.0, scale_y, scale_y * (0.5 - y_offset) - 0.5],
             [0.0, 0.0, 1.0],
         ]
     )

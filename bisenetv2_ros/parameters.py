@@ -80,11 +80,21 @@ class Parameters:
         "(nearest neighbour).",
         choices=("network", "camera"),
     )
+    crops: tuple[str, ...] = _parameter(
+        ("",),
+        "Part of a camera's picture to use, each 'CAMERA: LEFT TOP RIGHT BOTTOM' as fractions of "
+        "its width and height. All outputs are of that part.",
+    )
+    rotations: tuple[str, ...] = _parameter(
+        ("",),
+        "Cameras not mounted upright, each 'CAMERA: DEGREES' with the 90, 180 or 270 degrees "
+        "clockwise that turn the picture upright for the network. Outputs lie as the camera does.",
+    )
     regions: tuple[str, ...] = _parameter(
         ("",),
         "Regions of interest, each 'NAME: X Y, X Y, X Y' with the corners of a polygon as "
-        "fractions of the picture's width and height, or 'NAME @ CAMERA: ...' for one of several "
-        "cameras.",
+        "fractions of the (cropped) picture's width and height, or 'NAME @ CAMERA: ...' for one of "
+        "several cameras.",
     )
     region_limits: tuple[str, ...] = _parameter(
         ("",),

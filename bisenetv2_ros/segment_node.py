@@ -47,6 +47,7 @@ from bisenetv2_ros.image_conversion import ImageError
 from bisenetv2_ros.latest_frame import LatestFrame
 from bisenetv2_ros.regions import RegionWatch, parse_limits, parse_regions
 from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.view import View, parse_views
 
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
@@ -155,9 +156,11 @@ class SegmentNode(LifecycleNode):
                 )
             )
             self._loading = ""
-            for topic in settings.cameras:
-                watch = self._watch_of(topic, settings)
-                self._cameras.append(CameraTopics(self, topic, settings.image_transport, watch))
+            views = parse_views(settings.crops, settings.rotations, settings.cameras)
+            for topic, view in views.items():
+                watch = self._watch_of(topic, view, settings)
+                camera = CameraTopics(self, topic, settings.image_transport, view, watch)
+                self._cameras.append(camera)
             undo.pop_all()
         model, backend = self._segmenter.model, self._segmenter.backend
         self.get_logger().info(
@@ -166,7 +169,9 @@ class SegmentNode(LifecycleNode):
             f"on {backend.name}, {backend.device}"
         )
 
-    def _watch_of(self, topic: str, settings: parameters.Parameters) -> RegionWatch | None:
+    def _watch_of(
+        self, topic: str, view: View, settings: parameters.Parameters
+    ) -> RegionWatch | None:
         """Who watches the regions of a camera; None where it has none."""
         info = self._loaded.model.info
         regions = parse_regions(settings.regions, settings.cameras)
@@ -174,7 +179,9 @@ class SegmentNode(LifecycleNode):
         own = [region for region in regions if region.camera in ("", topic)]
         names = {region.name for region in own}
         own_limits = [limit for limit in limits if limit.region in names]
-        return RegionWatch(own, own_limits, info.input_size, info.labels.names) if own else None
+        if not own:
+            return None
+        return RegionWatch(own, own_limits, view.mask_size(info.input_size), info.labels.names)
 
     def _on_loading(self, line: str) -> None:
         """Keep what the loading thread says; end it when the process ends."""
@@ -287,8 +294,12 @@ class SegmentNode(LifecycleNode):
             self._drop(camera, error.cause, error)
             return
         try:
-            segmentation = self._loaded(
-                image, channel_order=order, confidence="confidence" in wanted
+            segmentation = camera.view.back(
+                self._loaded(
+                    camera.view.upright(image),
+                    channel_order=order,
+                    confidence="confidence" in wanted,
+                )
             )
         except DeviceLost as error:
             self._drop(camera, "inference", error)

@@ -37,6 +37,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "predict": ("predict",),
     "frame source": ("frame_source", "bag", "image_file", "street_scene", "street_parts"),
     "image conversion": ("image_conversion",),
+    "view": ("view",),
     "regions": ("regions",),
     "diagnostics": ("diagnostics",),
     "pictures": ("pictures",),

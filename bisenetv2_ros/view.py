@@ -1,0 +1,116 @@
+"""Which part of a camera's picture is segmented, and which way up.
+
+    crop       'front/image_raw: 0 0.25 1 1'    left, top, right, bottom as fractions of the picture
+    rotation   'rear/image_raw: 90'             clockwise degrees that turn it upright
+
+Results are of the cropped part, and lie as the camera does: the rotation is for the network, which
+has learnt streets with the sky above, and is undone on what it answers. Knows nothing of ROS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bisenetv2_ros.segmenter import Segmentation
+
+_TURNS = {
+    90: (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE),
+    180: (cv2.ROTATE_180, cv2.ROTATE_180),
+    270: (cv2.ROTATE_90_COUNTERCLOCKWISE, cv2.ROTATE_90_CLOCKWISE),
+}
+
+
+@dataclass(frozen=True)
+class View:
+    """Crop and rotation of one camera; the default is the whole picture as it comes."""
+
+    crop: tuple[float, float, float, float] = (
+        0.0,
+        0.0,
+        1.0,
+        1.0,
+    )  #: left, top, right, bottom, 0..1
+    turn: int = 0  #: 0, 90, 180 or 270, clockwise degrees to upright
+
+    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """(left, top, width, height) of the crop in a picture of `size` (width, height); at least
+        one pixel."""
+        width, height = size
+        left = min(round(self.crop[0] * width), width - 1)
+        top = min(round(self.crop[1] * height), height - 1)
+        right, bottom = round(self.crop[2] * width), round(self.crop[3] * height)
+        return left, top, max(1, right - left), max(1, bottom - top)
+
+    def cut(self, image: np.ndarray) -> np.ndarray:
+        """The cropped part of a (H, W, ...) picture, a view of its memory."""
+        if self.crop == (0.0, 0.0, 1.0, 1.0):
+            return image
+        left, top, width, height = self.box((image.shape[1], image.shape[0]))
+        return image[top : top + height, left : left + width]
+
+    def upright(self, image: np.ndarray) -> np.ndarray:
+        """The cropped part of a (H, W, 3) uint8 picture as the network is to see it."""
+        part = self.cut(image)
+        return cv2.rotate(np.ascontiguousarray(part), _TURNS[self.turn][0]) if self.turn else part
+
+    def back(self, result: Segmentation) -> Segmentation:
+        """The segmentation of an `upright` picture, turned to lie as the camera does."""
+        if not self.turn:
+            return result
+        turn = _TURNS[self.turn][1]
+        confidence = result.confidence
+        return dataclasses.replace(
+            result,
+            mask=cv2.rotate(result.mask, turn),
+            confidence=None if confidence is None else cv2.rotate(confidence, turn),
+        )
+
+    def mask_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of the masks that `back` gives, for a network's input size."""
+        return input_size[::-1] if self.turn in (90, 270) else input_size
+
+
+def parse_views(
+    crops: Sequence[str], rotations: Sequence[str], cameras: Sequence[str]
+) -> dict[str, View]:
+    """The view of each of `cameras`, from texts as above; empty ones count for nothing.
+
+    ValueError, naming the text, for another form, a camera that is not there or named twice, edges
+    outside of 0..1 or in the wrong order, or another rotation than 0, 90, 180 and 270.
+    """
+    views = dict.fromkeys(cameras, View())
+    for camera, value, text in _entries("crop", crops, cameras):
+        try:
+            left, top, right, bottom = map(float, value.split())
+            valid = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+        except ValueError:
+            valid = False
+        if not valid:
+            raise ValueError(
+                f"crop '{text}': expected 'CAMERA: LEFT TOP RIGHT BOTTOM', within 0..1 and in order"
+            )
+        views[camera] = View(crop=(left, top, right, bottom))
+    for camera, value, text in _entries("rotation", rotations, cameras):
+        if value not in ("0", "90", "180", "270"):
+            raise ValueError(f"rotation '{text}': expected 'CAMERA: ' and 0, 90, 180 or 270")
+        views[camera] = dataclasses.replace(views[camera], turn=int(value))
+    return views
+
+
+def _entries(what: str, texts: Sequence[str], cameras: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Camera, value and whole text of each entry."""
+    entries: list[tuple[str, str, str]] = []
+    for text in filter(str.strip, texts):
+        camera, _, value = text.partition(":")
+        camera = camera.strip()
+        if camera not in cameras:
+            raise ValueError(f"{what} '{text}': no camera '{camera}', known: {', '.join(cameras)}")
+        if camera in (entry[0] for entry in entries):
+            raise ValueError(f"{what} '{text}': camera '{camera}' has another one")
+        entries.append((camera, value.strip(), text))
+    return entries
