@@ -8,7 +8,7 @@ nothing of models or of how a mask is made.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,6 @@ import cv2
 import numpy as np
 from rosbags.highlevel import AnyReader
 from rosbags.interfaces import (
-    MessageDefinitionFormat,
     Qos,
     QosDurability,
     QosHistory,
@@ -25,7 +24,7 @@ from rosbags.interfaces import (
     QosTime,
 )
 from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import Stores, TypesysError, get_types_from_msg, get_typestore
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from bisenetv2_ros.frame_source import (
     DEFAULT_RATE,
@@ -85,8 +84,9 @@ class BagFrames(FrameSource):
         """
         self.path = path
         self._size, self._loop = size, loop
-        #: Called with (connection, time received [ns], raw message) of everything in the bag.
-        self.on_message: Callable[[Connection, int, bytes], None] | None = None
+        #: Called with connection, time received [ns] and raw message of everything in the bag, and
+        #: the types it holds.
+        self.on_message: Callable[[Connection, int, bytes, Typestore], None] | None = None
         self._on_damaged = on_damaged
         with self._open() as reader:
             known = {
@@ -125,7 +125,7 @@ class BagFrames(FrameSource):
                     reader.messages(() if self.on_message else chosen)
                 ):
                     if self.on_message:
-                        self.on_message(connection, received, data)
+                        self.on_message(connection, received, data, reader.typestore)
                     if connection.topic not in self.topics:
                         continue
                     first = received if first is None else first
@@ -317,31 +317,25 @@ class BagCopy:
         """Complete the bag."""
         self._writer.close()
 
-    def _copy(self, connection: Connection, received: int, data: bytes) -> None:
+    def _copy(self, connection: Connection, received: int, data: bytes, types: Typestore) -> None:
         if connection.topic in self._taken:
             return
         qos: Any = getattr(connection.ext, "offered_qos_profiles", [])
         key = (connection.topic, connection.msgtype, str(qos))
         if key not in self._copies:
-            definition: dict[str, Any] = {"typestore": self._types}
-            if connection.msgdef.format != MessageDefinitionFormat.NONE:
-                definition = {
-                    "msgdef": connection.msgdef.data,
-                    "rihs01": connection.digest or self._hash(connection),
-                }
+            text, name = connection.msgdef.data, connection.msgtype
+            if name not in types.types:  # neither in the bag nor known: an empty definition
+                types.register(get_types_from_msg("", name))
+            elif not text:
+                text, _ = types.generate_msgdef(name, ros_version=2)
             self._copies[key] = self._writer.add_connection(
-                connection.topic, connection.msgtype, offered_qos_profiles=qos, **definition
+                connection.topic,
+                name,
+                msgdef=text,
+                rihs01=connection.digest or types.hash_rihs01(name),  # MCAP does not store it
+                offered_qos_profiles=qos,
             )
         self._writer.write(self._copies[key], received, data)
-
-    @staticmethod
-    def _hash(connection: Connection) -> str:
-        """RIHS01 of a connection's type, which MCAP does not store with it."""
-        types = get_typestore(Stores.EMPTY)
-        with suppress(TypesysError, KeyError):
-            types.register(get_types_from_msg(connection.msgdef.data, connection.msgtype))
-            return types.hash_rihs01(connection.msgtype)
-        return "RIHS01_" + 64 * "0"  # unknown: definitions in IDL
 
     def _add(
         self, topic: str, kind: str, origin: Origin, message: Any, latched: bool = False

@@ -6,11 +6,14 @@ import json
 import math
 import os
 import signal
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rosbags", reason="needs rosbags")
 
@@ -212,6 +215,29 @@ def test_topics_of_an_earlier_segmentation_are_replaced(tmp_path, model):
     for topic in ("/front/segmentation/mask", FRONT, "/talk"):
         assert len(messages(tmp_path / "second" / "bag", topic)) == FRAMES
     assert len(messages(tmp_path / "second" / "bag", "/front/segmentation/label_info")) == 1
+
+
+def test_bag_of_before_iron_holds_no_definitions(tmp_path, model):
+    """As Humble records: the types of a package that nobody here knows are copied all the same."""
+    drive = write_bag(tmp_path / "drive", "SQLITE3", cameras=(FRONT,))
+    before = content(drive)
+    (database,) = drive.glob("*.db3")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DROP TABLE message_definitions")
+        connection.execute("ALTER TABLE topics DROP COLUMN type_description_hash")
+        connection.execute("DROP TABLE schema")
+        connection.execute("UPDATE topics SET type = 'own_msgs/msg/Own' WHERE name = '/talk'")
+    path = drive / "metadata.yaml"
+    metadata = yaml.safe_load(path.read_text())
+    for topic in metadata["rosbag2_bagfile_information"]["topics_with_message_count"]:
+        del topic["topic_metadata"]["type_description_hash"]
+        if topic["topic_metadata"]["name"] == "/talk":
+            topic["topic_metadata"]["type"] = "own_msgs/msg/Own"
+    path.write_text(yaml.safe_dump(metadata))
+    out = tmp_path / "out"
+    assert predict(drive, "-o", out, "--model", model, "--save", "bag") == 0
+    assert content(out / "bag", {FRONT, "/talk"}) == before
+    assert len(messages(out / "bag", "/front/segmentation/mask")) == FRAMES
 
 
 def test_damaged_frame_is_named_and_kept_in_the_copy(tmp_path, model, capsys):
