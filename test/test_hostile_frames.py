@@ -137,11 +137,12 @@ class Camera:
     def pause(self, seconds: float) -> None:
         self._ros.spin(seconds)
 
-    def check_answer(self) -> None:
+    def check_answer(self, patience: float = 2.0) -> None:
         """Send a good frame and expect the right mask of it, soon."""
         self.send(GOOD[self._transport], good=True)
         number = self._number
-        assert self._ros.spin_until(lambda: number in self.answered, 2.0), "no answer within 2 s"
+        answered = self._ros.spin_until(lambda: number in self.answered, patience)
+        assert answered, f"no answer within {patience} s"
         mask = np.reshape(self._mask.data, (24, 32))
         np.testing.assert_array_equal(mask, tiny_answer(PIXELS)[0])
 
@@ -284,9 +285,9 @@ def test_fuzz(transport, tmp_path):
             expected[cause] += 1
             sender.send(message, good=cause == "published")
             time.sleep(0.002)  # for the node to look at it before the next comes
-            if case % 50 == 49:
+            if case % 20 == 19:  # often enough that the middleware's queue never overflows
                 began = time.monotonic()
-                sender.check_answer()
+                sender.check_answer(patience=30.0)  # the node may still be at the last twenty
                 slowest = max(slowest, time.monotonic() - began)
                 expected["published"] += 1
                 if expected.total() - expected["published"] >= MALFORMED:

@@ -683,6 +683,15 @@ def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
     assert "RELIABILITY" in program.output
 
 
+def test_a_listener_that_asks_for_what_is_not_offered_is_named(ros, start, scene):
+    start()
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    ros.collect(Image, "segmentation/mask", latched)
+    assert ros.spin_until(
+        lambda: "incompatible QoS on /segmentation/mask" in ros.status("/image_raw")[1]
+    ), ros.status("/image_raw")
+
+
 def test_a_qos_override_that_fits_no_topic_is_named(ros, start, scene):
     program = start("-p", "qos_overrides./image_row.subscription.reliability:=reliable")
     masks = ros.collect(Image, "segmentation/mask")

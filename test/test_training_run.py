@@ -346,6 +346,17 @@ def test_a_damaged_frame_ends_the_run_by_name(data, tmp_path, workers, capsys):
     assert error.startswith(f"bisenetv2 train: error: {damaged}/train/images/3.png: damaged")
 
 
+def test_a_label_out_of_range_ends_the_run_by_name(data, tmp_path, capsys):
+    faulty = shutil.copytree(data, tmp_path / "data")
+    label = np.zeros((72, 96), np.uint8)
+    label[40, 50] = 77
+    cv2.imwrite(str(faulty / "train/labels/3.png"), label)
+    words = command(faulty, tmp_path / "run", class_weights="none")[4:]
+    assert cli.main(words, verb="train") == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert f"{faulty}/train/labels/3.png: label value 77, expected 0..10 or 255" in error
+
+
 def test_damaged_frames_are_skipped_on_demand(data, tmp_path):
     damaged = shutil.copytree(data, tmp_path / "data")
     os.truncate(damaged / "train/images/3.png", 100)
