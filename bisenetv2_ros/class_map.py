@@ -23,6 +23,7 @@ import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.model_file import MASK, ModelFileError, read_model_file, write_metadata
+from bisenetv2_ros.yaml_file import YamlError, read_yaml
 
 REST = "rest"
 
@@ -41,10 +42,8 @@ class ClassMapError(ValueError):
 
 def read_class_map(path: Path, before: LabelSet) -> ClassMap:
     """Read a class map for a model with the classes `before`. ClassMapError, in one line."""
-    import yaml
-
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
         groups = [
             (str(entry["name"]), _members(entry["of"]), entry.get("colour"))
             for entry in content["classes"]
@@ -52,7 +51,9 @@ def read_class_map(path: Path, before: LabelSet) -> ClassMap:
         name = str(content.get("name", path.stem))
     except OSError as error:
         raise ClassMapError(f"{path}: {error.strerror}") from error
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except YamlError as error:
+        raise ClassMapError(f"{path}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ClassMapError(
             f"{path}: expected `classes:` as a list of {{name, of: [CLASS, ...]}}; {error!r}"
         ) from error

@@ -134,7 +134,7 @@ def test_relabelled_files_can_be_relabelled(tmp_path, classes):
         ("classes: [{name: a, of: rest, colour: [1, 2]}]", "colour of 'a' must be three values"),
         ("classes: [{name: a}]", "expected `classes:` as a list of .*KeyError"),
         ("- a", "expected `classes:` as a list"),
-        ("{", "expected `classes:` as a list"),
+        ("{", "not YAML"),
     ],
 )
 def test_what_is_no_class_map_is_named(tmp_path, text, message):

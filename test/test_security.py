@@ -15,8 +15,8 @@ from tiny_model import write_tiny_model
 
 pytest.importorskip("yaml")
 
-from bisenetv2_ros.training import yaml_file
-from bisenetv2_ros.training.yaml_file import YamlError, parse_yaml, read_yaml
+from bisenetv2_ros import yaml_file
+from bisenetv2_ros.yaml_file import YamlError, parse_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for name in ("bisenetv2_ros", "training") for path in (ROOT / name).rglob("*.py")]
@@ -36,6 +36,7 @@ DANGEROUS = {
     "torch.jit.load": "never",
     "yaml.load": "_PlainLoader",
     "yaml.full_load": "never",
+    "yaml.safe_load": "never",  # takes aliases, see yaml_file
     "yaml.unsafe_load": "never",
     "scipy.io.loadmat": "never",  # its files can hold no code, but arrays of objects
 }
@@ -114,7 +115,7 @@ def run(words: list[str], *, file_bytes: int = 0, memory: int = 0) -> tuple[int,
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
     command = [sys.executable, "-m", "bisenetv2_ros.cli.main", *words]
-    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]
 
@@ -127,11 +128,14 @@ def test_hostile_class_lists_are_one_line(tmp_path):
     assert f"{tmp_path}/classes.yaml: not YAML: an alias" in line
 
 
-def test_hostile_run_headers_are_one_line(tmp_path):
+def test_hostile_run_headers_are_refused(tmp_path):
     pytest.importorskip("torch")
-    (tmp_path / "recipe.json").write_text("[" * 200_000)
-    code, line = run(["export", str(tmp_path), "-o", str(tmp_path / "x.onnx"), "--frames", "x"])
-    assert code == 2 and "\n" not in line
+    from bisenetv2_ros.training.checkpoint import CheckpointError, read_run_header
+
+    for text in ("[" * 200_000, "\x00", "[]", "{"):
+        (tmp_path / "recipe.json").write_text(text)
+        with pytest.raises(CheckpointError, match=r"recipe\.json: "):
+            read_run_header(tmp_path)
 
 
 @pytest.fixture

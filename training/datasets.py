@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES, LabelSet
 from bisenetv2_ros.street_scene import StreetScene
 from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES, spread_colours
-from bisenetv2_ros.training.yaml_file import YamlError, read_yaml
+from bisenetv2_ros.yaml_file import YamlError, read_yaml
 
 Pixels = NDArray[np.uint8]
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
