@@ -2,12 +2,14 @@
 
 Each combination of model and backend is a `Case` in a process of its own, so that memory and CPU
 time are its own too. The cases take turns, a few frames each, so that whatever else the machine
-does falls on all of them. What they are compared with is measured in the same run. Knows nothing of
-DDS: the time from camera to node is the demo's business.
+does falls on all of them. What they are compared with is measured in the same run: the same weights
+as networks are usually exported and run (PLAIN), and torch (TORCH). Knows nothing of ROS, whose
+cost is `graph_benchmark`'s business.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -31,22 +33,32 @@ from bisenetv2_ros.model_file import read_model_file
 if TYPE_CHECKING:
     from bisenetv2_ros.backends import Backend
 
-STAGES = ("decode", "resize", "network", "message")
-TORCH = "torch"  # the network of a checkpoint, eager: a reference, not a backend
+STAGES = ("decode", "resize", "network", "tail", "message")
+# References, not backends.
+PLAIN = "plain"  # float32 in ONNX Runtime; the caller normalises, and takes the argmax at full size
+TORCH = "torch"  # torch eager, of a checkpoint, or random weights of a model file's shape
 TORCH_COMPILE = "torch.compile"  # the same, compiled
+REFERENCES = (PLAIN, TORCH, TORCH_COMPILE)
 PART_RUNS = 200  # of the device's parts alone
 TURN = 5  # frames in a row
+MUST_HOLD = {PLAIN: 3.0, TORCH: 8.0}  # times as fast as these, on two cores, for MUST_HOLD_SIZE
+MUST_HOLD_SIZE = (1024, 512)
 WARM_UP = 5  # frames of each case before the clock starts
 
 
 @dataclass(frozen=True)
 class Case:
-    """One way to run a network; of a TORCH one, `path` is a checkpoint."""
+    """One way to run a network.
+
+    `backend` may be PLAIN, then `path` is a float32 model file, or TORCH or TORCH_COMPILE, then it
+    is one, too, or a checkpoint.
+    """
 
     path: Path
     backend: str
     device: str = ""
     threads: int = 0  #: 0: one per core
+    network_only: Path | None = None  #: the model without its tail, to tell the tail's time apart
 
 
 @dataclass
@@ -61,6 +73,7 @@ class Result:
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
     cpu_seconds: float = 0.0  #: of all threads, over all frames
     peak_memory: int = 0  #: bytes resident at most, Python and libraries included
+    mean_iou: float = float("nan")  #: on CamVid val, as the model file states it
     #: Seconds of upload, network and download on the device, of a backend that can tell.
     device_seconds: dict[str, list[float]] = field(default_factory=dict)
 
@@ -89,28 +102,50 @@ def measure(
     """
     context = multiprocessing.get_context("spawn")
     skipped = []
-    runners: list[tuple[Result, Connection]] = []
+    runners: list[tuple[Result, Connection, Connection | None]] = []
     with ExitStack() as stack:
+        started = []  # all at once: loading takes longer than measuring
         for case in cases:
-            connection = stack.enter_context(_process(context))
-            with suppress(OSError):  # a process that is gone already shows at the next line
-                connection.send((case, images))
+            connection = _start(stack, context, case, images)
+            shorter = None
+            if case.network_only:
+                shorter_case = dataclasses.replace(case, path=case.network_only, network_only=None)
+                shorter = _start(stack, context, shorter_case, images)
+            started.append((connection, shorter))
+        for connection, shorter in started:
             answer = _receive(connection)
+            if shorter is not None:
+                _receive(shorter)  # what it may have to say against it is said by the whole model
             if isinstance(answer, BackendUnavailable):
                 skipped.append(str(answer))
             elif isinstance(answer, Exception):
                 raise answer
             else:
-                runners.append((answer, connection))
+                runners.append((answer, connection, shorter))
         for done in range(0, frames, TURN):
-            for result, connection in runners:
-                connection.send(min(TURN, frames - done))
+            count = min(TURN, frames - done)
+            for result, connection, shorter in runners:
+                connection.send(count)
                 seconds, cpu_seconds, result.peak_memory = _receive(connection)
+                if shorter is not None:
+                    shorter.send(count)
+                    network = _receive(shorter)[0]["network"]
+                    whole = seconds["network"]
+                    seconds["tail"] = [w - n for w, n in zip(whole, network, strict=True)]
+                    seconds["network"] = network
                 for name in STAGES:
                     result.seconds[name] += seconds[name]
                 result.cpu_seconds += cpu_seconds
                 on_turn()
-    return [result for result, _ in runners], skipped
+    return [result for result, _, _ in runners], skipped
+
+
+def _start(stack: ExitStack, context: Any, case: Case, images: Sequence[np.ndarray]) -> Connection:
+    """A process for the case, whose first answer is its empty Result, or the error."""
+    connection = stack.enter_context(_process(context))
+    with suppress(OSError):  # a process that is gone already shows when its answer is waited for
+        connection.send((case, images))
+    return connection
 
 
 @contextmanager
@@ -159,10 +194,13 @@ def _serve(connection: Connection) -> None:
         connection.send((seconds, cpu, _peak_memory()))
 
 
-_Segment = Callable[[np.ndarray, str], tuple[np.ndarray, float, float]]  # -> mask, resize, network
+# -> mask, seconds of resize, network, tail
+_Segment = Callable[[np.ndarray, str], tuple[np.ndarray, float, float, float]]
 
 
 def _load(case: Case) -> tuple[Result, _Segment]:
+    if case.backend == PLAIN:
+        return _load_plain(case)
     if case.backend in (TORCH, TORCH_COMPILE):
         return _load_torch(case)
     from bisenetv2_ros.segmenter import Segmenter
@@ -172,15 +210,16 @@ def _load(case: Case) -> tuple[Result, _Segment]:
     clock = _Clock(segmenter.backend)
     segmenter.backend = clock  # type: ignore[assignment]
 
-    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float]:
+    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
         mask = segmenter(image, channel_order=order).mask  # type: ignore[arg-type]
         whole = time.perf_counter() - begin
-        return mask, whole - clock.seconds, clock.seconds
+        return mask, whole - clock.seconds, clock.seconds, 0.0
 
     info = model.info
     runs_on = f"{clock.backend.name}, {clock.backend.device}"
     result = Result(case, model.name, info.precision, info.input_size, runs_on)
+    result.mean_iou = info.metrics.get("camvid_val_miou", float("nan"))
     result.device_seconds = _device_seconds(clock.backend, info.input_size)
     return result, segment
 
@@ -210,40 +249,109 @@ class _Clock:
         return answer
 
 
+def _load_plain(case: Case) -> tuple[Result, _Segment]:
+    import onnxruntime
+
+    from bisenetv2_ros.benchmark_models import PLAIN_INPUT, plain
+    from bisenetv2_ros.segmenter import resize_image
+
+    model = read_model_file(case.path)
+    graph = plain(model)
+    if graph is None:
+        raise BackendUnavailable(f"{model.path.name} has no plain form: no upsampling before TopK")
+    threads = case.threads or available_cores()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    size = model.info.input_size
+    # Of any training: the time is the same.
+    mean, scale = np.full(3, 127.5, np.float32), np.full(3, 1 / 127.5, np.float32)
+
+    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
+        begin = time.perf_counter()
+        small = resize_image(image, size)
+        resized = time.perf_counter()
+        pixels = (small.astype(np.float32) - mean) * scale
+        logits = session.run(None, {PLAIN_INPUT: pixels.transpose(2, 0, 1)[np.newaxis]})[0]
+        ran = time.perf_counter()
+        mask = logits.argmax(axis=1)[0].astype(np.uint8)
+        return mask, resized - begin, ran - resized, time.perf_counter() - ran
+
+    runs_on = f"plain onnxruntime, CPU ({threads} threads)"
+    return Result(case, model.name, "float32", size, runs_on), segment
+
+
 def _load_torch(case: Case) -> tuple[Result, _Segment]:
-    import torch
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable("no torch reference: torch is not installed") from error
 
     from bisenetv2_ros.segmenter import resize_image
-    from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.export import DeployedModel
 
     threads = case.threads or available_cores()
     torch.set_num_threads(threads)
-    trained = load_network(case.path)
-    size = trained.recipe.input_size
-    deployed = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std).eval()
     device = torch.device(case.device.lower() or "cpu")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(f"{case.backend} sees no GPU: install a torch with CUDA")
+    network, mean, std, size, name = _torch_network(case.path)
     on_gpu = device.type == "cuda"
-    if on_gpu:  # as one would run it there: an inference in float32 would be a poor reference
-        deployed.network = _half_network(deployed.network)
-    deployed.to(device)
     compiled = case.backend == TORCH_COMPILE
+    if on_gpu:  # as one would run it there: an inference in float32 would be a poor reference
+        network = _half_network(network)
+    network = network.to(device)
+    deployed = DeployedModel(network, mean, std).eval().to(device)
     run = torch.compile(deployed, mode="max-autotune") if compiled else deployed
 
     @torch.inference_mode()
-    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float]:
+    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
         small = np.ascontiguousarray(resize_image(image, size))
         resized = time.perf_counter()
-        mask = run(torch.from_numpy(small[np.newaxis]).to(device))[0][0].cpu().numpy()
-        return mask, resized - begin, time.perf_counter() - resized
+        pixels = torch.from_numpy(small[np.newaxis]).to(device)
+        if on_gpu or compiled:
+            mask = run(pixels)[0][0].cpu().numpy()
+            return mask, resized - begin, time.perf_counter() - resized, 0.0
+        logits = network((pixels.float().permute(0, 3, 1, 2) - deployed.mean) * deployed.scale)
+        ran = time.perf_counter()
+        mask = network.enlarge(logits).argmax(1)[0].to(torch.uint8).numpy()
+        return mask, resized - begin, ran - resized, time.perf_counter() - ran
 
     where = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({threads} threads)"
     how = "torch.compile" if compiled else "torch eager"
     precision = "float16" if on_gpu else "float32"
-    return Result(case, case.path.name, precision, size, f"{how}, {where}"), segment
+    return Result(case, name, precision, size, f"{how}, {where}"), segment
+
+
+def _torch_network(path: Path) -> tuple[Any, Sequence[float], Sequence[float], Any, str]:
+    """Network, mean, std, (width, height) and name of a checkpoint, or of a model file's shape."""
+    if path.is_dir():
+        from bisenetv2_ros.training.checkpoint import load_network
+
+        trained = load_network(path)
+        recipe = trained.recipe
+        return trained.network.eval(), recipe.mean, recipe.std, recipe.input_size, path.name
+
+    from bisenetv2_ros.training.model import BiSeNetV2
+    from bisenetv2_ros.training.model_config import ModelConfig
+    from bisenetv2_ros.training.starting_weights import read_folded_weights
+
+    model = read_model_file(path)
+    try:
+        layers = read_folded_weights(path)
+        head = {"num_classes": "head.2.weight", "head_channels": "head.0.0.weight"}
+        widths = {key: int(layers[layer].shape[0]) for key, layer in head.items()}
+    except (KeyError, ValueError) as error:
+        raise BackendUnavailable(f"no torch reference: {path.name}: {error}") from error
+    network = BiSeNetV2(ModelConfig(**widths, boosters=()))  # type: ignore[arg-type]
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if any(shapes.get(key, value.shape) != value.shape for key, value in layers.items()):
+        raise BackendUnavailable(
+            f"no torch reference: {path.name} has other widths than the paper's"
+        )
+    half = (0.5, 0.5, 0.5)
+    return network.eval(), half, half, model.info.input_size, f"{model.name}, random weights"
 
 
 def _half_network(network: Any) -> Any:
@@ -277,7 +385,7 @@ def _frame_runner(
         begin = time.perf_counter()
         image, order = decode_image(next(messages))
         decoded = time.perf_counter()
-        mask, resize, network = segment(image, order)
+        mask, resize, network, tail = segment(image, order)
         segmented = time.perf_counter()
         pack(mask)
         packed = time.perf_counter()
@@ -285,6 +393,7 @@ def _frame_runner(
             "decode": decoded - begin,
             "resize": resize,
             "network": network,
+            "tail": tail,
             "message": packed - segmented,
         }
 
@@ -322,22 +431,39 @@ def _peak_memory() -> int:
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
-def reference_of(result: Result, results: Iterable[Result]) -> Result | None:
-    """The plain way with a network of that size: float32 in ONNX Runtime, None if not measured."""
+def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result | None:
+    """The reference of that kind (PLAIN, TORCH) with a network of that size, None without one."""
     for other in results:
-        if (other.case.backend, other.precision) == ("onnxruntime", "float32") and (
-            other.input_size == result.input_size
-        ):
+        if other.case.backend == kind and other.input_size == result.input_size:
             return other
     return None
 
 
-def speed_up(result: Result, results: Iterable[Result]) -> float:
-    """How many times as fast as its reference, by the medians of whole frames; NaN without one."""
-    reference = reference_of(result, results)
+def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:
+    """How many times as fast as that reference, by the medians of whole frames; NaN without it."""
+    reference = reference_of(result, results, kind)
     if reference is None:
         return float("nan")
     return statistics.median(reference.frames) / statistics.median(result.frames)
+
+
+def verdicts(results: Sequence[Result]) -> list[tuple[bool, str]]:
+    """What must hold of the fastest case at MUST_HOLD_SIZE: whether it does, and a line on it."""
+    ours = [
+        result
+        for result in results
+        if result.input_size == MUST_HOLD_SIZE and result.case.backend not in REFERENCES
+    ]
+    if not ours:
+        return []
+    best = min(ours, key=lambda result: statistics.median(result.frames))
+    lines = []
+    for kind, least in MUST_HOLD.items():
+        ratio = speed_up(best, results, kind)
+        if not np.isnan(ratio):
+            where = f"{best.model} on {best.runs_on}"
+            lines.append((ratio >= least, f"{where}: {ratio:.2f} x {kind}, at least {least:.1f}"))
+    return lines
 
 
 def percentile(values: Sequence[float], share: float) -> float:
@@ -403,11 +529,17 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
                 "device_ms": {k: _summary(v) for k, v in result.device_seconds.items()},
                 "cpu_ms_per_frame": 1e3 * result.cpu_per_frame,
                 "peak_memory_bytes": result.peak_memory,
-                "speed_up": None if np.isnan(ratio := speed_up(result, results)) else ratio,
+                "mean_iou": _number(result.mean_iou),
+                "speed_up": {kind: _number(speed_up(result, results, kind)) for kind in MUST_HOLD},
             }
             for result in results
         ],
+        "verdicts": [{"holds": holds, "what": what} for holds, what in verdicts(results)],
     }
+
+
+def _number(value: float) -> float | None:
+    return None if np.isnan(value) else value
 
 
 def _summary(seconds: Sequence[float]) -> dict[str, float]:
@@ -416,11 +548,12 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
 
 def table(results: Sequence[Result]) -> str:
     """Medians in milliseconds, one line a case, the fastest first."""
-    head = ["model", "runs on", *STAGES, "frame", "p99", "CPU", "frames/s", "speed-up", "peak MB"]
+    head = ["model", "runs on", *STAGES, "frame", "p99", "CPU", "frames/s"]
+    head += [f"x {kind}" for kind in MUST_HOLD] + ["mIoU", "peak MB"]
     rows = [head]
     for result in sorted(results, key=lambda result: statistics.median(result.frames)):
         frame = statistics.median(result.frames)
-        ratio = speed_up(result, results)
+        ratios = [speed_up(result, results, kind) for kind in MUST_HOLD]
         rows.append(
             [
                 result.model,
@@ -430,7 +563,8 @@ def table(results: Sequence[Result]) -> str:
                 f"{1e3 * percentile(result.frames, 0.99):.2f}",
                 f"{1e3 * result.cpu_per_frame:.2f}",
                 f"{1 / frame:.1f}",
-                "-" if np.isnan(ratio) else f"{ratio:.2f}",
+                *("-" if np.isnan(ratio) else f"{ratio:.2f}" for ratio in ratios),
+                "-" if np.isnan(result.mean_iou) else f"{100 * result.mean_iou:.1f}",
                 f"{result.peak_memory / 1e6:.0f}",
             ]
         )

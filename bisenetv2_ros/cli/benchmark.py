@@ -6,6 +6,7 @@ import argparse
 import importlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,17 +28,24 @@ TRANSPORTS = ("raw", "compressed")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Every model runs on every backend, each in a process of its own, a few frames in turn. The speed-up
-is over the float32 file of that size under ONNX Runtime, measured in the same run. Times are
-medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process.
+Every model runs on every backend, each in a process of its own, a few frames in turn. Beside them
+and in the same run, for each size of which there is a float32 file, go two references: `plain`, the
+same weights as networks are usually exported, float32 in ONNX Runtime, normalised by the caller,
+who also takes the argmax of the full-size channels; and `torch`, the same network in torch eager,
+with random weights, which take the same time. Times are medians in milliseconds; CPU is the time of
+all threads together; peak MB is the whole process; mIoU is on CamVid val, as the file states it.
 
-  decode   camera message to pixels        network  the backend: normalisation to mask
-  resize   to the network's size, counts   message  mask to message (a copy where ROS is absent)
+  decode   camera message to pixels        network  the backend: normalisation to logits
+  resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax
+                                           message  mask to message (a copy where ROS is absent)
+
+The tail of a backend is the difference to the same graph cut off before it, run in turn.
 
 examples:
   bisenetv2 benchmark                                    the package's models, every backend
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
-  bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch beside them
+  bisenetv2 benchmark --size 1024x512                    the same weights at another size
+  bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights beside them
   bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
       --checkpoint runs/mine                             on a GPU, as the BiSeNetV2 paper measures
   bisenetv2 benchmark --training --config camvid_cpu     a training step beside the plain way
@@ -53,6 +61,12 @@ examples:
     parser.add_argument("--device", default="", help="device as the backend names it")
     parser.add_argument(
         "--threads", type=int, default=0, metavar="N", help="(default: one per core)"
+    )
+    parser.add_argument(
+        "--size",
+        type=picture_size,
+        metavar="WxH",
+        help="of the networks, whatever they were trained at (default: each its own)",
     )
     parser.add_argument(
         "--source",
@@ -137,6 +151,8 @@ def _frames(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends import BACKENDS
     from bisenetv2_ros.benchmark import (
+        PLAIN,
+        REFERENCES,
         TORCH,
         TORCH_COMPILE,
         TURN,
@@ -146,38 +162,55 @@ def _frames(args: argparse.Namespace) -> int:
         machine_line,
         measure,
         table,
+        verdicts,
         write_plot,
     )
+    from bisenetv2_ros.benchmark_models import resized, without_tail
 
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
-    try:
-        models = _models(args.models)
-        cases = [
-            Case(model.path, backend, args.device, args.threads)
-            for model in models
-            for backend in args.backend or BACKENDS
-        ]
-        if args.checkpoint:
+    with tempfile.TemporaryDirectory() as directory:
+        try:
+            models = _models(args.models)
+            if args.size:
+                models = [resized(model, args.size, Path(directory)) for model in models]
+            shorter = {model.path: without_tail(model, Path(directory)) for model in models}
+            cases = [
+                Case(model.path, backend, args.device, args.threads, end.path if end else None)
+                for model in models
+                for backend in args.backend or BACKENDS
+                for end in [shorter[model.path]]
+            ]
+            plain = {
+                model.info.input_size: model.path
+                for model in models
+                if model.info.precision == "float32" and shorter[model.path]
+            }
             on_gpu = args.device.lower().startswith("cuda")
             device = args.device if on_gpu else ""
             ways = (TORCH, TORCH_COMPILE) if on_gpu else (TORCH,)
-            cases += [Case(args.checkpoint, way, device, args.threads) for way in ways]
-        images = sample_frames(args.source, PICTURES)
-        turns = -(-args.frames // TURN) * len(cases)
-        with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
-            results, skipped = measure(cases, images, args.frames, bar.update)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not results:
+            cases += [Case(path, PLAIN, threads=args.threads) for path in plain.values()]
+            cases += [
+                Case(path, way, device, args.threads)
+                for path in ([args.checkpoint] if args.checkpoint else plain.values())
+                for way in ways
+            ]
+            images = sample_frames(args.source, PICTURES)
+            turns = -(-args.frames // TURN) * len(cases)
+            with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
+                results, skipped = measure(cases, images, args.frames, bar.update)
+            floors, rates = _floors(results)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    if all(result.case.backend in REFERENCES for result in results):
         raise UserError("; ".join(dict.fromkeys(skipped)))
 
     height, width = images[0].shape[:2]
     print(machine_line())
     print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
     print(table(results))
-    floors, rates = _floors(results)
+    _print_verdicts(verdicts(results))
     if parts := device_table(results, floors):
         print(f"\n{parts}")
         print(f"floor: {rates or 'not measured: it takes a torch that sees the GPU'}")
@@ -244,12 +277,16 @@ def _graph(args: argparse.Namespace) -> int:
         "CPU in % of a core\n"
     )
     print(table(report), end="\n\n")
-    for holds, line in verdicts(report):
-        print(f"{'holds ' if holds else 'MISSED'}  {line}")
+    _print_verdicts(verdicts(report))
     _write_json(args.json, as_json(report))
     if args.plot:
         _plot(lambda path: write_plot(report, path), args.plot)
     return 0
+
+
+def _print_verdicts(lines: list[tuple[bool, str]]) -> None:
+    for holds, line in lines:
+        print(f"{'holds ' if holds else 'MISSED'}  {line}")
 
 
 def _plot(draw: Callable[[Path], None], path: Path) -> None:
