@@ -116,8 +116,8 @@ class Camera:
         self.sent = 0  # frames that arrive at the node
         self.good: set[int] = set()  # numbers of those that may give a mask
         self.answered: set[int] = set()  # numbers of those that gave one
-        assert ros.spin_until(self._publisher.get_subscription_count), "no node"
-        assert ros.spin_until(self._is_answered), "no mask"
+        assert ros.spin_until(self._publisher.get_subscription_count, 60.0), "no node"
+        assert ros.spin_until(self._is_answered, 60.0), "no mask"
 
     def send(
         self, message: Any, *, good: bool = False, spoil: Callable[[bytes], bytes] | None = None
