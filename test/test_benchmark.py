@@ -212,9 +212,11 @@ def test_references_and_tail_of_a_network(tmp_path: Path, capsys: pytest.Capture
     path, _ = small_model(tmp_path)
     out = tmp_path / "out.json"
     options = ["--backend", "openvino", "--frames", "6", "--threads", "1", "--size", "64x32"]
+    options += ["--without", "bfloat16"]
     assert main(["benchmark", str(path), *options, "--json", str(out)]) == 0
     content = json.loads(out.read_text())
-    ours, plain = content["results"]
+    ours, without, plain = content["results"]
+    assert without["runs_on"] == ours["runs_on"] + ", without bfloat16"
     assert ours["input_size"] == plain["input_size"] == [64, 32] and ours["mean_iou"] is None
     assert plain["runs_on"].startswith("plain onnxruntime") and plain["speed_up"][PLAIN] == 1.0
     assert ours["speed_up"][PLAIN] > 0 and ours["stages_ms"]["tail"]["median"] != 0
@@ -293,6 +295,7 @@ def test_the_installed_program(tmp_path: Path):
     ("arguments", "message"),
     [
         (["--backend", "tflite"], "backend 'tflite' is unknown, expected tensorrt, openvino"),
+        (["--without", "wings"], "--without wings is unknown, expected bfloat16, unpinned"),
         (["nowhere.onnx"], "model 'nowhere.onnx': no such file"),
         (["tiny.onnx", "--source", "nowhere"], "'nowhere'"),
         pytest.param(

@@ -586,6 +586,34 @@ def test_at_twice_the_load_old_frames_are_replaced_and_counted(ros, start, model
     assert replaced > 10, "the test made no overload"
 
 
+def test_four_cameras_share_a_node_that_is_too_slow_for_them_fairly(ros, start, models, scene):
+    topics = [f"camera{i}/image_raw" for i in range(4)]
+    start(model="trouble", cameras=f"[{', '.join(topics)}]")
+    scene[0, 0, 2] = seconds_to_blue(models / "trouble.onnx", 0.05)
+    masks = [
+        ros.collect(Image, topic.replace("image_raw", "segmentation/mask")) for topic in topics
+    ]
+    publishers = [camera(ros, topic) for topic in topics]
+    message = image_message(scene)
+
+    def publish() -> None:
+        for i, publisher in enumerate(publishers):
+            for _ in range(3 if i == 0 else 1):  # the first is three times as fast
+                publisher.publish(message)
+        ros.spin(0.1)
+
+    deadline = time.monotonic() + 20
+    while not all(masks) and time.monotonic() < deadline:
+        publish()
+    for received in masks:
+        received.clear()
+    while sum(map(len, masks)) < 60 and time.monotonic() < deadline + 40:
+        publish()
+    counts = [len(received) for received in masks]
+    assert sum(counts) >= 60, counts
+    assert min(counts) >= 0.8 * sum(counts) / 4, counts
+
+
 def test_inference_that_keeps_failing_ends_the_process(ros, start, scene):
     program = start(model="trouble")
     masks = ros.collect(Image, "segmentation/mask")

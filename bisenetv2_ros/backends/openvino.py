@@ -4,9 +4,9 @@ One image at a time: the graph is compiled for batch 1, because fixed shapes are
 gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
 made when it is first asked for.
 
-A float32 file runs in float32 and an int8 file keeps float32 between its int8 convolutions.
-bfloat16, OpenVINO's default where the CPU has it, changes 0.1 % of a float32 file's labels; in an
-int8 file it saves 3 to 10 % of the time, which is not worth masks that differ between machines.
+A float32 file is the reference and runs in float32. What an int8 or float16 file does not fix
+itself runs in bfloat16 where the CPU computes that natively: docs/performance.md has what it saves
+and what it changes. (On a CPU float16 is slower than float32, even with instructions for it.)
 """
 
 from __future__ import annotations
@@ -22,6 +22,10 @@ from bisenetv2_ros.backends.base import (
     refused,
 )
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
+
+#: What the benchmark can do without, to measure what it is worth.
+BFLOAT16 = True
+UNPINNED = True
 
 
 class OpenVinoBackend(Backend):
@@ -42,17 +46,19 @@ class OpenVinoBackend(Backend):
                 "such as intel-opencl-icd for an Intel GPU"
             )
         capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
-        half = model.info.precision == "float16" and "FP16" in capabilities
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": "f16" if half else "f32",
-        }
+        hint = "f32"
+        if self._target == "CPU":
+            if model.info.precision != "float32" and "BF16" in capabilities and BFLOAT16:
+                hint = "bf16"
+        elif model.info.precision == "float16" and "FP16" in capabilities:
+            hint = "f16"
+        self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         self.device = self._target
         if self._target == "CPU":
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
             # A pinned thread waits for its core while another idles: on a machine that runs more
             # than this, a frame took 67 ms without and 77 ms with.
-            self._options["ENABLE_CPU_PINNING"] = "NO"
+            self._options["ENABLE_CPU_PINNING"] = "NO" if UNPINNED else "YES"
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import importlib
 import json
 import os
@@ -45,6 +46,7 @@ examples:
   bisenetv2 benchmark                                    the package's models, every backend
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --size 1024x512                    the same weights at another size
+  bisenetv2 benchmark --without bfloat16                 what it is worth, in the same run
   bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights beside them
   bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
       --checkpoint runs/mine                             on a GPU, as the BiSeNetV2 paper measures
@@ -67,6 +69,13 @@ examples:
         type=picture_size,
         metavar="WxH",
         help="of the networks, whatever they were trained at (default: each its own)",
+    )
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        metavar="LEVER",
+        help="run each case also without bfloat16, or unpinned threads (any number of times)",
     )
     parser.add_argument(
         "--source",
@@ -151,6 +160,7 @@ def _frames(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends import BACKENDS
     from bisenetv2_ros.benchmark import (
+        LEVERS,
         PLAIN,
         REFERENCES,
         TORCH,
@@ -170,6 +180,9 @@ def _frames(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
+    unknown = sorted(set(args.without) - set(LEVERS))
+    if unknown:
+        raise UserError(f"--without {unknown[0]} is unknown, expected {', '.join(LEVERS)}")
     with tempfile.TemporaryDirectory() as directory:
         try:
             models = _models(args.models)
@@ -181,6 +194,12 @@ def _frames(args: argparse.Namespace) -> int:
                 for model in models
                 for backend in args.backend or BACKENDS
                 for end in [shorter[model.path]]
+            ]
+            cases += [
+                dataclasses.replace(case, without=lever)
+                for lever in args.without
+                for case in cases
+                if case.backend == LEVERS[lever][0]
             ]
             plain = {
                 model.info.input_size: model.path
