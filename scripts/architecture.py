@@ -32,7 +32,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "parameters": ("parameters",),
     "latest frame": ("latest_frame",),
     "messages": ("messages",),
-    "benchmark": ("benchmark", "graph_*", "gpu_floor"),
+    "benchmark": ("benchmark*", "graph_*", "gpu_floor"),
     "training": ("training.*",),
     "predict": ("predict",),
     "frame source": ("frame_source", "bag", "image_file", "street_scene", "street_parts"),
