@@ -45,7 +45,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "backends": ("backends.*",),
     "model file": ("model_file", "class_map"),
     "labels": ("labels",),
-    "helpers": ("fastdds", "metrics", "paths", "topic_names"),
+    "helpers": ("fastdds", "metrics", "paths", "topic_names", "yaml_file"),
 }
 
 
