@@ -35,6 +35,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "benchmark": ("benchmark*", "graph_*", "gpu_floor"),
     "training": ("training.*",),
     "predict": ("predict",),
+    "rerun log": ("rerun_log",),
     "frame source": ("frame_source", "bag", "image_file", "street_scene", "street_parts"),
     "image conversion": ("image_conversion",),
     "view": ("view",),

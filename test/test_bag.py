@@ -403,3 +403,20 @@ def test_the_live_node_gives_the_same_masks(tmp_path, model):
                     assert (online.width, online.height) == (offline.width, offline.height) == SIZE
                     assert (online.encoding, online.step) == (offline.encoding, offline.step)
                     np.testing.assert_array_equal(np.frombuffer(online.data, "u1"), offline.data)
+
+
+def test_cameras_in_rerun_by_their_stamps(tmp_path, model):
+    chunk = pytest.importorskip("rerun.chunk")
+    source = write_bag(tmp_path / "drive")
+    path = tmp_path / "drive.rrd"
+    topics = [word for topic in (FRONT, REAR) for word in ("--topic", topic)]
+    assert main(["view", str(source), *topics, "--model", str(model), "--save", str(path)]) == 0
+    stamps: dict[str, list[int]] = {}
+    for part in chunk.RrdReader(str(path)).stream():
+        columns = part.to_record_batch()
+        if "SegmentationImage:buffer" in columns.schema.names:
+            times = columns.column("time").cast("int64").to_pylist()
+            stamps.setdefault(part.entity_path, []).extend(times)
+    expected = [header(i).stamp.sec * 10**9 + header(i).stamp.nanosec for i in range(FRAMES)]
+    cameras = [topic.removesuffix("/compressed") for topic in (FRONT, REAR)]
+    assert stamps == {f"{camera}/image/mask": expected for camera in cameras}

@@ -45,6 +45,9 @@ VERBS: dict[str, Verb] = {
     "predict": Verb(
         "bisenetv2_ros.cli.predict", "Segment pictures, a video or a bag into files, without ROS"
     ),
+    "view": Verb(
+        "bisenetv2_ros.cli.view", "Show a source and its segmentation in Rerun, without ROS"
+    ),
     "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or go on with a run"),
     "evaluate": Verb(
         "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labelled data set"
@@ -73,6 +76,7 @@ OPTIONAL_MODULES = {
     "openvino": "run `pip install openvino`",
     "onnxruntime": "run `pip install onnxruntime`",
     "onnx": "run `pip install onnx`",
+    "rerun": "run `pip install 'rerun-sdk>=0.24'`",
     "rosbags": "run `pip install 'rosbags>=0.11,<0.12'`",
 }
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import itertools
-import signal
-import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.cli.offline import add_source_options, segment_source
 from bisenetv2_ros.predict import BAG_TOPICS, KINDS, ResultFiles
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.frame_source import FrameSource
+    from bisenetv2_ros.regions import Region
+    from bisenetv2_ros.segmenter import Segmenter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,9 +38,7 @@ what --save names, in the output directory:
 A picture or message that cannot be read is named and passed over; the exit code is then 1.
 Ctrl-C keeps what is done.
 """
-    parser.add_argument(
-        "source", help="picture, folder, 'glob', video, ROS 2 bag, webcam:N or synthetic"
-    )
+    add_source_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
     parser.add_argument(
         "--save",
@@ -49,24 +48,10 @@ Ctrl-C keeps what is done.
         help=f"any of {','.join(KINDS)} (default: masks,overlay)",
     )
     parser.add_argument(
-        "--topic",
-        action="append",
-        default=[],
-        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
-    )
-    parser.add_argument(
         "--mask-size",
         choices=("camera", "network"),
         default="camera",
         help="of masks and colours: the frame's or the network's (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--region",
-        action="append",
-        default=[],
-        metavar="'NAME: X Y, ...'",
-        help="region of interest as in the node's parameter regions, any number of times: drawn in "
-        "overlays, its class fractions in jsonl and bag",
     )
     parser.add_argument(
         "--bag-topics",
@@ -74,14 +59,6 @@ Ctrl-C keeps what is done.
         default=BAG_TOPICS[:2],
         metavar="NAME,...",
         help=f"any of {','.join(BAG_TOPICS)}, for --save bag (default: {','.join(BAG_TOPICS[:2])})",
-    )
-    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
-    parser.add_argument(
-        "--backend", default="auto", help="inference runtime (default: %(default)s)"
-    )
-    parser.add_argument("--device", default="", help="device as the backend names it")
-    parser.add_argument(
-        "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
     )
     parser.add_argument(
         "--opacity",
@@ -92,35 +69,12 @@ Ctrl-C keeps what is done.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment the source; 0 when every frame could be read."""
-    from tqdm import tqdm
+    """Segment the source into files; 0 when every frame could be read."""
 
-    from bisenetv2_ros.backends.base import BackendUnavailable
-    from bisenetv2_ros.frame_source import SourceError, open_source
-    from bisenetv2_ros.regions import parse_regions
-    from bisenetv2_ros.segmenter import InferenceError, Segmenter
-
-    damaged: list[Exception] = []
-
-    def skip(error: Exception) -> None:
-        damaged.append(error)
-        tqdm.write(f"bisenetv2 predict: skipped {error}", file=sys.stderr)
-
-    try:
-        source = open_source(args.source, topics=args.topic, on_damaged=skip)
-        regions = parse_regions(args.region, source.cameras)
-        segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
-    except (ValueError, BackendUnavailable) as error:
-        raise UserError(str(error)) from error
-    print(
-        f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
-        file=sys.stderr,
-    )
-    total = source.count if args.frames is None else min(args.frames, source.count or args.frames)
-    # disable=None: no bar where the output is not a terminal.
-    bar = tqdm(total=total, unit="frame", disable=None)
-    try:
-        results = ResultFiles(
+    def open_files(
+        segmenter: Segmenter, source: FrameSource, regions: Sequence[Region]
+    ) -> ResultFiles:
+        return ResultFiles(
             args.output,
             segmenter,
             args.save,
@@ -130,56 +84,8 @@ def run(args: argparse.Namespace) -> int:
             bag_topics=args.bag_topics,
             regions=regions,
         )
-    except ValueError as error:
-        raise UserError(f"{args.source}: {error}") from error
-    confidence = results.wants_confidence
-    stopped = False
-    try:
-        with naming(args.output), _asked_to_stop() as signals:
-            for frame in itertools.islice(source, args.frames):
-                try:
-                    results.write(frame, segmenter(frame.image, confidence=confidence))
-                except InferenceError as error:
-                    skip(error)
-                bar.update()
-                if stopped := bool(signals):
-                    break
-    except SourceError as error:
-        raise UserError(str(error)) from error
-    finally:
-        with naming(args.output):
-            results.close()
-        segmenter.close()
-        bar.close()
-        print(f"{results.frames} frames segmented, results in {args.output}", file=sys.stderr)
-    if damaged:
-        count = results.frames + len(damaged)
-        print(
-            f"bisenetv2 predict: error: {len(damaged)} of {count} frames skipped, see above",
-            file=sys.stderr,
-        )
-    if stopped:
-        return 130
-    return 1 if damaged else 0
 
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is no longer empty after Ctrl-C, so that the frame in hand is finished.
-
-    A second Ctrl-C interrupts as usual.
-    """
-    signals: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        signals.append(number)
-        signal.signal(number, signal.default_int_handler)
-
-    before = signal.signal(signal.SIGINT, handle)
-    try:
-        yield signals
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return segment_source("predict", args, open_files, args.output)
 
 
 def _kinds(text: str) -> tuple[str, ...]:

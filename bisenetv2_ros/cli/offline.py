@@ -1,0 +1,156 @@
+"""What the verbs share that segment a source of frames without ROS: options, loop, exit codes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.paths import naming
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.frame_source import Frame, FrameSource
+    from bisenetv2_ros.regions import Region
+    from bisenetv2_ros.segmenter import Segmentation, Segmenter
+
+
+class Results(Protocol):
+    """Where frames and their segmentations go; complete after `close`."""
+
+    frames: int  #: written so far
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Whether segmentations given to `write` must have it."""
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Take one frame and its segmentation."""
+
+    def close(self) -> None:
+        """Complete what was written."""
+
+
+def add_source_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the source, its topics, the regions, and what segments."""
+    parser.add_argument(
+        "source", help="picture, folder, 'glob', video, ROS 2 bag, webcam:N or synthetic"
+    )
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
+    )
+    parser.add_argument(
+        "--region",
+        action="append",
+        default=[],
+        metavar="'NAME: X Y, ...'",
+        help="region of interest as in the node's parameter regions, any number of times: drawn, "
+        "and its class fractions counted",
+    )
+    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
+    parser.add_argument(
+        "--backend", default="auto", help="inference runtime (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="", help="device as the backend names it")
+    parser.add_argument(
+        "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
+    )
+
+
+def segment_source(
+    verb: str,
+    args: argparse.Namespace,
+    open_results: Callable[[Segmenter, FrameSource, Sequence[Region]], Results],
+    output: Path,
+) -> int:
+    """Segment every frame of the source; 0 when every one could be read, 1 or 130 (Ctrl-C) else.
+
+    args: of `add_source_options`. open_results: may raise ValueError for what does not fit the
+    source. output: named in errors and at the end.
+    """
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends.base import BackendUnavailable
+    from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.regions import parse_regions
+    from bisenetv2_ros.segmenter import InferenceError, Segmenter
+
+    damaged: list[Exception] = []
+
+    def skip(error: Exception) -> None:
+        damaged.append(error)
+        tqdm.write(f"bisenetv2 {verb}: skipped {error}", file=sys.stderr)
+
+    try:
+        source = open_source(args.source, topics=args.topic, on_damaged=skip)
+        regions = parse_regions(args.region, source.cameras)
+        segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
+    except (ValueError, BackendUnavailable) as error:
+        raise UserError(str(error)) from error
+    print(
+        f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
+        file=sys.stderr,
+    )
+    total = source.count if args.frames is None else min(args.frames, source.count or args.frames)
+    # disable=None: no bar where the output is not a terminal.
+    bar = tqdm(total=total, unit="frame", disable=None)
+    try:
+        results = open_results(segmenter, source, regions)
+    except ValueError as error:
+        raise UserError(f"{args.source}: {error}") from error
+    confidence = results.wants_confidence
+    stopped = False
+    try:
+        with naming(output), _asked_to_stop() as signals:
+            for frame in itertools.islice(source, args.frames):
+                try:
+                    results.write(frame, segmenter(frame.image, confidence=confidence))
+                except InferenceError as error:
+                    skip(error)
+                bar.update()
+                if stopped := bool(signals):
+                    break
+    except SourceError as error:
+        raise UserError(str(error)) from error
+    finally:
+        with naming(output):
+            results.close()
+        segmenter.close()
+        bar.close()
+        print(f"{results.frames} frames segmented, results in {output}", file=sys.stderr)
+    if damaged:
+        count = results.frames + len(damaged)
+        print(
+            f"bisenetv2 {verb}: error: {len(damaged)} of {count} frames skipped, see above",
+            file=sys.stderr,
+        )
+    if stopped:
+        return 130
+    return 1 if damaged else 0
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[list[int]]:
+    """A list that is no longer empty after Ctrl-C, so that the frame in hand is finished.
+
+    A second Ctrl-C interrupts as usual.
+    """
+    signals: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        signals.append(number)
+        signal.signal(number, signal.default_int_handler)
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield signals
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,47 @@
+"""`bisenetv2 view`: frames, masks and class fractions in the viewer Rerun, without ROS."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.offline import add_source_options, segment_source
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+examples:
+  bisenetv2 view drive.mp4
+  bisenetv2 view drive.mcap --topic /front/image_raw --save drive.rrd    and then: rerun drive.rrd
+
+Needs the library rerun-sdk: pip install 'rerun-sdk>=0.24'. A picture or message that cannot be read
+is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
+"""
+    add_source_options(parser)
+    parser.add_argument(
+        "--save",
+        type=Path,
+        metavar="FILE.rrd",
+        help="write a file for Rerun and open no window, as on machines without a screen",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Segment the source for Rerun; 0 when every frame could be read."""
+    from bisenetv2_ros.rerun_log import RerunLog
+
+    has_screen = sys.platform != "linux" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
+    )
+    if args.save is None and not has_screen:
+        raise UserError("no screen to open a window on (DISPLAY is not set): give --save FILE.rrd")
+    return segment_source(
+        "view",
+        args,
+        lambda segmenter, source, regions: RerunLog(segmenter, source, args.save, regions),
+        args.save or Path("Rerun"),
+    )
