@@ -62,7 +62,7 @@ def test_names_colours_and_groups(classes):
 def test_masks_of_the_shipped_models(tmp_path, classes, monkeypatch, backend, precision):
     pytest.importorskip(backend)
     monkeypatch.chdir(tmp_path)
-    name = f"bisenetv2_camvid_480x352_{precision}"
+    name = f"bisenetv2_camvid_640x480_{precision}"
     assert relabel(name, "--classes", classes) == 0
     new = read_model_file(tmp_path / f"{name}_driving.onnx")
     old = read_model_file(models_directory() / f"{name}.onnx")

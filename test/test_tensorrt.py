@@ -102,12 +102,12 @@ def test_the_package_s_models_build_in_every_precision(
     precision: str, target: Target, tmp_path: Path
 ):
     """With no unsupported layer: the parser or the builder would refuse it."""
-    path = models_directory() / f"bisenetv2_camvid_480x352_{precision}.onnx"
+    path = models_directory() / f"bisenetv2_camvid_640x480_{precision}.onnx"
     if precision == "float16":  # made of the float32 one
         pytest.importorskip("bisenetv2_ros.training.half")
         from bisenetv2_ros.training.half import write_half_model
 
-        source = read_model_file(models_directory() / "bisenetv2_camvid_480x352_float32.onnx")
+        source = read_model_file(models_directory() / "bisenetv2_camvid_640x480_float32.onnx")
         path = tmp_path / path.name
         write_half_model(source, path)
     model = read_model_file(path)
@@ -240,7 +240,7 @@ def test_what_cannot_be_is_one_line(model: ModelFile, words: list[str], message:
 
 
 def test_float16_of_a_float32_file_is_a_model_file_beside_it(tmp_path: Path, cache: Path):
-    name = "bisenetv2_camvid_480x352_float32.onnx"
+    name = "bisenetv2_camvid_640x480_float32.onnx"
     shutil.copy(models_directory() / name, tmp_path)
     path = tmp_path / name.replace("float32", "float16")
     result = build_engine(tmp_path / name, "--precision", "float16")
@@ -546,7 +546,7 @@ def test_any_number_of_images_with_engines_for_2_to_3(model: ModelFile, count: i
 def test_masks_agree_with_float32_in_onnxruntime(precision: str, agreement: float, tmp_path: Path):
     from bisenetv2_ros.training.half import write_half_model
 
-    reference = read_model_file(models_directory() / "bisenetv2_camvid_480x352_float32.onnx")
+    reference = read_model_file(models_directory() / "bisenetv2_camvid_640x480_float32.onnx")
     model = reference
     if precision == "float16":
         write_half_model(reference, tmp_path / "half.onnx")

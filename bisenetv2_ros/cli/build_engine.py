@@ -29,7 +29,7 @@ Without a GPU, TensorRT for RTX still builds: that shows that it takes the model
 
 examples:
   bisenetv2 build-engine my_model.onnx
-  bisenetv2 build-engine bisenetv2_camvid_480x352_float32 --precision float16
+  bisenetv2 build-engine bisenetv2_camvid_640x480_float32 --precision float16
 """
     parser.add_argument(
         "model", nargs="?", default="", help="model file or name (default: the package's)"

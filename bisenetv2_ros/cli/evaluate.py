@@ -30,7 +30,7 @@ split, the same numbers as cityscapesScripts. `bisenetv2 check-data --help` list
 
 examples:
   bisenetv2 evaluate runs/camvid_cpu --data data/camvid
-  bisenetv2 evaluate models/bisenetv2_camvid_480x352_int8.onnx --dataset camvid --data data/camvid
+  bisenetv2 evaluate models/bisenetv2_camvid_640x480_int8.onnx --dataset camvid --data data/camvid
   bisenetv2 evaluate runs/cityscapes --data DIR --full-size --flip --scales 0.75,1,1.25
   bisenetv2 evaluate runs/cityscapes --data DIR --split test --submission out
 """

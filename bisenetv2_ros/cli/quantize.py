@@ -17,7 +17,7 @@ not from the data it is scored on. The float32 file's scores are not carried ove
 file, and give its scores with --metric.
 
 example:
-  bisenetv2 quantize bisenetv2_camvid_480x352_float32.onnx --data data/camvid/train/images
+  bisenetv2 quantize bisenetv2_camvid_640x480_float32.onnx --data data/camvid/train/images
 """
     parser.add_argument("model", type=Path, help="float32 model file")
     parser.add_argument(

@@ -23,8 +23,8 @@ The mapping is inside the new file, at no further settings: node and tools see t
 The confidence stays that of the class before. Scores of the old classes are not carried over.
 
 example:
-  bisenetv2 relabel bisenetv2_camvid_480x352_int8 --classes config/classes/camvid_driving.yaml
-  bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_480x352_int8_driving.onnx
+  bisenetv2 relabel bisenetv2_camvid_640x480_int8 --classes config/classes/camvid_driving.yaml
+  bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x480_int8_driving.onnx
 """
     parser.add_argument("model", help="model file, or name of one of the package's")
     parser.add_argument("--classes", type=Path, required=True, metavar="FILE.yaml")

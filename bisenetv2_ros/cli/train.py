@@ -31,7 +31,7 @@ examples:
                                                          less memory, the same batch
   bisenetv2 train --config cityscapes --data DIR --output runs/sum model.aggregation=sum
                                                          an ablation of the paper
-  bisenetv2 train --config camvid_cpu --data DIR --from bisenetv2_camvid_480x352_float32
+  bisenetv2 train --config camvid_cpu --data DIR --from bisenetv2_camvid_640x480_float32
                                                          fine-tune the package's own weights
   bisenetv2 train --config camvid_cpu --data DIR --resume
                                                          after a stop or a power cut
