@@ -60,7 +60,7 @@ class Plan:
     device: str = ""
     threads: int = 0
     sizes: tuple[tuple[int, int], ...] = ((1280, 720),)  #: of the camera, (width, height)
-    transports: tuple[str, ...] = ("raw", "compressed")
+    transports: tuple[str, ...] = ("raw",)
     cameras: tuple[int, ...] = (1, 4)
     rates: tuple[float, ...] = (10.0, 30.0, 60.0)  #: Hz, of one camera; of several, the first
     seconds: float = 3.0

@@ -104,7 +104,7 @@ examples:
         help="of the camera (default: 1280x720)",
     )
     graph.add_argument(
-        "--transports", nargs="+", choices=TRANSPORTS, default=TRANSPORTS, help="(default: both)"
+        "--transports", nargs="+", choices=TRANSPORTS, default=["raw"], help="(default: raw)"
     )
     graph.add_argument(
         "--cameras",
