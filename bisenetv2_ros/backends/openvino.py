@@ -6,7 +6,8 @@ made when it is first asked for.
 
 A float32 file is the reference and runs in float32. What an int8 or float16 file does not fix
 itself runs in bfloat16 where the CPU computes that natively: docs/performance.md has what it saves
-and what it changes. (On a CPU float16 is slower than float32, even with instructions for it.)
+and what it changes. (The one CPU tried that has float16 instructions was slower in it than in
+float32.)
 """
 
 from __future__ import annotations
