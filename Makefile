@@ -19,7 +19,7 @@ export BISENETV2_CAMVID
 BOOTSTRAP = $(PYTHON) scripts/bootstrap --ros $(ROS)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test soak lint lock clean help
+.PHONY: build demo test soak lint docs lock clean help
 
 build: | python ## make the environment in .venv and build the package (the default)
 	@$(BOOTSTRAP) demo
@@ -44,6 +44,12 @@ lint: | python ## check form and types
 	@. ./env.sh && $(LINT)
 
 LINT = ruff check --output-format concise && mypy
+
+docs: | python ## make web pages of README.md, docs/ and the others in build/docs
+	@test -x build/docs_env/bin/pip || $(PYTHON) -m venv build/docs_env
+	@build/docs_env/bin/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
+	@build/docs_env/bin/sphinx-build -W --keep-going -q -E -c docs . build/docs
+	@echo 'Made build/docs/docs/index.html'
 
 lock: ## resolve requirements/*.in anew into the pinned lists
 	@scripts/lock
