@@ -54,3 +54,12 @@ def test_rows_marked_long_are_those_that_make_soak_runs():
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), target
+
+
+def test_the_index_has_every_page():
+    """Twice: for who reads the file, and for `make docs`."""
+    text = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    table, tree = text.split("```{toctree}")
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= set(re.findall(r"\]\((\w+)\.md\)", table))
+    assert pages <= set(tree.split())
