@@ -4,10 +4,10 @@ One image at a time: the graph is compiled for batch 1, because fixed shapes are
 gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
 made when it is first asked for.
 
-A float32 file is the reference and runs in float32. What an int8 or float16 file does not fix
-itself runs in bfloat16 where the CPU computes that natively: docs/performance.md has what it saves
-and what it changes. (The one CPU tried that has float16 instructions was slower in it than in
-float32.)
+A float32 file is the reference and runs in float32. What an int8 file leaves in float runs in
+bfloat16 where the CPU computes that natively: docs/performance.md has what it saves and what it
+changes. A float16 file does not: bfloat16 has fewer digits than it was given, and in float16 itself
+the one CPU tried that has the instructions was slower than in float32.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class OpenVinoBackend(Backend):
         capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
         hint = "f32"
         if self._target == "CPU":
-            if model.info.precision != "float32" and "BF16" in capabilities and BFLOAT16:
+            if model.info.precision == "int8" and "BF16" in capabilities and BFLOAT16:
                 hint = "bf16"
         elif model.info.precision == "float16" and "FP16" in capabilities:
             hint = "f16"
