@@ -17,6 +17,7 @@ from gpu import needs_gpu, what_is_missing
 from onnx import TensorProto, helper
 from tiny_model import tiny_answer, tiny_model, write_tiny_model
 
+from bisenetv2_ros import backends
 from bisenetv2_ros.backends import (
     BACKENDS,
     Backend,
@@ -217,6 +218,7 @@ def without(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
         for module in [name] if name != "tensorrt" else engine_builder.MODULES:
             monkeypatch.setitem(sys.modules, module, None)
         monkeypatch.delitem(sys.modules, f"bisenetv2_ros.backends.{name}", raising=False)
+        monkeypatch.delattr(backends, name, raising=False)  # so that the old one comes back whole
 
 
 @needs("openvino")
