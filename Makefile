@@ -38,7 +38,7 @@ test: | python ## lint, then run every test
 	  exit $$code; }
 
 # In a process of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
-# process, torch once crashed in a bfloat16 convolution on a CPU with AMX. Nobody trains like that.
+# process, torch once crashed in a bfloat16 convolution on a CPU with AMX.
 RUNS = test/test_training_run.py
 
 soak: | python ## the long versions of tests: 30 minutes of overload, 100000 bad frames [~90 min]

@@ -543,8 +543,10 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
                 "device_ms": {k: _summary(v) for k, v in result.device_seconds.items()},
                 "cpu_ms_per_frame": 1e3 * result.cpu_per_frame,
                 "peak_memory_bytes": result.peak_memory,
-                "mean_iou": _number(result.mean_iou),
-                "speed_up": {kind: _number(speed_up(result, results, kind)) for kind in MUST_HOLD},
+                "mean_iou": number_or_none(result.mean_iou),
+                "speed_up": {
+                    kind: number_or_none(speed_up(result, results, kind)) for kind in MUST_HOLD
+                },
             }
             for result in results
         ],
@@ -552,7 +554,8 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _number(value: float) -> float | None:
+def number_or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
     return None if np.isnan(value) else value
 
 
@@ -582,15 +585,19 @@ def table(results: Sequence[Result]) -> str:
                 f"{result.peak_memory / 1e6:.0f}",
             ]
         )
+    return "\n".join(aligned(rows, texts=2))
+
+
+def aligned(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Lines of a table: the first `texts` columns flush left, the numbers after them right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if i < 2 else cell.rjust(width)
+    return [
+        "  ".join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+        ).rstrip()
+        for row in rows
+    ]
 
 
 def device_table(results: Sequence[Result], floors: Mapping[Path, float]) -> str:

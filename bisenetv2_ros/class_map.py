@@ -23,6 +23,7 @@ import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.model_file import MASK, ModelFileError, read_model_file, write_metadata
+from bisenetv2_ros.paths import naming, replacing
 from bisenetv2_ros.yaml_file import YamlError, read_yaml
 
 REST = "rest"
@@ -98,13 +99,9 @@ def relabel_model(
     info = dataclasses.replace(model_file.info, labels=class_map.labels, metrics=metrics or {})
     write_metadata(model, info)
     onnx.checker.check_model(model, full_check=True)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with replacing(path) as partial, naming(path):
         onnx.save(model, partial)
         read_model_file(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _members(value: Any) -> list[str]:

@@ -186,6 +186,9 @@ def assess_camera(
     return Level.OK, f"{report.output_rate:.1f} Hz"
 
 
+_DROPPED = "dropped: "
+
+
 def camera_values(report: CameraReport) -> dict[str, str]:
     """The key-value pairs of a camera's status."""
     values = {
@@ -197,8 +200,17 @@ def camera_values(report: CameraReport) -> dict[str, str]:
         "latency p99 [s]": f"{report.latency_p99:.4f}",
         "inference p50 [s]": f"{report.inference_p50:.4f}",
     }
-    values |= {f"dropped: {cause}": str(n) for cause, n in sorted(report.dropped.items())}
+    values |= {f"{_DROPPED}{cause}": str(n) for cause, n in sorted(report.dropped.items())}
     return values
+
+
+def drops_in(values: Mapping[str, str]) -> dict[str, int]:
+    """Frames without a mask by cause, from what `camera_values` has made."""
+    return {
+        key.removeprefix(_DROPPED): int(value)
+        for key, value in values.items()
+        if key.startswith(_DROPPED)
+    }
 
 
 class Watchdog:

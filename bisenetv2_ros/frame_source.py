@@ -60,6 +60,11 @@ class Frame:
     time: float  #: seconds since the source's first frame, by the source's own rate
     origin: Origin | None = None  #: of frames from a bag
 
+    @property
+    def camera(self) -> str:
+        """Which of the source's `cameras` it is from."""
+        return self.origin.camera if self.origin else ""
+
 
 class FrameSource(ABC):
     """An iterable of `Frame`; each iteration starts anew."""

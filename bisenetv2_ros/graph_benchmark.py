@@ -27,7 +27,7 @@ from typing import Any
 
 import numpy as np
 
-from bisenetv2_ros.benchmark import machine, percentile
+from bisenetv2_ros.benchmark import aligned, machine, number_or_none, percentile
 from bisenetv2_ros.demo.processes import Child, end_all
 from bisenetv2_ros.graph_probes import NAMESPACE, image_topic, serve
 from bisenetv2_ros.segmenter import resize_image
@@ -442,7 +442,8 @@ def verdicts(report: Report) -> list[tuple[bool, str]]:
             text = f"{where}: the node adds {1e3 * m.added:.2f} ms, at most {1e3 * ADDED_LIMIT:.0f}"
             lines.append((m.added <= ADDED_LIMIT, text))
         if m.cameras > 1:
-            text = f"{where}: least share {m.fair_share:.0%} of the fair one, at least 80%"
+            text = f"{where}: least share {m.fair_share:.0%} of the fair one, "
+            text += f"at least {SHARE_LIMIT:.0%}"
             lines.append((m.fair_share >= SHARE_LIMIT, text))
         if m.overload:
             text = f"{where} (overload): age p99 {m.age:.2f} inference times, below {AGE_LIMIT}"
@@ -485,14 +486,7 @@ def table(report: Report) -> str:
         ]
         for m in report.measurements
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
+    lines = aligned(rows, texts=1)
     lines += ["", "peak rate with less than 5 % lost, of each camera:"]
     lines += [
         f"  {_name(Measurement(*key, peak))}: {peak:.1f} Hz" for key, peak in report.peaks.items()
@@ -516,13 +510,10 @@ def as_json(report: Report) -> dict[str, Any]:
             "max": 1e3 * max(values),
         }
 
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else value
-
     return {
         "machine": machine(),
         "runs_on": report.runs_on,
-        "first_mask_s": number(report.first_mask),
+        "first_mask_s": number_or_none(report.first_mask),
         "measurements": [
             {
                 "size": list(m.size),
@@ -532,15 +523,15 @@ def as_json(report: Report) -> dict[str, Any]:
                 "overload": m.overload,
                 "sent": m.sent,
                 "masks": m.masks,
-                "lost": number(m.lost),
+                "lost": number_or_none(m.lost),
                 "latency_ms": summary(m.latencies),
                 "jitter_ms": summary(m.jitters),
                 "bare_inference_ms": summary(m.bare),
-                "added_ms": number(1e3 * m.added),
+                "added_ms": number_or_none(1e3 * m.added),
                 "node_inference_ms": summary(m.inference),
-                "age_p99_inference_times": number(m.age),
+                "age_p99_inference_times": number_or_none(m.age),
                 "parameter_answer_ms": summary(m.answers),
-                "fair_share": number(m.fair_share),
+                "fair_share": number_or_none(m.fair_share),
                 "node": {"received": m.received, "published": m.published, "dropped": m.dropped},
                 "cpu_cores": m.cpu,
                 "node_memory_bytes": m.memory,

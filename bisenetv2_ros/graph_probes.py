@@ -18,14 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bisenetv2_ros.diagnostics import drops_in
+from bisenetv2_ros.topic_names import output_topic
+
 if TYPE_CHECKING:
     from rclpy.node import Node
 
 NAMESPACE = "/benchmark"
 ASK_PERIOD = 0.1  # seconds from one question to the node's parameter service to the next
-REPORT_TIMEOUT = (
-    5.0  # seconds in which the node's next diagnostics must come; they come each second
-)
+REPORT_TIMEOUT = 5.0  # seconds for the node's next diagnostics, which come each second
 
 
 def image_topic(camera: int) -> str:
@@ -39,9 +40,8 @@ def serve(connection: Connection, kind: str, *arguments: Any) -> None:
     kind: 'camera', 'listener' or 'bare'. Each request is (method, arguments); its answer is the
     result, or the exception. The end of the pipe ends the process.
     """
-    signal.signal(
-        signal.SIGINT, signal.SIG_IGN
-    )  # Ctrl-C is the parent's, which then closes the pipe
+    # Ctrl-C is the parent's, which then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     makers: dict[str, Any] = {"camera": _camera, "listener": _listener, "bare": Bare.open}
     try:
         with makers[kind](*arguments) as probe:
@@ -204,20 +204,17 @@ class Listener:
             self._executor.spin_once(timeout_sec=0.02)
         counters = []
         for _, values in sorted(self._report.items(), key=lambda item: (len(item[0]), item[0])):
-            counts = {
-                "received": int(values["frames received"]),
-                "published": int(values["frames published"]),
-            }
-            counts |= {
-                key.removeprefix("dropped: "): int(value)
-                for key, value in values.items()
-                if key.startswith("dropped: ")
-            }
-            counters.append(counts)
+            counters.append(
+                {
+                    "received": int(values["frames received"]),
+                    "published": int(values["frames published"]),
+                    **drops_in(values),
+                }
+            )
         return counters
 
     def _output(self, camera: int, name: str) -> str:
-        return image_topic(camera).replace("image_raw", f"segmentation/{name}")
+        return output_topic(image_topic(camera), name)
 
     def _mask_taker(self, camera: int) -> Any:
         def take(message: Any) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 
 from bisenetv2_ros.frame_source import Frame, FrameSource
 from bisenetv2_ros.pictures import VideoFile, side_by_side, write_picture
-from bisenetv2_ros.regions import Region, RegionWatch, draw_regions
+from bisenetv2_ros.regions import Region, RegionWatch, draw_regions, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 
 if TYPE_CHECKING:
@@ -72,15 +72,8 @@ class ResultFiles:
         self._videos: dict[str, VideoFile] = {}
         self._closing = contextlib.ExitStack()
         labels = segmenter.model.info.labels
-        self._watches = {
-            camera: RegionWatch(
-                [region for region in regions if region.camera in ("", camera)],
-                (),
-                segmenter.model.info.input_size,
-                labels.names,
-            )
-            for camera in source.cameras
-        }
+        size = segmenter.model.info.input_size
+        self._watches = watch_cameras(regions, source.cameras, size, labels.names)
         if "bag" in self._kinds:  # first, because it may be refused
             from bisenetv2_ros.bag import BagCopy
 
@@ -107,7 +100,7 @@ class ResultFiles:
         """Write all that was asked for of one frame. `result` is the frame's segmentation."""
         name = self._unused(Path(frame.name).stem)
         height, width = frame.image.shape[:2]
-        watch = self._watches[frame.origin.camera if frame.origin else ""]
+        watch = self._watches[frame.camera]
         watch.update(result.mask)
         size = self._segmenter.model.info.input_size if self._network_size else (width, height)
         fractions = result.counts / max(1, result.counts.sum())
@@ -121,7 +114,7 @@ class ResultFiles:
         if "video" in self._kinds:
             labels = self._segmenter.model.info.labels
             picture = side_by_side(frame.image, result.mask, labels, fractions)
-            self._video(frame.origin.camera if frame.origin else "").write(picture)
+            self._video(frame.camera).write(picture)
         if "fractions" in self._kinds:
             numbers = [frame.time, result.inference_seconds, *fractions]
             self._table.writerow([name, *(f"{number:.6f}" for number in numbers)])

@@ -207,6 +207,23 @@ class RegionWatch:
         return box, np.ascontiguousarray(pixels[box], np.uint8)
 
 
+def of_camera(regions: Sequence[Region], camera: str) -> list[Region]:
+    """Those of a camera: its own and every camera's."""
+    return [region for region in regions if region.camera in ("", camera)]
+
+
+def watch_cameras(
+    regions: Sequence[Region],
+    cameras: Sequence[str],
+    size: tuple[int, int],
+    class_names: Sequence[str],
+) -> dict[str, RegionWatch]:
+    """A watch without limits for each camera, on masks of `size`. ValueError as of RegionWatch."""
+    return {
+        camera: RegionWatch(of_camera(regions, camera), (), size, class_names) for camera in cameras
+    }
+
+
 def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
     """Draw outlines and names into a (H, W, 3) uint8 RGB picture, white with a dark edge."""
     height, width = picture.shape[:2]

@@ -22,7 +22,7 @@ import rerun.blueprint
 from bisenetv2_ros.frame_source import Frame, FrameSource
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.paths import naming
-from bisenetv2_ros.regions import Region, RegionWatch
+from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 
 JPEG_QUALITY = 90  # per cent; a raw frame takes some ten times as much
@@ -49,15 +49,7 @@ class RerunLog:
         info = segmenter.model.info
         self._labels = info.labels
         self._sizes: dict[str, tuple[int, int]] = {}  # of the newest frame, by camera
-        self._watches = {
-            camera: RegionWatch(
-                [region for region in regions if region.camera in ("", camera)],
-                (),
-                info.input_size,
-                self._labels.names,
-            )
-            for camera in source.cameras
-        }
+        self._watches = watch_cameras(regions, source.cameras, info.input_size, self._labels.names)
         self._recording = rerun.RecordingStream("bisenetv2_ros")
         if path is None:
             self._recording.spawn()
@@ -75,7 +67,7 @@ class RerunLog:
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Hand over one frame and its segmentation."""
-        camera = frame.origin.camera if frame.origin else ""
+        camera = frame.camera
         watch = self._watches[camera]
         watch.update(result.mask)
         if frame.origin:

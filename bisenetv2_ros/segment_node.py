@@ -45,7 +45,14 @@ from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.diagnostics import Level, Status, Watchdog
 from bisenetv2_ros.image_conversion import ImageError
 from bisenetv2_ros.latest_frame import LatestFrame
-from bisenetv2_ros.regions import RegionWatch, parse_limits, parse_regions
+from bisenetv2_ros.regions import (
+    Limit,
+    Region,
+    RegionWatch,
+    of_camera,
+    parse_limits,
+    parse_regions,
+)
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.view import View, parse_views
 
@@ -157,8 +164,11 @@ class SegmentNode(LifecycleNode):
             )
             self._loading = ""
             views = parse_views(settings.crops, settings.rotations, settings.cameras)
+            regions = parse_regions(settings.regions, settings.cameras)
+            names = self._segmenter.model.info.labels.names
+            limits = parse_limits(settings.region_limits, regions, names)
             for topic, view in views.items():
-                watch = self._watch_of(topic, view, settings)
+                watch = self._watch_of(topic, view, regions, limits)
                 camera = CameraTopics(self, topic, settings.image_transport, view, watch)
                 self._cameras.append(camera)
             undo.pop_all()
@@ -170,17 +180,15 @@ class SegmentNode(LifecycleNode):
         )
 
     def _watch_of(
-        self, topic: str, view: View, settings: parameters.Parameters
+        self, topic: str, view: View, regions: Sequence[Region], limits: Sequence[Limit]
     ) -> RegionWatch | None:
         """Who watches the regions of a camera; None where it has none."""
-        info = self._loaded.model.info
-        regions = parse_regions(settings.regions, settings.cameras)
-        limits = parse_limits(settings.region_limits, regions, info.labels.names)
-        own = [region for region in regions if region.camera in ("", topic)]
-        names = {region.name for region in own}
-        own_limits = [limit for limit in limits if limit.region in names]
+        own = of_camera(regions, topic)
         if not own:
             return None
+        info = self._loaded.model.info
+        names = {region.name for region in own}
+        own_limits = [limit for limit in limits if limit.region in names]
         return RegionWatch(own, own_limits, view.mask_size(info.input_size), info.labels.names)
 
     def _on_loading(self, line: str) -> None:

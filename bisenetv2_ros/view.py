@@ -18,6 +18,8 @@ import numpy as np
 
 from bisenetv2_ros.segmenter import Segmentation
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)  #: the crop that leaves nothing out
+
 _TURNS = {
     90: (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE),
     180: (cv2.ROTATE_180, cv2.ROTATE_180),
@@ -29,12 +31,7 @@ _TURNS = {
 class View:
     """Crop and rotation of one camera; the default is the whole picture as it comes."""
 
-    crop: tuple[float, float, float, float] = (
-        0.0,
-        0.0,
-        1.0,
-        1.0,
-    )  #: left, top, right, bottom, 0..1
+    crop: tuple[float, float, float, float] = WHOLE  #: left, top, right, bottom, 0..1
     turn: int = 0  #: 0, 90, 180 or 270, clockwise degrees to upright
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
@@ -48,7 +45,7 @@ class View:
 
     def cut(self, image: np.ndarray) -> np.ndarray:
         """The cropped part of a (H, W, ...) picture, a view of its memory."""
-        if self.crop == (0.0, 0.0, 1.0, 1.0):
+        if self.crop == WHOLE:
             return image
         left, top, width, height = self.box((image.shape[1], image.shape[0]))
         return image[top : top + height, left : left + width]

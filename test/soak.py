@@ -20,9 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import random
-import re
 import signal
 import sys
 import tempfile
@@ -40,6 +38,8 @@ from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
 from ros_graph import BEST_EFFORT, RELIABLE, Graph, Program, graph
 from sensor_msgs.msg import Image
+
+from bisenetv2_ros.graph_benchmark import cpu_seconds, resident_memory
 
 CAMERAS = ("front", "rear")
 WARM_UP = 60.0  # seconds before memory has to be flat, in a run long enough
@@ -100,18 +100,6 @@ def start_node(model: str, directory: Path) -> Program:
     for parameter, value in values.items():
         words += ["-p", f"{parameter}:={value}"]
     return Program(words, directory / "segment.log")
-
-
-def resident_bytes(program: Program) -> int:
-    status = Path(f"/proc/{program.process.pid}/status").read_text()
-    found = re.search(r"VmRSS:\s+(\d+) kB", status)
-    assert found
-    return int(found[1]) * 1024
-
-
-def processor_seconds(program: Program) -> float:
-    fields = Path(f"/proc/{program.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def parameter_message(name: str, value: float | bool | str) -> Parameter:
@@ -178,9 +166,10 @@ class Soak:
         self._forget()
         counted = self._counts()
 
-        began, used = time.monotonic(), processor_seconds(node)
+        pid = node.process.pid
+        began, used = time.monotonic(), cpu_seconds(pid)
         sampler = ros.node.create_timer(
-            1.0, lambda: record.memory.append((time.monotonic() - began, resident_bytes(node)))
+            1.0, lambda: record.memory.append((time.monotonic() - began, resident_memory(pid)))
         )
         restarts = itertools.cycle(CAMERAS)
         changes = itertools.cycle(CHANGES)
@@ -200,7 +189,7 @@ class Soak:
                 next_restart += restart_every / len(CAMERAS)
             ros.spin(0.02)
         took = time.monotonic() - began
-        used = processor_seconds(node) - used
+        used = cpu_seconds(pid) - used
         ros.node.destroy_timer(sampler)
         facts = self._facts(took, alone, counted)
         facts["node_cpu_share"] = used / took

@@ -14,6 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from drive import NAMES, SIZE, write_drive
 from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
@@ -21,9 +22,6 @@ from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.pictures import VideoFile
 from bisenetv2_ros.predict import KINDS
 from bisenetv2_ros.segmenter import Segmenter, resize_mask
-
-SIZE = (150, 100)
-NAMES = ("2", "10", "b")  # in the order in which a source delivers them
 
 
 @pytest.fixture(scope="module")
@@ -34,14 +32,7 @@ def model(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def drive(tmp_path) -> Path:
-    """A folder of pictures."""
-    folder = tmp_path / "drive"
-    folder.mkdir()
-    random = np.random.default_rng(1)
-    for name in NAMES:
-        coarse = random.integers(0, 256, (5, 7, 3), np.uint8)
-        cv2.imwrite(str(folder / f"{name}.png"), cv2.resize(coarse, SIZE))
-    return folder
+    return write_drive(tmp_path / "drive")
 
 
 def predict(*words: object) -> int:

@@ -41,6 +41,7 @@ from tiny_model import tiny_answer, write_tiny_model
 from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
 
 from bisenetv2_ros.camera_topics import RateLimit
+from bisenetv2_ros.graph_benchmark import resident_memory
 from bisenetv2_ros.labels import CAMVID
 
 OK, WARN, ERROR, STALE = range(4)
@@ -152,11 +153,6 @@ def end_well(program: Program, by: signal.Signals) -> None:
     assert seconds < 2, f"{seconds:.1f} s\n{program.output}"
     assert "Traceback" not in program.output, program.output
     assert not [file for file in memory if file.exists()], "shared memory is left"
-
-
-def resident_bytes(program: Program) -> int:
-    status = Path(f"/proc/{program.process.pid}/status").read_text()
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) * 1024
 
 
 def pixels_of(message: Image) -> np.ndarray:
@@ -795,9 +791,9 @@ def test_every_resolution_gets_its_own_mask_and_memory_stays(ros, start, scene):
             assert set(mask.data) == {number % 11}, "pixels of another frame"
 
     flip(range(50))
-    before = resident_bytes(program)
+    before = resident_memory(program.process.pid)
     flip(range(50, 150))
-    assert resident_bytes(program) - before < 5e6
+    assert resident_memory(program.process.pid) - before < 5e6
 
 
 def test_simulated_time_that_stands_still_or_jumps_back(ros, start, scene):
@@ -953,7 +949,7 @@ def test_a_hundred_lives_leave_nothing_behind(ros, start, scene):
             len(list((process / "fd").iterdir())),
             len(dds_memory(program.process.pid)),
             len(entities),
-            resident_bytes(program),
+            resident_memory(program.process.pid),
         )
 
     *before, memory = live(20)

@@ -29,7 +29,7 @@ from bisenetv2_ros.model_file import (
     read_model_file,
     write_metadata,
 )
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.paths import naming, replacing
 from bisenetv2_ros.segmenter import resize_image
 from bisenetv2_ros.training.half import cast_to_half
 from bisenetv2_ros.training.model import BiSeNetV2
@@ -111,8 +111,7 @@ def export_model(
     if info.precision == "float16":
         cast_to_half(model)
     write_metadata(model, info)
-    partial = path.with_name(f".partial-{path.name}")
-    try:
+    with replacing(path) as partial:
         with naming(path):
             onnx.save(model, partial)
         agreement = compare(deployed, read_model_file(partial), frames)
@@ -123,9 +122,6 @@ def export_model(
                     f"{path.name} under {backend} gives torch's class on {share:.3%} of the "
                     f"pixels, expected at least {required:.1%}"
                 )
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
     return agreement
 
 

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, write_metadata
+from bisenetv2_ros.paths import naming, replacing
 
 
 def write_half_model(source: ModelFile, path_out: Path) -> None:
@@ -33,12 +34,8 @@ def write_half_model(source: ModelFile, path_out: Path) -> None:
         )
     cast_to_half(model)
     write_metadata(model, dataclasses.replace(source.info, precision="float16", metrics={}))
-    partial = path_out.with_name(f".partial-{path_out.name}")
-    try:
+    with replacing(path_out) as partial, naming(path_out):
         onnx.save(model, partial)
-        partial.replace(path_out)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def cast_to_half(model: onnx.ModelProto) -> None:

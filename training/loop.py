@@ -45,8 +45,7 @@ from bisenetv2_ros.training.samples import (
     class_weights,
     make_batches,
 )
-from bisenetv2_ros.training.starting_weights import FRAMES as STARTING_FRAMES
-from bisenetv2_ros.training.starting_weights import start_from
+from bisenetv2_ros.training.starting_weights import STARTING_FRAMES, start_from
 
 Say = Callable[[str], None]
 
@@ -132,7 +131,7 @@ def _train(
     say: Say,
 ) -> None:
     _check_fit(recipe, place)
-    if place.is_first and list_checkpoints(run) and not resume:
+    if list_checkpoints(run) and not resume:
         raise TrainingError(f"{run} holds a run already: add --resume, or choose another folder")
     training = load_dataset(recipe.dataset, data, recipe.train_split)
     validation = load_dataset(recipe.dataset, data, recipe.val_split)

@@ -33,7 +33,7 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.model_file import INPUT, read_model_file, write_metadata
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.paths import naming, replacing
 from bisenetv2_ros.segmenter import resize_image
 
 REQUIRED_AGREEMENT = 0.95  #: share of pixels with the float32 file's class; less is a broken file
@@ -65,8 +65,7 @@ def quantize_model(
     if not frames:
         raise QuantizationError("no frames to measure activations on, expected some dozens")
     images = [np.ascontiguousarray(resize_image(f, source.info.input_size)) for f in frames]
-    partial = path_out.with_name(f".partial-{path_out.name}")
-    try:
+    with replacing(path_out) as partial:
         with tempfile.TemporaryDirectory() as directory:
             shaped = Path(directory) / "shaped.onnx"
             quant_pre_process(
@@ -102,9 +101,6 @@ def quantize_model(
                     f"{path_out.name} under {backend} gives the float32 file's class on "
                     f"{share:.2%} of the pixels, expected at least {REQUIRED_AGREEMENT:.0%}"
                 )
-        partial.replace(path_out)
-    finally:
-        partial.unlink(missing_ok=True)
     return agreement
 
 

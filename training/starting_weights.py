@@ -27,7 +27,7 @@ from bisenetv2_ros.training.export import DeployedModel, compare
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 
-FRAMES = 16  # whose statistics a batch norm gets back
+STARTING_FRAMES = 16  # whose statistics a batch norm gets back
 REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the file's class
 
 _COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
@@ -91,10 +91,10 @@ def start_from(
         weights[f"{norm}.running_mean"] = torch.zeros_like(bias)
     lengths = {conv: _lengths(network.get_submodule(conv)) for _, conv in folded}
     anew = _copy(network, weights, same_classes, file.path)
-    x = (images.float() / 255 - torch.tensor(recipe.mean)) / torch.tensor(recipe.std)
-    _unfold(network, folded, lengths, x.permute(0, 3, 1, 2))
+    deployed = DeployedModel(network, recipe.mean, recipe.std).eval()
+    _unfold(deployed, folded, lengths, images)
     if same_classes:
-        _check_agreement(network, recipe, file, images)
+        _check_agreement(deployed, file, images)
     return Start(str(source), file.sha256, anew)
 
 
@@ -174,13 +174,17 @@ def _copy(
 
 @torch.no_grad()
 def _unfold(
-    network: BiSeNetV2, folded: list[tuple[str, str]], lengths: dict[str, Tensor], x: Tensor
+    deployed: DeployedModel,
+    folded: list[tuple[str, str]],
+    lengths: dict[str, Tensor],
+    images: Tensor,
 ) -> None:
-    """Give batch norms that only add a bias the statistics of x; what is computed stays.
+    """Give batch norms that only add a bias the statistics of images; what is computed stays.
 
     Each filter is brought to the length that it was initialised with: behind a batch norm the
     length does not matter to the result, but it does to how far a step of SGD turns the filter.
     """
+    network = deployed.network
     hooks = []
     for norm_name, conv_name in folded:
         conv, norm = network.get_submodule(conv_name), network.get_submodule(norm_name)
@@ -198,14 +202,13 @@ def _unfold(
             norm.bias.add_(mean / stretch)
 
         hooks.append(norm.register_forward_pre_hook(give_back))
-    network.eval()(x)
+    deployed(images)
     for hook in hooks:
         hook.remove()
 
 
-def _check_agreement(network: BiSeNetV2, recipe: Recipe, file: ModelFile, images: Tensor) -> None:
+def _check_agreement(deployed: DeployedModel, file: ModelFile, images: Tensor) -> None:
     """StartingWeightsError where the network does not do what the file does."""
-    deployed = DeployedModel(network, recipe.mean, recipe.std).eval()
     frames = [resize_image(image.numpy(), file.info.input_size) for image in images[:2]]
     equal = min(compare(deployed, file, frames).values())
     if equal < REQUIRED_AGREEMENT:

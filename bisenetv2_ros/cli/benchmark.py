@@ -280,11 +280,7 @@ def _graph(args: argparse.Namespace) -> int:
         pictures = sample_frames(args.source, GRAPH_PICTURES)
         with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
             report = measure_graph(plan, pictures, bar.update)
-    except (ValueError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and not isinstance(
-            error, (GraphError, BackendUnavailable)
-        ):
-            raise
+    except (ValueError, GraphError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
     print(machine_line())
     print(

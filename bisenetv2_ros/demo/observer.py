@@ -20,6 +20,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from bisenetv2_ros.demo.results import SegmentedFrame
+from bisenetv2_ros.diagnostics import drops_in
 from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.msg import ClassFractions
 
@@ -70,12 +71,7 @@ class Measurements:
     @property
     def dropped(self) -> dict[str, int]:
         """Frames without a mask by cause, as the node's diagnostics last said."""
-        prefix = "dropped: "
-        return {
-            key[len(prefix) :]: int(value)
-            for key, value in self.node_values.items()
-            if key.startswith(prefix)
-        }
+        return drops_in(self.node_values)
 
 
 class Observer:
