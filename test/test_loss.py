@@ -68,14 +68,34 @@ def test_ohem_with_class_weights():
     assert main_loss(weights=weights, hard_threshold=0.7, hard_minimum=0) == pytest.approx(kept)
 
 
+def dice_loss(logits, target) -> float:
+    return float(segmentation_loss([logits], target, dice_weight=2.0)["dice"])
+
+
+def test_dice_by_hand():
+    # class 0: 0.9 + 0.5 of (0.9 + 0.5 + 0.8 + 0.2) and 2 pixels; class 1: 0.2 + 0.8 likewise
+    first, second = 2 * 1.4 / (2.4 + 2), 2 * 1.0 / (1.6 + 2)
+    assert dice_loss(PIXELS, TARGET) == pytest.approx(2 * (1 - (first + second) / 2))
+    assert "dice" not in segmentation_loss([PIXELS], TARGET)
+
+
+def test_dice_leaves_out_ignored_pixels_and_absent_classes():
+    target = torch.tensor([[[0, 0, 255, 255]]])
+    assert dice_loss(PIXELS, target) == pytest.approx(2 * (1 - 2 * 1.4 / (1.4 + 2)))
+    three = logits_of([[0.9, 0.05, 0.05], [0.5, 0.3, 0.2], [0.8, 0.1, 0.1], [0.2, 0.7, 0.1]])
+    assert dice_loss(three, target) == pytest.approx(dice_loss(PIXELS, target))
+
+
 @pytest.mark.parametrize("threshold", [None, 0.7])
 @pytest.mark.parametrize("weights", [None, torch.ones(2)])
 def test_a_batch_without_labels_has_no_loss_and_no_gradient(threshold, weights):
     logits = PIXELS.clone().requires_grad_()
     target = torch.full_like(TARGET, 255)
-    losses = segmentation_loss([logits, logits], target, weights=weights, hard_threshold=threshold)
+    losses = segmentation_loss(
+        [logits, logits], target, weights=weights, hard_threshold=threshold, dice_weight=1.0
+    )
     sum(losses.values()).backward()
-    assert [v.item() for v in losses.values()] == [0, 0]
+    assert {k: v.item() for k, v in losses.items()} == {"main": 0, "dice": 0, "booster0": 0}
     assert not logits.grad.any()
 
 

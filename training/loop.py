@@ -301,6 +301,7 @@ def backward(
                 weights=weights,
                 hard_threshold=recipe.ohem_threshold if recipe.loss == "ohem" else None,
                 hard_minimum=recipe.ohem_minimum,
+                dice_weight=recipe.dice_weight,
                 booster_weight=recipe.booster_weight,
                 booster_stride=recipe.booster_stride,
             )

@@ -1,5 +1,7 @@
 """The training loss: cross entropy of the main head and of each booster (paper, sections 3.2, 4.4).
 
+With, if asked for, the Dice loss of the main head beside it.
+
 Knows logits and label maps; nothing of the network or the data set.
 """
 
@@ -20,10 +22,11 @@ def segmentation_loss(
     weights: Tensor | None = None,
     hard_threshold: float | None = None,
     hard_minimum: float = 1 / 16,
+    dice_weight: float = 0.0,
     booster_weight: float = 1.0,
     booster_stride: int = 1,
 ) -> dict[str, Tensor]:
-    """Losses of one batch, by head: `main`, `booster0`, ...; their sum is what is minimised.
+    """Losses of one batch: `main`, `dice`, `booster0`, ...; their sum is what is minimised.
 
     Args:
         outputs: `[main, *boosters]` logits (N, C, h, w) at any scale.
@@ -32,6 +35,7 @@ def segmentation_loss(
         hard_threshold: with a number, the main loss is OHEM: the mean over the pixels whose true
             class has a probability below it, and over at least `hard_minimum` of the labelled
             pixels, the hardest. The boosters keep plain cross entropy.
+        dice_weight: factor on the Dice loss of the main head (`_dice`); 0 leaves it out.
         booster_weight: factor on each booster's loss.
         booster_stride: booster losses are taken on every so-many-th pixel in both directions, the
             one in the middle of its cell; logits are enlarged to that grid only.
@@ -43,6 +47,8 @@ def segmentation_loss(
     losses = {
         "main": _cross_entropy(main, target, ignore_index, weights, hard_threshold, hard_minimum)
     }
+    if dice_weight:
+        losses["dice"] = dice_weight * _dice(main, target, ignore_index)
     offset = booster_stride // 2
     coarse = target[:, offset::booster_stride, offset::booster_stride]
     for index, logits in enumerate(outputs[1:]):
@@ -78,6 +84,25 @@ def _cross_entropy(
         counted = counted * _hard_pixels(values, labelled, hard_threshold, hard_minimum)
         total = (values * counted).sum()
     return total / counted.sum().clamp(min=1e-6)
+
+
+def _dice(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """One minus the mean Dice coefficient of the batch's classes (V-Net, arXiv 1606.04797, 3).
+
+    The coefficient is 2 * sum(p * y) / sum(p + y) over all labelled pixels of the batch, of the
+    classes that occur in it. So a rare class counts as much as a frequent one, as in mIoU, where
+    cross entropy counts pixels.
+    """
+    labelled = target != ignore_index
+    index = target.masked_fill(~labelled, 0)
+    probability = logits.softmax(1) * labelled[:, None]
+    true = probability.gather(1, index[:, None]).flatten()
+    zeros = true.new_zeros(logits.shape[1])
+    common = zeros.index_add(0, index.flatten(), true)
+    pixels = zeros.index_add(0, index.flatten(), labelled.flatten().to(true))
+    present = pixels > 0
+    dice = 2 * common / (probability.sum((0, 2, 3)) + pixels).clamp(min=1e-6)
+    return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
 @torch.no_grad()

@@ -61,6 +61,8 @@ class Recipe:
             the paper's ablation).
         ohem_threshold: a pixel is hard when its true class has less than this probability.
         ohem_minimum: at least this share of the pixels counts as hard.
+        dice_weight: weight of the main head's Dice loss beside that one; 0 as in the paper. It
+            counts every class alike, and so helps thin and rare ones.
         class_weights: `none` as in the paper, or `log`: 1 / ln(1.02 + share of the class) (ENet,
             arXiv 1606.02147, section 5.2), of mean 1.
         booster_weight: weight of each booster head's loss (4.4: 1).
@@ -103,6 +105,7 @@ class Recipe:
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
     ohem_threshold: float = 0.7
     ohem_minimum: float = 1 / 16
+    dice_weight: float = 0.0
     class_weights: Literal["none", "log"] = "none"
     booster_weight: float = 1.0
     booster_stride: int = 1
@@ -131,6 +134,7 @@ class Recipe:
             ("jitter", 0, 1),
             ("synthetic", 0, 1),
             ("ema", 0, 0.999999),
+            ("dice_weight", 0, 100),
             ("booster_weight", 0, 100),
             ("booster_stride", 1, 32),
             ("ohem_threshold", 0, 1),
