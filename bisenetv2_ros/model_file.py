@@ -32,6 +32,7 @@ DEFAULT_MODEL = "bisenetv2_camvid_640x480_int8"  #: what '' means, in the packag
 INPUT = "image"
 MASK = "mask"
 OUTPUTS = (MASK, "confidence")
+NO_CLASS = 255  #: mask value where the logits are not finite; `Segmenter` refuses such a frame
 _PREFIX = "bisenetv2."
 
 _T = TypeVar("_T")

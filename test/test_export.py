@@ -20,7 +20,7 @@ from small_network import MEAN, SIZE, STD, small_network, street_frames
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.model_file import ModelInfo, read_model_file
+from bisenetv2_ros.model_file import NO_CLASS, ModelInfo, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
 from bisenetv2_ros.training import export, quantize
 from bisenetv2_ros.training.checkpoint import (
@@ -132,7 +132,7 @@ def test_logits_that_are_not_finite_become_no_class(float32: Path, tmp_path: Pat
     path = tmp_path / "bad.onnx"
     onnx.save(model, path)
     backend = create_backend(read_model_file(path), name, threads=1)
-    assert (backend.infer(batch(1))[0] == export.NO_CLASS).all()
+    assert (backend.infer(batch(1))[0] == NO_CLASS).all()
     with pytest.raises(InferenceError, match="6144 of 6144 pixels are no class"):
         Segmenter(path, backend=name)
 

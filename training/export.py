@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.model_file import (
     INPUT,
+    NO_CLASS,
     OUTPUTS,
     ModelFile,
     ModelInfo,
@@ -35,7 +36,6 @@ from bisenetv2_ros.training.half import cast_to_half
 from bisenetv2_ros.training.model import BiSeNetV2
 
 OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all read
-NO_CLASS = 255  # mask value where the logits are not finite; `Segmenter` refuses such a frame
 
 #: Share of pixels on which a runtime must give torch's class, by the precision of the file.
 REQUIRED_AGREEMENT = {"float32": 0.999, "float16": 0.99}

@@ -1,7 +1,8 @@
 """ONNX Runtime: runs everywhere; the reference that the other backends are compared with.
 
 Batches of any size. Masks alone and masks with confidence are two sessions, the second made when it
-is first asked for: a session runs its whole graph, whichever of its outputs are fetched.
+is first asked for: a session runs its whole graph, whichever of its outputs are fetched. On a CPU
+it ends at the logits, and `tail` makes the mask.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 import onnx.utils
 import onnxruntime
+from onnx import TensorProto, helper
 
 from bisenetv2_ros.backends.base import (
     Backend,
@@ -17,6 +19,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
+from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
@@ -48,6 +51,13 @@ class OnnxRuntimeBackend(Backend):
         self._options = options
         self._provider = (provider, {"device_id": index} if index else {})
         self._graph = onnx.load(model.path)
+        self._outputs = list(OUTPUTS)
+        self._tail = find_tail(self._graph.graph) if kind == "cpu" else None
+        if self._tail:
+            self._outputs[0] = self._tail.logits
+            self._graph.graph.value_info.append(
+                helper.make_tensor_value_info(self._tail.logits, TensorProto.FLOAT, None)
+            )
         try:
             self._sessions = {False: self._load(confidence=False)}
         except Exception as error:  # its exceptions share no narrower class
@@ -59,7 +69,7 @@ class OnnxRuntimeBackend(Backend):
             )
 
     def _load(self, confidence: bool) -> onnxruntime.InferenceSession:
-        names = list(OUTPUTS if confidence else OUTPUTS[:1])
+        names = self._outputs[: 1 + confidence]
         part = onnx.utils.Extractor(self._graph).extract_model([INPUT], names)
         return onnxruntime.InferenceSession(
             part.SerializeToString(), self._options, [self._provider]
@@ -68,6 +78,6 @@ class OnnxRuntimeBackend(Backend):
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
         if confidence not in self._sessions:
             self._sessions[confidence] = self._load(confidence)
-        names = OUTPUTS if confidence else OUTPUTS[:1]
-        outputs = self._sessions[confidence].run(names, {INPUT: images})
-        return outputs[0], outputs[1] if confidence else None
+        outputs = self._sessions[confidence].run(None, {INPUT: images})
+        mask = self._tail.mask(outputs[0]) if self._tail else outputs[0]
+        return mask, outputs[1] if confidence else None

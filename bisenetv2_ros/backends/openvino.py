@@ -2,7 +2,7 @@
 
 One image at a time: the graph is compiled for batch 1, because fixed shapes are faster and a batch
 gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
-made when it is first asked for.
+made when it is first asked for. On a CPU they end at the logits, and `tail` makes the mask.
 
 A float32 file is the reference and runs in float32. What an int8 file leaves in float runs in
 bfloat16 where the CPU computes that natively: docs/performance.md has what it saves and what it
@@ -13,6 +13,7 @@ the one CPU tried that has the instructions was slower than in float32.
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import openvino
 
 from bisenetv2_ros.backends.base import (
@@ -22,6 +23,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
+from bisenetv2_ros.backends.tail import Tail, find_tail
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
 #: What the benchmark can do without, to measure what it is worth.
@@ -54,8 +56,10 @@ class OpenVinoBackend(Backend):
         elif model.info.precision == "float16" and "FP16" in capabilities:
             hint = "f16"
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        self._tail: Tail | None = None
         self.device = self._target
         if self._target == "CPU":
+            self._tail = find_tail(onnx.load(model.path).graph)
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
             # A pinned thread waits for its core while another idles: on a machine that runs more
             # than this, a frame took 67 ms without and 77 ms with.
@@ -70,10 +74,18 @@ class OpenVinoBackend(Backend):
             raise refused(model, "openvino", error) from error
 
     def _compile(self, confidence: bool) -> openvino.InferRequest:
-        names = OUTPUTS if confidence else OUTPUTS[:1]
-        outputs = [self._graph.output(name) for name in names]
-        part = openvino.Model(outputs, self._graph.get_parameters())
+        outputs = [self._graph.output(name) for name in OUTPUTS]
+        if self._tail:
+            outputs[0] = self._inner_output(self._tail.logits)
+        part = openvino.Model(outputs[: 1 + confidence], self._graph.get_parameters())
         return self._core.compile_model(part, self._target, self._options).create_infer_request()
+
+    def _inner_output(self, name: str) -> openvino.Output:
+        for node in self._graph.get_ops():
+            for output in node.outputs():
+                if name in output.get_names():
+                    return output
+        raise RuntimeError(f"the graph has lost the tensor {name}")
 
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
         if confidence not in self._requests:
@@ -84,7 +96,8 @@ class OpenVinoBackend(Backend):
         else:
             runs = [self._run(request, images[i : i + 1], copy=True) for i in range(len(images))]
             outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        return outputs[0], outputs[1] if confidence else None
+        mask = self._tail.mask(outputs[0]) if self._tail else outputs[0]
+        return mask, outputs[1] if confidence else None
 
     @staticmethod
     def _run(

@@ -75,7 +75,7 @@ examples:
         action="append",
         default=[],
         metavar="LEVER",
-        help="run each case also without bfloat16, or unpinned threads (any number of times)",
+        help="run each case also without bfloat16, sparse-tail or unpinned (any number of times)",
     )
     parser.add_argument(
         "--source",

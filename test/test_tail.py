@@ -1,0 +1,182 @@
+"""The mask made from coarse logits is the one that the graph's own end makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.utils
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from bisenetv2_ros.backends import create_backend, tail
+from bisenetv2_ros.backends.tail import Tail, find_tail
+from bisenetv2_ros.class_map import read_class_map, relabel_model
+from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.model_file import MASK, NO_CLASS, model_path, read_model_file
+from bisenetv2_ros.street_scene import StreetScene
+
+REFERENCE = "bisenetv2_camvid_640x480_float32"
+SHIPPED = (REFERENCE, "bisenetv2_camvid_640x480_int8")
+CLASSES = Path(__file__).parents[1] / "config" / "classes" / "camvid_driving.yaml"
+
+random = np.random.default_rng(3)
+
+
+def load(name: str = REFERENCE) -> onnx.ModelProto:
+    return onnx.load(model_path(name))
+
+
+def found_in(model: onnx.ModelProto) -> Tail:
+    found = find_tail(model.graph)
+    assert found is not None
+    return found
+
+
+def by_the_graph(model: onnx.ModelProto, logits: np.ndarray) -> np.ndarray:
+    """The mask that ONNX Runtime makes of logits by the end of the graph."""
+    runtime = pytest.importorskip("onnxruntime")
+    name = found_in(model).logits
+    model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    for output in model.graph.output:
+        output.type.tensor_type.ClearField("shape")  # the model's size
+    end = onnx.utils.Extractor(model).extract_model([name], [MASK])
+    session = runtime.InferenceSession(end.SerializeToString())
+    return session.run(None, {name: logits})[0]
+
+
+def uncertain(logits: np.ndarray, factor: int) -> np.ndarray:
+    """Pixels whose two largest channels are so close that rounding decides, (N, H, W) bool."""
+    enlarged = logits.astype(np.float64)
+    for axis in (2, 3):
+        enlarged = enlarge(enlarged, factor, axis)
+    first, second = np.sort(enlarged, axis=1)[:, :-3:-1].swapaxes(0, 1)
+    return first - second < 1e-5
+
+
+def enlarge(values: np.ndarray, factor: int, axis: int) -> np.ndarray:
+    length = values.shape[axis]
+    at = (np.arange(length * factor) + 0.5) / factor - 0.5
+    left = np.floor(at).astype(int)
+    share = (at - left).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+    a, b = (np.take(values, np.clip(i, 0, length - 1), axis) for i in (left, left + 1))
+    return a + share * (b - a)
+
+
+def smooth(shape: tuple[int, ...]) -> np.ndarray:
+    coarse = random.normal(size=(*shape[:2], shape[2] // 5, shape[3] // 5))
+    large = np.kron(coarse, np.ones((5, 5)))
+    return (3 * large + 0.3 * random.normal(size=large.shape)).astype(np.float32)
+
+
+LOGITS: dict[str, Callable[[], np.ndarray]] = {
+    "like a scene": lambda: smooth((2, 11, 30, 40)),
+    "noise": lambda: random.normal(size=(1, 11, 45, 60)).astype(np.float32),
+    "one pixel": lambda: random.normal(size=(1, 11, 1, 1)).astype(np.float32),
+    "one row": lambda: random.normal(size=(1, 11, 1, 9)).astype(np.float32),
+    "one class": lambda: smooth((1, 11, 10, 10)) * 0 + np.arange(11).reshape(1, 11, 1, 1),
+}
+
+
+@pytest.mark.parametrize("logits", LOGITS.values(), ids=LOGITS.keys())
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_the_mask_is_the_graphs(logits, factor):
+    values = np.float32(logits())
+    model = load()
+    (scales,) = [n for n in model.graph.node if n.output[0] == resize(model).input[2]]
+    scales.attribute[0].t.CopyFrom(numpy_helper.from_array(np.float32([1, 1, factor, factor])))
+    mask = found_in(model).mask(values)
+    expected = by_the_graph(model, values)
+    assert mask.dtype == np.uint8 and mask.shape == expected.shape
+    assert not ((mask != expected) & ~uncertain(values, factor)).any()
+
+
+def test_of_equal_channels_the_first():
+    mask = found_in(load()).mask(np.ones((1, 11, 4, 5), np.float32))
+    assert mask.shape == (1, 32, 40) and not mask.any()
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, 2e30])
+def test_a_picture_with_a_broken_logit_is_no_class(value):
+    logits = smooth((2, 11, 10, 10))
+    logits[1, 4, 3, 3] = value
+    mask = found_in(load()).mask(logits)
+    assert (mask[0] < 11).all() and (mask[1] == NO_CLASS).all()
+
+
+def test_the_classes_of_relabel(tmp_path):
+    path = tmp_path / "driving.onnx"
+    relabel_model(model_path(REFERENCE), read_class_map(CLASSES, CAMVID), path)
+    logits = smooth((1, 11, 30, 40))
+    mask = found_in(onnx.load(path)).mask(logits)
+    assert mask.max() < 6
+    differ = mask != by_the_graph(onnx.load(path), logits)
+    assert not (differ & ~uncertain(logits, 8)).any()
+
+
+def resize(model: onnx.ModelProto) -> onnx.NodeProto:
+    return [node for node in model.graph.node if node.op_type == "Resize"][-1]
+
+
+def attribute(kind: str, name: str, value: object) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        node = [node for node in model.graph.node if node.op_type == kind][-1]
+        kept = [a for a in node.attribute if a.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, helper.make_attribute(name, value)])
+
+    return change
+
+
+def constant(kind: str, place: int, value: np.ndarray) -> Callable[[onnx.ModelProto], None]:
+    def change(model: onnx.ModelProto) -> None:
+        node = [node for node in model.graph.node if node.op_type == kind][-1]
+        model.graph.initializer.append(numpy_helper.from_array(value, "another"))
+        node.input[place] = "another"
+
+    return change
+
+
+OTHERS = {
+    "corners aligned": attribute("Resize", "coordinate_transformation_mode", "align_corners"),
+    "nearest": attribute("Resize", "mode", "nearest"),
+    "odd": constant("Resize", 2, np.float32([1, 1, 3, 3])),
+    "uneven": constant("Resize", 2, np.float32([1, 1, 8, 4])),
+    "broken": constant("Resize", 2, np.float32([1, 1, 2.5, 2.5])),
+    "two": constant("TopK", 1, np.int64([2])),
+    "smallest": attribute("TopK", "largest", 0),
+    "axis": attribute("TopK", "axis", 2),
+    "another limit": constant("Less", 1, np.float32(1)),
+    "another value": constant("Where", 2, np.float32(254)),
+}
+
+
+@pytest.mark.parametrize("change", OTHERS.values(), ids=OTHERS.keys())
+def test_another_end_is_not_taken_for_this_one(change):
+    model = load()
+    assert find_tail(model.graph)
+    change(model)
+    assert find_tail(model.graph) is None
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_backends_give_the_whole_graphs_mask(name, runtime, monkeypatch):
+    pytest.importorskip(runtime)
+    model = read_model_file(model_path(name))
+    width, height = model.info.input_size
+    scene = StreetScene(5, (width, height))
+    images = np.stack([scene.render(seconds)[0] for seconds in (0.0, 4.0)])
+    with_tail = create_backend(model, runtime, "cpu", threads=1)
+    mask = with_tail.infer(images)[0].copy()
+    same, confidence = with_tail.infer(images, confidence=True)
+    np.testing.assert_array_equal(mask, same)
+    monkeypatch.setattr(tail, "ENABLED", False)
+    whole = create_backend(model, runtime, "cpu", threads=1)
+    expected, expected_confidence = whole.infer(images, confidence=True)
+    np.testing.assert_array_equal(confidence, expected_confidence)
+    # An int8 file's float part is bfloat16 in OpenVINO: the whole graph then has fewer digits.
+    required = 0.9999 if name == REFERENCE or runtime == "onnxruntime" else 0.997
+    assert np.mean(mask == expected) >= required
