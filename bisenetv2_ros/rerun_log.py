@@ -12,7 +12,10 @@ seconds since the source's first frame.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +29,15 @@ from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask
 
 JPEG_QUALITY = 90  # per cent; a raw frame takes some ten times as much
+FLUSH_PERIOD = 1.0  # seconds; only a flush tells that Rerun could not write
 
 
 class RerunLog:
     """Hands one frame after the other to Rerun; a file is complete after `close`.
 
     source: what the frames come from. path: a file to write, .rrd; None opens the viewer. regions:
-    of interest, counted and drawn. ValueError for a region without a pixel; OSError where the file
-    cannot be written.
+    of interest, counted and drawn. ValueError for a region without a pixel; OSError, from every
+    method, where the file cannot be written.
     """
 
     wants_confidence = False
@@ -56,7 +60,9 @@ class RerunLog:
         else:
             with naming(path):
                 path.open("wb").close()  # Rerun's own error for this names no file
-            self._recording.save(path)
+            with naming(path), _faults_as_os_errors():
+                self._recording.save(path)
+        self._flush_due = time.monotonic() + FLUSH_PERIOD
         self._recording.send_blueprint(self._layout())
         self._recording.log("/", _class_names_and_colours(self._labels), static=True)
         for camera, watch in self._watches.items():
@@ -90,12 +96,21 @@ class RerunLog:
         self._recording.log(_path(camera, "fractions"), _shares(result.counts))
         for name, counts in watch.counts.items():
             self._recording.log(_path(camera, "regions", name), _shares(counts))
+        if time.monotonic() >= self._flush_due:
+            self._flush()
+            self._flush_due = time.monotonic() + FLUSH_PERIOD
         self.frames += 1
 
     def close(self) -> None:
         """Hand over what is still on its way, and complete the file."""
-        self._recording.flush()
-        self._recording.disconnect()
+        try:
+            self._flush()
+        finally:
+            self._recording.disconnect()
+
+    def _flush(self) -> None:
+        with _faults_as_os_errors():
+            self._recording.flush()
 
     def _layout(self) -> rerun.blueprint.Blueprint:
         """For each camera the picture, and below it the shares of the classes."""
@@ -120,6 +135,14 @@ class RerunLog:
                 )
             )
         )
+
+
+@contextlib.contextmanager
+def _faults_as_os_errors() -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.EIO, f"Rerun cannot write: {error}") from error
 
 
 def _path(camera: str, *parts: str) -> str:

@@ -75,7 +75,7 @@ def test_the_file_has_pictures_masks_names_colours_and_fractions(tmp_path, drive
             counts = np.bincount(part.ravel(), minlength=len(CAMVID))
             shares = found["/camera/regions/right Scalars:scalars"][i]
             np.testing.assert_allclose(shares, counts / part.size)
-    assert times["/camera/image/mask"] == pytest.approx([0, 1 / 15], abs=1e-6)
+    assert times["/camera/image/mask"] == pytest.approx([0, 1 / 15, 2 / 15], abs=1e-6)
     [[outline]] = found["/camera/image/regions LineStrips2D:strips"]
     assert outline == [[75, 0], [150, 0], [150, 100], [75, 100], [75, 0]]
 
@@ -103,3 +103,11 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, drive, model, capsys):
     path = tmp_path / "nowhere" / "drive.rrd"
     assert view(drive, "--model", model, "--save", path) == 1
     assert f"error: No such file or directory: '{path}'" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(drive, model, capsys):
+    pytest.importorskip("rerun")
+    assert view(drive, "--model", model, "--save", "/dev/full") == 1
+    error = capsys.readouterr().err
+    assert "error: Rerun cannot write: " in error and error.strip().endswith("'/dev/full'")
+    assert "Traceback" not in error
