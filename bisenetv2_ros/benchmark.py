@@ -621,13 +621,23 @@ def device_table(results: Sequence[Result], floors: Mapping[Path, float]) -> str
 
 
 def write_plot(results: Sequence[Result], path: Path) -> None:
-    """Stacked bars of the stages' medians, to a picture; ModuleNotFoundError without matplotlib."""
+    """Stacked bars of the stages' medians, to a picture; ModuleNotFoundError without matplotlib.
+
+    Where files of several mean IoUs were measured, accuracy against latency beside it.
+    """
     import matplotlib.figure
 
     ordered = sorted(results, key=lambda result: -statistics.median(result.frames))
     names = [f"{result.model}\n{result.runs_on}" for result in ordered]
-    figure = matplotlib.figure.Figure(figsize=(9, 1.2 + 0.7 * len(ordered)), layout="constrained")
-    axes = figure.subplots()
+    height = 1.2 + 0.7 * len(ordered)
+    scored = [result for result in ordered if not np.isnan(result.mean_iou)]
+    if len({result.mean_iou for result in scored}) > 1:
+        figure = matplotlib.figure.Figure(figsize=(16, max(6, height)), layout="constrained")
+        axes, scatter = figure.subplots(1, 2)
+        _draw_accuracy(scatter, scored)
+    else:
+        figure = matplotlib.figure.Figure(figsize=(9, height), layout="constrained")
+        axes = figure.subplots()
     left = np.zeros(len(ordered))
     for stage in STAGES:
         width = np.array([1e3 * statistics.median(result.seconds[stage]) for result in ordered])
@@ -636,3 +646,28 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
     axes.set_xlabel("median time of a frame, ms")
     axes.legend()
     figure.savefig(path, dpi=120)
+
+
+def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those (time, score) that none beats in both, the quickest first."""
+    front: list[tuple[float, float]] = []
+    for time_, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((time_, score))
+    return front
+
+
+def _draw_accuracy(axes: Any, results: Sequence[Result]) -> None:
+    """Mean IoU over latency, and a line through the undominated."""
+    points = [(1e3 * statistics.median(r.frames), 100 * r.mean_iou) for r in results]
+    for runs_on in sorted({result.runs_on for result in results}):
+        mine = [p for p, result in zip(points, results, strict=True) if result.runs_on == runs_on]
+        axes.scatter(*zip(*mine, strict=True), label=runs_on)
+    for point, result in zip(points, results, strict=True):
+        text = f"{result.input_size[0]}x{result.input_size[1]} {result.precision}"
+        axes.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
+    axes.plot(*zip(*undominated(points), strict=True), color="grey", linewidth=0.8, zorder=0)
+    axes.set_xlabel("median time of a frame, ms")
+    axes.set_ylabel("mean IoU on CamVid val, as the files state it, %")
+    axes.grid(alpha=0.3)
+    axes.legend()

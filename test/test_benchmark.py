@@ -10,6 +10,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnxruntime
 import pytest
@@ -30,6 +31,7 @@ from bisenetv2_ros.benchmark import (
     reference_of,
     speed_up,
     table,
+    undominated,
     verdicts,
     write_plot,
 )
@@ -177,6 +179,23 @@ def test_plot(tmp_path: Path):
     pytest.importorskip("matplotlib")
     write_plot([result("openvino", "int8", [7.0])], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_plot_has_accuracy_over_latency_where_models_state_it(tmp_path: Path):
+    pytest.importorskip("matplotlib")
+    results = [result("openvino", "int8", [7.0]), result("openvino", "float32", [9.0])]
+    results[0].mean_iou = 0.5
+    write_plot(results, tmp_path / "one.png")
+    results[1].mean_iou = 0.6
+    write_plot(results, tmp_path / "two.png")
+    widths = [cv2.imread(str(tmp_path / f"{name}.png")).shape[1] for name in ("one", "two")]
+    assert widths[1] > widths[0], "a second panel"
+
+
+def test_undominated_points_rise():
+    points = [(3.0, 0.6), (1.0, 0.5), (2.0, 0.4), (4.0, 0.7), (3.0, 0.65), (5.0, 0.7)]
+    assert undominated(points) == [(1.0, 0.5), (3.0, 0.65), (4.0, 0.7)]
+    assert undominated([]) == []
 
 
 def test_json_has_no_nan():

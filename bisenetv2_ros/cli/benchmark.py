@@ -92,7 +92,12 @@ examples:
         help="of a run, for torch: eager, and on a GPU also compiled, both in float16",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the stages there")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="FILE",
+        help="draw the stages there, and accuracy over latency where the models state it",
+    )
     graph = parser.add_argument_group("the ROS graph instead of frames alone")
     graph.add_argument("--graph", action="store_true", help="needs ROS; the first model, mask only")
     graph.add_argument(
