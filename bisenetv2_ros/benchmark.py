@@ -263,7 +263,12 @@ class _Clock:
 
 
 def _load_plain(case: Case) -> tuple[Result, _Segment]:
-    import onnxruntime
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable(
+            "no plain reference: onnxruntime is not installed: run `pip install onnxruntime`"
+        ) from error
 
     from bisenetv2_ros.benchmark_models import PLAIN_INPUT, plain
     from bisenetv2_ros.segmenter import resize_image

@@ -292,3 +292,12 @@ def run_python(code: str) -> str:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return result.stdout.strip()
+
+
+def test_cpu_runtimes_that_are_absent_are_left_out(model, monkeypatch):
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setitem(BACKENDS, "openvino", "no_such_module.Backend")
+    assert [backend.name for backend in backends.load_on_cpu(model)] == ["onnxruntime"]
+    monkeypatch.setitem(BACKENDS, "onnxruntime", "no_such_module.Backend")
+    with pytest.raises(BackendUnavailable, match=r"pip install onnxruntime.*pip install openvino"):
+        list(backends.load_on_cpu(model))

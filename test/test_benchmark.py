@@ -7,6 +7,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ import pytest
 from gpu import what_is_missing
 from tiny_model import tiny_info, write_tiny_model
 
-from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros import benchmark
+from bisenetv2_ros.backends import BackendUnavailable, create_backend
 from bisenetv2_ros.benchmark import (
     PLAIN,
     STAGES,
@@ -240,6 +242,12 @@ def test_references_and_tail_of_a_network(tmp_path: Path, capsys: pytest.Capture
     assert plain["runs_on"].startswith("plain onnxruntime") and plain["speed_up"][PLAIN] == 1.0
     assert ours["speed_up"][PLAIN] > 0 and ours["stages_ms"]["tail"]["median"] != 0
     assert "no torch reference" in content["skipped"][0], "its widths are not the paper's"
+
+
+def test_without_onnxruntime_there_is_no_plain_reference(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendUnavailable, match="run `pip install onnxruntime`"):
+        benchmark._load(Case(Path("m.onnx"), PLAIN))
 
 
 # --- variants of a model file ---------------------------------------------------------------------

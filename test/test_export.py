@@ -17,10 +17,11 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from small_network import MEAN, SIZE, STD, small_network, street_frames
 
+from bisenetv2_ros import backends
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.model_file import NO_CLASS, ModelInfo, read_model_file
+from bisenetv2_ros.model_file import NO_CLASS, ModelInfo, model_path, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
 from bisenetv2_ros.training import export, quantize
 from bisenetv2_ros.training.checkpoint import (
@@ -203,6 +204,22 @@ def test_every_kind_of_network_exports(tmp_path: Path, choice: dict):
 # --- the verbs -----------------------------------------------------------------------------------
 
 
+def test_a_model_of_the_package_is_quantised_into_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    asked = []
+
+    def stop(*arguments: object) -> None:
+        asked.append(arguments)
+        raise quantize.QuantizationError("enough")
+
+    monkeypatch.setattr(quantize, "quantize_model", stop)
+    name = "bisenetv2_camvid_640x480_float32"
+    assert main(["quantize", name, "--data", "synthetic", "--frames", "1"]) == 2
+    [(source, output, *_)] = asked
+    assert source == model_path(name) and output == Path(f"{name.replace('float32', 'int8')}.onnx")
+
+
 def test_verbs_export_and_quantize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -235,14 +252,21 @@ def test_verbs_export_and_quantize(
     info = read_model_file("bisenetv2_camvid_64x48_int8.onnx").info
     assert info.precision == "int8" and info.metrics == {} and info.licence == "ours"
 
+    (tmp_path / "model.onnx").touch()
     for arguments, message in [
         (["export", "run", "--size", "63x48"], "input size is 63x48, expected multiples of 8"),
         (["export", "run", "--frames", "nowhere"], "'nowhere'"),
         (["export", "nowhere"], "expected a run folder"),
         (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
-        (["quantize", "nowhere_float32.onnx", *source], "No such file"),
+        (["quantize", "nowhere_float32.onnx", *source], "no such file"),
         (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),
     ]:
         assert main(arguments) == 2
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+    for name in backends.BACKENDS:
+        monkeypatch.setitem(backends.BACKENDS, name, f"{name}_that_is_absent.Backend")
+    assert main(["export", "run"]) == 2
+    error = capsys.readouterr().err
+    assert "run `pip install onnxruntime`" in error and error.count("\n") == 1

@@ -20,7 +20,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.backends import load_on_cpu
 from bisenetv2_ros.model_file import (
     INPUT,
     NO_CLASS,
@@ -92,7 +92,8 @@ def export_model(
     float32. (int8 is made from a float32 file: `quantize.quantize_model`.)
     frames: (H, W, 3) uint8 RGB of any size, at least one, like those the model is for.
     Returns the share of pixels with torch's class, by backend. Raises ExportError, and leaves no
-    file, where that is below REQUIRED_AGREEMENT or a weight is not finite.
+    file, where that is below REQUIRED_AGREEMENT or a weight is not finite; BackendUnavailable
+    where no CPU runtime is installed.
     """
     if info.precision not in REQUIRED_AGREEMENT:
         raise ExportError(
@@ -129,18 +130,19 @@ def export_model(
 def compare(
     deployed: DeployedModel, model: ModelFile, frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Share of the pixels of `frames` on which each backend gives torch's class, 0..1."""
+    """Share of the pixels of `frames` on which each CPU runtime gives torch's class, 0..1.
+
+    BackendUnavailable where none is installed.
+    """
     images = [np.ascontiguousarray(resize_image(f, model.info.input_size)) for f in frames]
     expected = [deployed(torch.from_numpy(image[None]))[0].numpy() for image in images]
     agreement = {}
-    for name in ("onnxruntime", "openvino"):
-        backend = create_backend(model, name)
+    for backend in load_on_cpu(model):
         equal = [
             float((backend.infer(image[None])[0] == mask).mean())
             for image, mask in zip(images, expected, strict=True)
         ]
-        agreement[name] = float(np.mean(equal))
-        backend.close()
+        agreement[backend.name] = float(np.mean(equal))
     return agreement
 
 

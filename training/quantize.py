@@ -31,7 +31,7 @@ from onnxruntime.quantization import (
 )
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
-from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.backends import create_backend, load_on_cpu
 from bisenetv2_ros.model_file import INPUT, read_model_file, write_metadata
 from bisenetv2_ros.paths import naming, replacing
 from bisenetv2_ros.segmenter import resize_image
@@ -132,12 +132,10 @@ def _compare(expected: Path, received: Path, images: Sequence[np.ndarray]) -> di
     masks = [reference.infer(image[np.newaxis])[0].copy() for image in images]
     reference.close()
     agreement = {}
-    for name in ("onnxruntime", "openvino"):
-        backend = create_backend(read_model_file(received), name)
+    for backend in load_on_cpu(read_model_file(received)):
         equal = [
             np.mean(backend.infer(image[np.newaxis])[0] == mask)
             for image, mask in zip(images, masks, strict=True)
         ]
-        agreement[name] = float(np.mean(equal))
-        backend.close()
+        agreement[backend.name] = float(np.mean(equal))
     return agreement

@@ -6,8 +6,10 @@ of the table below. Nothing here knows of pictures other than uint8 arrays, or o
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
+from collections.abc import Iterator
 
 from bisenetv2_ros.backends.base import (
     ONE_IMAGE,
@@ -31,6 +33,7 @@ __all__ = [
     "Report",
     "available_cores",
     "create_backend",
+    "load_on_cpu",
 ]
 
 _log = logging.getLogger(__name__)
@@ -79,6 +82,24 @@ def create_backend(
         _log.info("backend %s on %s (skipped: %s)", backend.name, backend.device, reasons)
         return backend
     raise BackendUnavailable(f"no backend is available: {'; '.join(skipped)}")
+
+
+def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
+    """The model in each CPU runtime that is installed, one at a time, for a comparison of them.
+
+    Raises BackendUnavailable where there is none, ModelFileError when one refuses the file.
+    """
+    missing = []
+    for name in ("onnxruntime", "openvino"):
+        try:
+            backend = create_backend(model, name, "cpu")
+        except BackendUnavailable as error:
+            missing.append(str(error))
+            continue
+        with contextlib.closing(backend):
+            yield backend
+    if len(missing) == 2:
+        raise BackendUnavailable("; ".join(missing))
 
 
 def _load(

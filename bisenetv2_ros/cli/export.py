@@ -57,6 +57,7 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     """Export, compare, and say how well the runtimes agree."""
+    from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
@@ -83,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
             path,
             sample_frames(args.frames, args.frame_count),
         )
-    except (ValueError, ExportError) as error:
+    except (ValueError, ExportError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error

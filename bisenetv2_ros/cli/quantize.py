@@ -19,7 +19,7 @@ file, and give its scores with --metric.
 example:
   bisenetv2 quantize bisenetv2_camvid_640x480_float32.onnx --data data/camvid/train/images
 """
-    parser.add_argument("model", type=Path, help="float32 model file")
+    parser.add_argument("model", help="float32 model file, or the name of one of the package's")
     parser.add_argument(
         "--data", required=True, metavar="SOURCE", help="folder, video or 'glob' of frames"
     )
@@ -35,21 +35,25 @@ example:
         "--output",
         type=Path,
         metavar="FILE",
-        help="(default: beside the model, 'int8' for 'float32' in its name)",
+        help="(default: beside the model, 'int8' for 'float32' in its name; of the package's here)",
     )
     add_metric_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, compare, and say how well int8 agrees with float32."""
+    from bisenetv2_ros.model_file import model_path
     from bisenetv2_ros.training.quantize import QuantizationError, quantize_model
 
-    path = args.output or args.model.with_name(args.model.name.replace("float32", "int8"))
-    if path == args.model:
-        raise UserError(f"{path} would be overwritten: name another file with -o")
     try:
+        model = model_path(args.model)
+        # One of the package's own is named without a place; its int8 file comes here, not there.
+        beside = model if model == Path(args.model) else Path(model.name)
+        path = args.output or beside.with_name(beside.name.replace("float32", "int8"))
+        if path == model:
+            raise UserError(f"{path} would be overwritten: name another file with -o")
         frames = sample_frames(args.data, args.frames)
-        agreement = quantize_model(args.model, path, frames, dict(args.metric))
+        agreement = quantize_model(model, path, frames, dict(args.metric))
     except (ValueError, QuantizationError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
