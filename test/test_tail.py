@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -98,7 +99,7 @@ def test_of_equal_channels_the_first():
     assert mask.shape == (1, 32, 40) and not mask.any()
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf, 2e30])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2e30])
 def test_a_picture_with_a_broken_logit_is_no_class(value):
     logits = smooth((2, 11, 10, 10))
     logits[1, 4, 3, 3] = value
@@ -113,6 +114,20 @@ def test_the_classes_of_relabel(tmp_path):
     mask = found_in(onnx.load(path)).mask(logits)
     assert mask.max() < 6
     differ = mask != by_the_graph(onnx.load(path), logits)
+    assert not (differ & ~uncertain(logits, 8)).any()
+
+
+def test_the_classes_of_relabel_twice(tmp_path):
+    """The first file's classes are looked up first; the other way round gives others."""
+    once, twice = tmp_path / "once.onnx", tmp_path / "twice.onnx"
+    relabel_model(model_path(REFERENCE), read_class_map(CLASSES, CAMVID), once)
+    after = read_model_file(once).info.labels
+    groups = [[name] for name in reversed(after.names[1:-1])] + [[after.names[0], after.names[-1]]]
+    path = tmp_path / "classes.yaml"
+    path.write_text(json.dumps({"name": "b", "classes": [{"name": g[0], "of": g} for g in groups]}))
+    relabel_model(once, read_class_map(path, after), twice)
+    logits = smooth((1, 11, 30, 40))
+    differ = found_in(onnx.load(twice)).mask(logits) != by_the_graph(onnx.load(twice), logits)
     assert not (differ & ~uncertain(logits, 8)).any()
 
 
@@ -139,7 +154,30 @@ def constant(kind: str, place: int, value: np.ndarray) -> Callable[[onnx.ModelPr
     return change
 
 
-OTHERS = {
+def squeeze(model: onnx.ModelProto) -> onnx.NodeProto:
+    return next(node for node in model.graph.node if node.op_type == "Squeeze")
+
+
+def look_up(model: onnx.ModelProto, table: np.ndarray) -> None:
+    """Put a table of classes before the mask's cast, as `relabel` does."""
+    cast = next(node for node in model.graph.node if MASK in node.output)
+    model.graph.initializer.append(numpy_helper.from_array(table, "table"))
+    model.graph.node.extend(
+        [
+            helper.make_node("Cast", [cast.input[0]], ["index"], to=TensorProto.INT32),
+            helper.make_node("Gather", ["table", "index"], ["class"]),
+        ]
+    )
+    cast.input[0] = "class"
+
+
+def test_a_table_of_classes_is_followed():
+    model = load()
+    look_up(model, np.arange(256, dtype=np.float32)[::-1])
+    assert found_in(model).classes.tolist() == list(range(255, -1, -1))
+
+
+OTHERS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "corners aligned": attribute("Resize", "coordinate_transformation_mode", "align_corners"),
     "nearest": attribute("Resize", "mode", "nearest"),
     "odd": constant("Resize", 2, np.float32([1, 1, 3, 3])),
@@ -148,6 +186,10 @@ OTHERS = {
     "two": constant("TopK", 1, np.int64([2])),
     "smallest": attribute("TopK", "largest", 0),
     "axis": attribute("TopK", "axis", 2),
+    "no axes": lambda model: squeeze(model).input.pop(),
+    "two inputs": lambda model: resize(model).input.pop(),
+    "short table": lambda model: look_up(model, np.arange(19, dtype=np.float32)),
+    "table beyond bytes": lambda model: look_up(model, np.arange(1000, 1256, dtype=np.float32)),
     "another limit": constant("Less", 1, np.float32(1)),
     "another value": constant("Where", 2, np.float32(254)),
 }

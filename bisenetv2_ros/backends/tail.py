@@ -46,7 +46,7 @@ class Tail:
         count, _, height, width = logits.shape
         masks = np.empty((count, height * self.factor, width * self.factor), np.uint8)
         for mask, one in zip(masks, logits, strict=True):
-            if one.max() < _LARGEST:  # also false with a NaN in it
+            if one.min() > -_LARGEST and one.max() < _LARGEST:  # also false with a NaN in it
                 cv2.LUT(_argmax_enlarged(one, self.factor), self.classes, dst=mask)
             else:
                 mask[:] = NO_CLASS
@@ -106,12 +106,12 @@ def find_tail(graph: onnx.GraphProto) -> Tail | None:
     """The tail of a model file; None where it is not the one that `Tail.mask` does."""
     try:
         return _read_tail(graph) if ENABLED else None
-    except (KeyError, ValueError):
+    except (LookupError, ValueError):
         return None
 
 
 def _read_tail(graph: onnx.GraphProto) -> Tail:
-    """KeyError or ValueError where the graph ends in another way."""
+    """LookupError or ValueError where the graph ends in another way."""
     from onnx import TensorProto, helper, numpy_helper
 
     makers = {output: node for node in graph.node for output in node.output}
@@ -136,8 +136,11 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
     classes = np.arange(256, dtype=np.uint8)
     (tensor,) = made_by("Cast", MASK, {}, to=TensorProto.UINT8)
     while makers[tensor].op_type == "Gather":  # of `relabel`
-        table, index = made_by("Gather", tensor, {})
-        classes = constants[table][classes].astype(np.uint8)
+        name, index = made_by("Gather", tensor, {})
+        table = constants[name].astype(np.uint8)
+        if table.shape != classes.shape or (table != constants[name]).any():
+            raise ValueError(f"{name} is no table of classes")
+        classes = classes[table]  # from the mask inwards: what was found before is looked up later
         (tensor,) = made_by("Cast", index, {}, to=TensorProto.INT32)
     tensor, _ = made_by("Squeeze", tensor, {1: [1]})
     finite, number, _ = made_by("Where", tensor, {2: NO_CLASS})
