@@ -18,6 +18,12 @@ from small_network import MEAN, SIZE, STD, small_network, street_frames
 from bisenetv2_ros.labels import CAMVID, LabelSet
 from bisenetv2_ros.model_file import write_metadata
 from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.training.checkpoint import (
+    Checkpoint,
+    label_set_to_dict,
+    save_checkpoint,
+    write_run_header,
+)
 from bisenetv2_ros.training.export import DeployedModel, export_model
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -143,6 +149,55 @@ def test_another_network_is_refused(deployed: DeployedModel, file: Path, change,
     with pytest.raises(StartingWeightsError, match=words) as caught:
         start(deployed, file, model=model)
     assert str(file) in str(caught.value)
+
+
+def test_another_network_is_refused_where_the_classes_are_others(
+    deployed: DeployedModel, file: Path
+):
+    model = dataclasses.replace(deployed.network.config, num_classes=2, relu_after_depthwise=True)
+    with pytest.raises(StartingWeightsError, match="the file's class on"):
+        start(deployed, file, OTHER_LABELS, model=model)
+
+
+@pytest.fixture(scope="module")
+def run(deployed: DeployedModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same network as a run left it."""
+    folder = tmp_path_factory.mktemp("run")
+    header = {"recipe": recipe(deployed).to_dict(), "labels": label_set_to_dict(CAMVID), "data": {}}
+    write_run_header(folder, header)
+    save_checkpoint(folder, Checkpoint(step=1, model=dict(deployed.network.state_dict())))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model.relu_after_depthwise", True),
+        ("model.aggregation_upsample", "nearest"),
+        ("model.align_corners", True),
+        ("std", (0.9, 0.9, 0.9)),
+    ],
+)
+def test_another_computation_than_the_run_s_is_refused(
+    deployed: DeployedModel, run: Path, key: str, value: object
+):
+    """It would take the same tensors, and make something else of them."""
+    name = key.removeprefix("model.")
+    changes = {name: value}
+    if name != key:
+        changes = {"model": dataclasses.replace(deployed.network.config, **changes)}
+    with pytest.raises(StartingWeightsError) as caught:
+        start(deployed, run, **changes)
+    assert f"{run}: its network was trained with {key} = " in str(caught.value)
+    assert f"the recipe has {value}, expected the same" in str(caught.value)
+
+
+def test_heads_and_dropout_may_differ_from_the_run_s(deployed: DeployedModel, run: Path):
+    model = dataclasses.replace(
+        deployed.network.config, num_classes=2, boosters=("s3",), booster_channels=8, dropout=0.3
+    )
+    network, _ = start(deployed, run, OTHER_LABELS, model=model)
+    assert torch.equal(network.detail[0][0][0].weight, deployed.network.detail[0][0][0].weight)
 
 
 def test_other_pixel_statistics_are_refused(deployed: DeployedModel, file: Path):

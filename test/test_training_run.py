@@ -32,6 +32,7 @@ from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     load_checkpoint,
     load_network,
     read_run_header,
+    write_run_header,
 )
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict  # noqa: E402
 from bisenetv2_ros.training.run_record import read_metrics  # noqa: E402
@@ -274,6 +275,38 @@ def test_a_run_starts_from_another(uninterrupted, data, tmp_path):
         if key.endswith("weight"):
             torch.testing.assert_close(after[key], value, rtol=0, atol=1e-6)
     assert read_run_header(run)["start"] == {"source": str(whole), "sha256": "", "anew": []}
+
+
+def test_resumed_before_its_first_checkpoint_a_run_starts_from_the_same(data, tmp_path):
+    """Killed early, all that is left is recipe.json."""
+    changes = {"iterations": 1, "warmup": 0, "ema": 0, "validate_every": 0}
+    source, whole, run = (tmp_path / name for name in ("source", "whole", "run"))
+    loop.train(recipe(**changes, seed=1), data, whole, say=lambda _: None)
+    shutil.copytree(whole, source)
+    changes["learning_rate"] = 1e-9
+    loop.train(recipe(**changes), data, run, start=source, say=lambda _: None)
+    header = read_run_header(run)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(CheckpointError, match=r"power = 0\.5, the run was started with 0\.9"):
+        loop.train(recipe(**changes, power=0.5), data, run, resume=True, say=lambda _: None)
+
+    said = []
+    loop.train(recipe(**changes), data, run, resume=True, say=said.append)
+    assert f"{run} has no checkpoint to resume from: starting at step 0" in said
+    assert f"starting from {source}; at random: nothing" in said
+    assert read_run_header(run)["start"] == header["start"]
+    (one, other) = (load_network(r).network.head[2].weight for r in (run, whole))
+    torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+    shutil.rmtree(run / "checkpoints")
+    write_run_header(run, {**header, "start": {**header["start"], "sha256": "0123" * 16}})
+    with pytest.raises(CheckpointError, match="with sha256 012301230123, .* give --from again"):
+        loop.train(recipe(**changes), data, run, resume=True, say=lambda _: None)
+    shutil.rmtree(source)
+    with pytest.raises(CheckpointError, match=r"started from .* does not do now .* give --from"):
+        loop.train(recipe(**changes), data, run, resume=True, say=lambda _: None)
+    loop.train(recipe(**changes), data, run, resume=True, start=whole, say=lambda _: None)
+    assert read_run_header(run)["start"]["source"] == str(whole)
 
 
 def test_moving_average_by_hand():

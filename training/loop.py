@@ -24,8 +24,10 @@ from tqdm import tqdm
 from bisenetv2_ros.metrics import scores
 from bisenetv2_ros.training.checkpoint import (
     Checkpoint,
+    CheckpointError,
     list_checkpoints,
     load_newest,
+    read_run_header,
     save_checkpoint,
     write_run_header,
 )
@@ -45,7 +47,11 @@ from bisenetv2_ros.training.samples import (
     class_weights,
     make_batches,
 )
-from bisenetv2_ros.training.starting_weights import STARTING_FRAMES, start_from
+from bisenetv2_ros.training.starting_weights import (
+    STARTING_FRAMES,
+    StartingWeightsError,
+    start_from,
+)
 
 Say = Callable[[str], None]
 
@@ -70,9 +76,10 @@ def train(
         recipe: the run.
         data: folder of the data set.
         run: folder of the run; must be new or empty unless `resume`.
-        resume: go on from the newest whole checkpoint, where there is one.
-        start: weights to start from, a run or a float32 model file (`starting_weights.py`); on
-            resuming they are in the checkpoint already.
+        resume: go on from the newest whole checkpoint, where there is one; else from step 0, and
+            from the weights that the run in the folder was started from.
+        start: weights to start from, a run or a float32 model file (`starting_weights.py`); where
+            there is a checkpoint to resume from, they are in it already.
         device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA where present.
         say: receives each line meant for a person.
 
@@ -141,12 +148,12 @@ def _train(
     torch.manual_seed(recipe.seed)
     network = BiSeNetV2(recipe.model)
     header = run_header(recipe, training, place)
-    found = load_newest(run, say) if resume and place.is_first else None
-    if found:
-        check_same_run(run, header)
-    found = place.from_first(found)
+    found, again = _find(run, header, say) if resume and place.is_first else (None, None)
+    found, again = place.from_first((found, again))
     if start and not found:
         header["start"] = _start(network, recipe, training, start, say)
+    elif again and not found:
+        header["start"] = _start_again(network, recipe, training, again, run, say)
     network.to(place.device)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = TrainingState(recipe, network, place)
@@ -211,6 +218,50 @@ def _start(
     anew = dict.fromkeys(".".join(key.split(".")[:2]) for key in start.anew)
     say(f"starting from {source}; at random: {', '.join(anew) or 'nothing'}")
     return dataclasses.asdict(start)
+
+
+def _find(
+    run: Path, header: dict[str, Any], say: Say
+) -> tuple[Checkpoint | None, dict[str, Any] | None]:
+    """What there is to resume: the newest checkpoint; what the run was started from, as recorded.
+
+    CheckpointError where the folder holds another run.
+    """
+    found = load_newest(run, say)
+    if not found:
+        say(f"{run} has no checkpoint to resume from: starting at step 0")
+        if not (run / "recipe.json").is_file():
+            return None, None
+    check_same_run(run, header)
+    return found, read_run_header(run).get("start")
+
+
+def _start_again(
+    network: BiSeNetV2,
+    recipe: Recipe,
+    training: Dataset,
+    before: dict[str, Any],
+    run: Path,
+    say: Say,
+) -> dict[str, Any]:
+    """As `_start`, of a run that was ended before its first checkpoint.
+
+    CheckpointError where what it was started from is gone, or another file by now.
+    """
+    source = Path(before["source"])
+    advice = "give --from again, or choose another output folder"
+    try:
+        start = _start(network, recipe, training, source, say)
+    except (StartingWeightsError, CheckpointError) as error:
+        raise CheckpointError(
+            f"{run}: it was started from {source}, which does not do now ({error}); {advice}"
+        ) from error
+    if start["sha256"] != before["sha256"]:
+        raise CheckpointError(
+            f"{run}: it was started from {source} with sha256 {before['sha256'][:12]}, that file "
+            f"has {start['sha256'][:12]} now; {advice}"
+        )
+    return start
 
 
 def _check_fit(recipe: Recipe, place: Place) -> None:

@@ -8,6 +8,7 @@ and the network still computes what the file computes. Knows nothing of how a ru
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ STARTING_FRAMES = 16  # whose statistics a batch norm gets back
 REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the file's class
 
 _COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
+# Of `model.*`, what a network may differ in and still compute the same of its main head's features.
+_FREE_MODEL_KEYS = ("num_classes", "boosters", "booster_channels", "dropout")
 _NAMES_CLASSES = re.compile(r"(head|boosters\.\w+)\.2\.\w+")  # last layer of a head
 
 
@@ -70,6 +73,7 @@ def start_from(
     """
     if source.is_dir():
         trained = load_network(source)
+        _check_computation(trained.recipe, recipe, source)
         weights = {key: value.clone() for key, value in trained.network.state_dict().items()}
         anew = _copy(network, weights, trained.labels.names == labels.names, source)
         return Start(str(source), "", anew)
@@ -82,19 +86,24 @@ def start_from(
             f"{file.path}: its weights are {file.info.precision}, expected the float32 file"
         )
     same_classes = file.info.labels.names == labels.names
+    whole = network
+    if not same_classes:  # with the file's own last layer first, to see that it does the same
+        config = dataclasses.replace(recipe.model, num_classes=len(file.info.labels), boosters=())
+        whole = BiSeNetV2(config)
     weights = read_folded_weights(file.path)
-    folded = [pair for pair in _norms(network) if f"{pair[1]}.bias" in weights]
+    folded = [pair for pair in _norms(whole) if f"{pair[1]}.bias" in weights]
     for norm, conv in folded:  # a batch norm that only adds the bias
         bias = weights.pop(f"{conv}.bias")
         weights[f"{norm}.bias"] = bias
         weights[f"{norm}.weight"] = weights[f"{norm}.running_var"] = torch.ones_like(bias)
         weights[f"{norm}.running_mean"] = torch.zeros_like(bias)
-    lengths = {conv: _lengths(network.get_submodule(conv)) for _, conv in folded}
-    anew = _copy(network, weights, same_classes, file.path)
-    deployed = DeployedModel(network, recipe.mean, recipe.std).eval()
+    lengths = {conv: _lengths(whole.get_submodule(conv)) for _, conv in folded}
+    anew = _copy(whole, weights, True, file.path)
+    deployed = DeployedModel(whole, recipe.mean, recipe.std).eval()
     _unfold(deployed, folded, lengths, images)
-    if same_classes:
-        _check_agreement(deployed, file, images)
+    _check_agreement(deployed, file, images)
+    if whole is not network:
+        anew = _copy(network, whole.state_dict(), False, file.path)
     return Start(str(source), file.sha256, anew)
 
 
@@ -126,6 +135,24 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
     if not weights:
         raise StartingWeightsError(f"{path}: no layer of a network of this package in it")
     return weights
+
+
+def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
+    """StartingWeightsError where the recipe's network makes something else of the same weights.
+
+    Not every choice of the network shows in its tensors.
+    """
+    before, now = ({"mean": r.mean, "std": r.std} for r in (trained, recipe))
+    for values, model in ((before, trained.model), (now, recipe.model)):
+        for name, value in dataclasses.asdict(model).items():
+            if name not in _FREE_MODEL_KEYS:
+                values[f"model.{name}"] = value
+    for key, value in before.items():
+        if value != now[key]:
+            raise StartingWeightsError(
+                f"{source}: its network was trained with {key} = {value}, the recipe has "
+                f"{now[key]}, expected the same"
+            )
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
