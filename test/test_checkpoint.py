@@ -194,6 +194,13 @@ def test_network_of_a_run_and_of_a_checkpoint(run):
 
 
 def test_networks_that_cannot_be_loaded_are_named(run, tmp_path_factory):
+    gone = run / "checkpoints" / "step_00000004"
+    with pytest.raises(CheckpointError, match="step_00000004: there is none"):
+        load_network(gone)
+    gone.mkdir()
+    with pytest.raises(CheckpointError, match=r"step_00000004/state\.json: cannot be read"):
+        load_network(gone)
+    gone.rmdir()
     empty = tmp_path_factory.mktemp("empty")
     with pytest.raises(CheckpointError, match="expected a run folder"):
         load_network(empty)

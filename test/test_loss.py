@@ -86,6 +86,13 @@ def test_dice_leaves_out_ignored_pixels_and_absent_classes():
     assert dice_loss(three, target) == pytest.approx(dice_loss(PIXELS, target))
 
 
+def test_dice_of_millions_of_pixels():
+    """Added up one by one, float32 stands still long before."""
+    pixels = torch.tensor([0.95, 0.05]).log().view(1, 2, 1, 1).expand(2, 2, 1024, 1024)
+    target = torch.zeros(2, 1024, 1024, dtype=torch.long)
+    assert dice_loss(pixels, target) == pytest.approx(2 * (1 - 1.9 / 1.95), abs=1e-4)
+
+
 @pytest.mark.parametrize("threshold", [None, 0.7])
 @pytest.mark.parametrize("weights", [None, torch.ones(2)])
 def test_a_batch_without_labels_has_no_loss_and_no_gradient(threshold, weights):
@@ -105,6 +112,14 @@ def test_logits_are_enlarged_to_the_label():
     target = torch.zeros(1, 1, 4, dtype=torch.long)
     expected = [math.log1p(math.exp(-x)) for x in (0.0, 1.0, 3.0, 4.0)]
     assert main_loss(logits, target) == pytest.approx(sum(expected) / 4)
+
+
+def test_logits_are_enlarged_as_the_network_does_it():
+    logits = torch.tensor([[[[0.0, 3.0]], [[0.0, 0.0]]]])
+    target = torch.zeros(1, 1, 4, dtype=torch.long)
+    losses = segmentation_loss([logits, logits], target, align_corners=True)
+    expected = [math.log1p(math.exp(-x)) for x in (0.0, 1.0, 2.0, 3.0)]
+    assert float(losses["main"]) == float(losses["booster0"]) == pytest.approx(sum(expected) / 4)
 
 
 def test_boosters_are_named_weighted_and_summed_up_by_the_caller():

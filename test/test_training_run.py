@@ -300,7 +300,7 @@ def test_resumed_before_its_first_checkpoint_a_run_starts_from_the_same(data, tm
 
     shutil.rmtree(run / "checkpoints")
     write_run_header(run, {**header, "start": {**header["start"], "sha256": "0123" * 16}})
-    with pytest.raises(CheckpointError, match="with sha256 012301230123, .* give --from again"):
+    with pytest.raises(CheckpointError, match=r"with sha256 012301230123, .* give --from again"):
         loop.train(recipe(**changes), data, run, resume=True, say=lambda _: None)
     shutil.rmtree(source)
     with pytest.raises(CheckpointError, match=r"started from .* does not do now .* give --from"):
@@ -332,6 +332,25 @@ def test_weight_decay_is_for_convolutions_alone():
     assert {id(p) for p in decayed["params"]} == {id(m.weight) for m in convolutions}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (5e-4, 0)
     assert len(decayed["params"]) + len(plain["params"]) == len(list(network.parameters()))
+
+
+@pytest.fixture
+def folder(data, tmp_path):
+    """The same frames as somebody's own data set, whose unlabelled pixels are 11."""
+    root = shutil.copytree(data, tmp_path / "folder")
+    classes = [{"name": f"class {i}", "colour": [i, 0, 0]} for i in range(11)]
+    (root / "classes.yaml").write_text(json.dumps({"ignore_index": 11, "classes": classes}))
+    return root
+
+
+def test_the_loss_is_told_of_labels_and_network(folder, tmp_path, monkeypatch):
+    seen = []
+    real = loop.segmentation_loss
+    monkeypatch.setattr(loop, "segmentation_loss", lambda *a, **o: seen.append(o) or real(*a, **o))
+    changes = {"iterations": 1, "warmup": 0, "dataset": "folder"}
+    chosen = recipe(**changes, model={**RECIPE["model"], "align_corners": True})
+    loop.train(chosen, folder, tmp_path / "run", say=lambda _: None)
+    assert [(o["ignore_index"], o["align_corners"]) for o in seen] == [(11, True)]
 
 
 # --- faults ---------------------------------------------------------------------------------------

@@ -173,6 +173,10 @@ def load_network(path: str | Path) -> TrainedNetwork:
         CheckpointError: naming the path, and what was expected there.
     """
     path = Path(path)
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: there is none, expected a run folder with recipe.json, or a checkpoint"
+        )
     run = path
     while not (run / "recipe.json").is_file():
         if run.parent == run or run == path.parent.parent.parent:
@@ -181,8 +185,7 @@ def load_network(path: str | Path) -> TrainedNetwork:
             )
         run = run.parent
     header = read_run_header(run)
-    folder = path if (path / "state.json").is_file() else None
-    checkpoint = load_checkpoint(folder) if folder else load_newest(run)
+    checkpoint = load_newest(run) if path == run else load_checkpoint(path)
     if checkpoint is None:
         raise CheckpointError(f"{run}: no checkpoint in {run / 'checkpoints'}")
     recipe = recipe_from_dict(header["recipe"], str(run / "recipe.json"))

@@ -168,6 +168,7 @@ def _train(
     weights = weights.to(place.device) if weights is not None else None
     stepped = _parallel(network, recipe, place, say)
     batches = make_batches(training, recipe, place, first_step)
+    ignore_index = training.labels.ignore_index
     done = saved = first_step
     damaged = 0
     with StopRequest() as stop, contextlib.closing(batches), contextlib.ExitStack() as stack:
@@ -175,7 +176,9 @@ def _train(
         for step in range(first_step, recipe.iterations):
             rate = recipe.learning_rate_at(step)
             state.set_rate(rate)
-            losses, skipped = backward(recipe, place, stepped, state, batches, weights, step)
+            losses, skipped = backward(
+                recipe, place, stepped, state, batches, weights, step, ignore_index
+            )
             damaged += skipped
             broken, stopping = place.any(
                 not all(math.isfinite(value) for value in losses.values()), bool(stop.asked)
@@ -329,8 +332,13 @@ def backward(
     batches: Iterator[Batch],
     weights: Tensor | None,
     step: int,
+    ignore_index: int = 255,
 ) -> tuple[dict[str, float], int]:
-    """Gradients of one batch, in micro batches -> losses by head, damaged samples passed over."""
+    """Gradients of one batch, in micro batches -> losses by head, damaged samples passed over.
+
+    The losses are means over the micro batches and processes, each of which has taken its own
+    mean over its pixels.
+    """
     torch.manual_seed(hash((recipe.seed, 3, step, place.rank)) & 0x7FFF_FFFF)  # dropout
     network.train()
     parts = BatchPlan(recipe, place, step).parts
@@ -349,12 +357,14 @@ def backward(
             losses = segmentation_loss(
                 outputs,
                 target,
+                ignore_index=ignore_index,
                 weights=weights,
                 hard_threshold=recipe.ohem_threshold if recipe.loss == "ohem" else None,
                 hard_minimum=recipe.ohem_minimum,
                 dice_weight=recipe.dice_weight,
                 booster_weight=recipe.booster_weight,
                 booster_stride=recipe.booster_stride,
+                align_corners=recipe.model.align_corners,
             )
             loss = torch.stack(list(losses.values())).sum() / parts
             state.scaler.scale(loss).backward()

@@ -25,6 +25,7 @@ def segmentation_loss(
     dice_weight: float = 0.0,
     booster_weight: float = 1.0,
     booster_stride: int = 1,
+    align_corners: bool = False,
 ) -> dict[str, Tensor]:
     """Losses of one batch: `main`, `dice`, `booster0`, ...; their sum is what is minimised.
 
@@ -39,11 +40,12 @@ def segmentation_loss(
         booster_weight: factor on each booster's loss.
         booster_stride: booster losses are taken on every so-many-th pixel in both directions, the
             one in the middle of its cell; logits are enlarged to that grid only.
+        align_corners: how logits are enlarged, as `ModelConfig.align_corners`.
 
     With class weights every mean is a weighted one, as in torch. A batch without a labelled pixel
     has a loss of 0, not NaN.
     """
-    main = _upsample(outputs[0], target.shape[1:])
+    main = _upsample(outputs[0], target.shape[1:], align_corners)
     losses = {
         "main": _cross_entropy(main, target, ignore_index, weights, hard_threshold, hard_minimum)
     }
@@ -52,16 +54,17 @@ def segmentation_loss(
     offset = booster_stride // 2
     coarse = target[:, offset::booster_stride, offset::booster_stride]
     for index, logits in enumerate(outputs[1:]):
-        value = _cross_entropy(_upsample(logits, coarse.shape[1:]), coarse, ignore_index, weights)
+        logits = _upsample(logits, coarse.shape[1:], align_corners)
+        value = _cross_entropy(logits, coarse, ignore_index, weights)
         losses[f"booster{index}"] = booster_weight * value
     return losses
 
 
-def _upsample(logits: Tensor, size: torch.Size) -> Tensor:
+def _upsample(logits: Tensor, size: torch.Size, align_corners: bool) -> Tensor:
     # In float32: bfloat16 has 8 bits, too few to add up a loss. Channels first while it is small:
     # the softmax over classes wants them so, and would copy the large one.
     small = logits.float().contiguous()
-    return F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=False)
+    return F.interpolate(small, size=tuple(size), mode="bilinear", align_corners=align_corners)
 
 
 def _cross_entropy(
@@ -89,17 +92,19 @@ def _cross_entropy(
 def _dice(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """One minus the mean Dice coefficient of the batch's classes (V-Net, arXiv 1606.04797, 3).
 
-    The coefficient is 2 * sum(p * y) / sum(p + y) over all labelled pixels of the batch, of the
-    classes that occur in it. So a rare class counts as much as a frequent one, as in mIoU, where
-    cross entropy counts pixels.
+    The coefficient is 2 * sum(p * y) / sum(p + y) over all labelled pixels of the batch (of the
+    frames at once on one device), of the classes that occur in it. So a rare class counts as much
+    as a frequent one, as in mIoU, where cross entropy counts pixels.
     """
     labelled = target != ignore_index
     index = target.masked_fill(~labelled, 0)
     probability = logits.softmax(1) * labelled[:, None]
-    true = probability.gather(1, index[:, None]).flatten()
-    zeros = true.new_zeros(logits.shape[1])
-    common = zeros.index_add(0, index.flatten(), true)
-    pixels = zeros.index_add(0, index.flatten(), labelled.flatten().to(true))
+    true = probability.gather(1, index[:, None]).flatten(0, 2)
+    # Row by row first: one float32 to which millions of pixels are added one by one loses them.
+    rows = index.flatten(0, 1)
+    zeros = true.new_zeros(len(rows), logits.shape[1])
+    common = zeros.scatter_add(1, rows, true).sum(0)
+    pixels = zeros.scatter_add(1, rows, labelled.flatten(0, 1).to(true)).sum(0)
     present = pixels > 0
     dice = 2 * common / (probability.sum((0, 2, 3)) + pixels).clamp(min=1e-6)
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)

@@ -55,8 +55,10 @@ class Recipe:
         iterations: optimiser steps.
         batch_size: frames a step, over all processes and accumulation.
         micro_batch: frames at once on one device; 0 = batch_size over the processes. A smaller
-            divisor of that means gradient accumulation: memory for time (batch norm then sees the
-            micro batch).
+            divisor of that means gradient accumulation: memory for time. Batch norm then sees the
+            micro batch, and each micro batch has a loss of its own, of which the mean is taken, as
+            over processes. That is not quite the whole batch's: `ohem` ranks and `dice_weight`
+            counts within it, and a frame with few labelled pixels weighs more.
         loss: `cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of
             the paper's ablation).
         ohem_threshold: a pixel is hard when its true class has less than this probability.

@@ -28,7 +28,7 @@ examples:
   bisenetv2 train --config synthetic_cpu                 a first run, no data needed
   bisenetv2 train --config camvid_cpu --data data/camvid
   bisenetv2 train --config cityscapes --data data/cityscapes micro_batch=4
-                                                         less memory, the same batch
+                                                         less memory, nearly the same step
   bisenetv2 train --config cityscapes --data DIR --output runs/sum model.aggregation=sum
                                                          an ablation of the paper
   bisenetv2 train --config camvid_cpu --data DIR --from bisenetv2_camvid_640x480_float32
