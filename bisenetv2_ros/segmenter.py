@@ -149,12 +149,14 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
-    shrinks = width > 2 * size[0] or height > 2 * size[1]
-    return cv2.resize(
-        _readable_by_opencv(image),
-        size,
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
+    image = _readable_by_opencv(image)
+    if width > 2 * size[0] or height > 2 * size[1]:
+        # INTER_AREA averages only where no axis grows: one that does has a step of its own.
+        part = (min(width, size[0]), min(height, size[1]))
+        image = cv2.resize(image, part, interpolation=cv2.INTER_AREA)
+        if part == size:
+            return image
+    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -218,6 +218,18 @@ def test_strong_shrinking_averages_areas():
     assert np.abs(small.astype(int) - 127).max() <= 1
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_strong_shrinking_of_one_axis_averages_while_the_other_grows(turned: bool):
+    """Every third line white: a third of the light, not what single pixels show."""
+    image = np.zeros((432, 1920, 3), np.uint8)
+    image[:, 2::3] = 255
+    if turned:
+        small = resize_image(image.transpose(1, 0, 2), (480, 640))
+    else:
+        small = resize_image(image, (640, 480))
+    assert np.abs(small.astype(int) - 85).max() <= 1
+
+
 @pytest.mark.parametrize(
     ("size", "interpolation"),
     [
