@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 
 import cv2
@@ -40,6 +42,26 @@ def frame() -> np.ndarray:
 def row(*values: int) -> np.ndarray:
     """A label map whose every row is `values`."""
     return np.tile(np.array(values, np.uint8), (HEIGHT, 1))
+
+
+def write_png(path: Path, values: np.ndarray, depth: int, palette=(), interlaced=0) -> None:
+    """A PNG of `depth` bits a pixel, grey or with a palette: what OpenCV does not write."""
+    kind = 3 if palette else 0
+    bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :]
+    rows = np.packbits(bits.reshape(len(values), -1), axis=1)
+    header = struct.pack(">IIBBBBB", *values.shape[::-1], depth, kind, 0, 0, interlaced)
+    chunks = {
+        b"IHDR": header,
+        b"PLTE": bytes(v for colour in palette for v in colour),
+        b"IDAT": zlib.compress(b"".join(b"\0" + row.tobytes() for row in rows)),
+        b"IEND": b"",
+    }
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks.items():
+        if content or name != b"PLTE":
+            crc = struct.pack(">I", zlib.crc32(name + content))
+            data += struct.pack(">I", len(content)) + name + content + crc
+    path.write_bytes(data)
 
 
 @pytest.fixture
@@ -236,6 +258,61 @@ def test_a_grey_label_saved_in_colour_is_read(camvid):
     grey = np.repeat(row(0, 1, 2, 3, 4, 5)[..., None], 3, axis=2)
     write(camvid / "val/labels/a.png", grey)
     assert load_dataset("camvid", camvid, "val")[0].label[0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+COLOURS = [(0, 0, 0), (255, 0, 0), (255, 255, 255), (0, 0, 255)]
+GREYS = [(0, 0, 0), (255, 255, 255)]
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 8])
+def test_a_label_with_a_palette_holds_indices(camvid, depth):
+    """OpenCV would make the palette's colours of them."""
+    values = row(0, 1, 1, 0, 1, 0) if depth == 1 else row(0, 1, 2, 3, 1, 0)
+    values[1:] = values[1:, ::-1]
+    path = camvid / "val/labels/a.png"
+    write_png(path, values, depth, COLOURS[: 2**depth])
+    assert np.array_equal(load_dataset("camvid", camvid, "val")[0].label, values)
+
+
+@pytest.mark.parametrize(
+    ("depth", "options", "message"),
+    [
+        (1, {}, r"a\.png: label map is a grey PNG of 1 bits a pixel, whose largest value may"),
+        (
+            1,
+            {"palette": GREYS},
+            r"a\.png: label map is a PNG with a palette of greys, whose values",
+        ),
+        (1, {"palette": COLOURS[:1]}, r"a\.png: index 1, expected one of the PNG's palette of 1"),
+        (4, {"palette": COLOURS, "interlaced": 1}, r"a\.png: label map is an interlaced PNG of 4"),
+    ],
+)
+def test_a_label_that_may_mean_either_is_refused(camvid, depth, options, message):
+    write_png(camvid / "val/labels/a.png", row(0, 1, 1, 0, 1, 0), depth, **options)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("camvid", camvid, "val")[0]
+
+
+def test_an_empty_label_of_one_bit_is_read(camvid):
+    write_png(camvid / "val/labels/a.png", row(0, 0, 0, 0, 0, 0), 1)
+    assert not load_dataset("camvid", camvid, "val")[0].label.any()
+
+
+def test_classes_without_a_pixel_are_named(camvid, capsys):
+    assert cli.main(["check-data", "--dataset", "camvid", "--data", str(camvid)]) == 0
+    printed = capsys.readouterr().out
+    absent = ["road", "pavement", "tree", "sign-symbol", "fence", "car", "pedestrian"]
+    assert f"val: no pixel of {', '.join(absent)}\n" in printed
+
+
+def test_own_folder_with_a_split_missing(tmp_path):
+    (tmp_path / "classes.yaml").write_text(CLASSES)
+    write(tmp_path / "images/1.png", frame())
+    with pytest.raises(DatasetError, match=r"test: no such folder, .* one: train, val"):
+        load_dataset("folder", tmp_path, "test")
+    write(tmp_path / "train/images/1.png", frame())
+    with pytest.raises(DatasetError, match=r"val: no such folder, .* one: train"):
+        load_dataset("folder", tmp_path, "val")
 
 
 def test_unknown_data_sets_and_folders_are_named(tmp_path, capsys):

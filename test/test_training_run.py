@@ -421,6 +421,32 @@ def test_damaged_frames_are_skipped_on_demand(data, tmp_path):
     assert len(counted) == 1 and counted[0].split()[0] in ("5", "6")
 
 
+def test_damaged_frames_are_left_out_of_validation_and_class_weights(data, tmp_path):
+    damaged = shutil.copytree(data, tmp_path / "data")
+    for name in ("train/images/3.png", "val/labels/1.png"):
+        os.truncate(damaged / name, 100)
+    chosen = {"damaged": "skip", "iterations": 1, "warmup": 0}
+    said, run = [], tmp_path / "run"
+    loop.train(recipe(**chosen), damaged, run, say=said.append)
+    assert "class_weights: 1 damaged samples were left out" in said
+    assert "validation: 1 damaged samples were left out" in said
+    assert 0 <= read_metrics(run / "metrics.jsonl")[-1]["val_miou"] <= 1
+    os.truncate(damaged / "val/labels/0.png", 100)
+    with pytest.raises(ValueError, match="every validation sample is damaged"):
+        loop.train(recipe(**chosen), damaged, tmp_path / "other", say=lambda _: None)
+
+
+def test_validation_on_the_training_frames_is_told(folder, tmp_path):
+    shutil.rmtree(folder / "val")
+    (folder / "train").rename(tmp_path / "frames")
+    for kind in ("images", "labels"):
+        (tmp_path / "frames" / kind).rename(folder / kind)
+    said = []
+    changes = {"iterations": 1, "warmup": 0, "dataset": "folder"}
+    loop.train(recipe(**changes), folder, tmp_path / "run", say=said.append)
+    assert len([line for line in said if "are the same 7 frames" in line]) == 1
+
+
 def test_a_dead_data_worker_is_named(data, tmp_path):
     def kill_workers(line: str) -> None:
         if line.startswith("step 1/"):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
+import struct
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,33 +161,48 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     return STRUCTURES[kind](Path(root), split)
 
 
-def find_faults(dataset: Dataset) -> Iterator[str | None]:
-    """Read every sample, yielding for each what is wrong with it, or None; then the lone labels."""
+def find_faults(dataset: Dataset, pixels: NDArray[np.int64] | None = None) -> Iterator[str | None]:
+    """Read every sample, yielding for each what is wrong with it, or None; then the lone labels.
+
+    pixels: (256,), to which the number of pixels of each label value is added.
+    """
     for index in range(len(dataset)):
-        yield _fault(dataset, index)
+        try:
+            label = dataset[index].label
+        except DatasetError as error:
+            yield str(error)
+            continue
+        if pixels is not None:
+            pixels += np.bincount(label.ravel(), minlength=256)
+        yield None
     if isinstance(dataset, FileDataset):
         for path in dataset.lone_labels():
             yield f"{path}: a label without a frame"
 
 
-def _fault(dataset: Dataset, index: int) -> str | None:
-    try:
-        dataset[index]
-    except DatasetError as error:
-        return str(error)
-    return None
-
-
 def read_image(path: Path) -> Pixels:
     """Read a colour picture as (H, W, 3) RGB; DatasetError where it cannot be read whole."""
-    return cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return cv2.cvtColor(_decode(path, _read(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
 def read_index_label(path: Path) -> Pixels:
-    """Read a label map of one byte a pixel, its values as they are."""
-    label = _read(path, cv2.IMREAD_UNCHANGED)
+    """Read a label map of one byte a pixel, its values as they are; of a palette, the indices.
+
+    OpenCV makes colours of indices, and 255 of the 1 of a picture of 1 bit. Such a one is refused,
+    and so is a palette of greys that are not their indices: its values may mean either.
+    """
+    data = _read(path)
+    header = _png_header(data)
+    if header and header.colours == PNG_PALETTE:
+        return _read_indices(path, data, header)
+    label = _decode(path, data, cv2.IMREAD_UNCHANGED)
+    if header and header.colours == PNG_GREY and header.depth < 8 and label.any():
+        raise DatasetError(
+            f"{path}: label map is a grey PNG of {header.depth} bits a pixel, whose largest value "
+            "may mean a class or white, expected grey, one byte a pixel"
+        )
     if label.ndim == 3 and (label == label[..., :1]).all():
-        label = label[..., 0]  # grey, but with a palette or saved as colour
+        label = label[..., 0]  # grey, but saved as colour
     if label.ndim != 2 or label.dtype != np.uint8:
         raise DatasetError(
             f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one byte a "
@@ -194,7 +211,72 @@ def read_index_label(path: Path) -> Pixels:
     return label
 
 
-def _read(path: Path, flags: int) -> Pixels:
+PNG_GREY, PNG_PALETTE = 0, 3
+
+
+@dataclass(frozen=True)
+class _PngHeader:
+    width: int
+    height: int
+    depth: int  #: bits a pixel and channel
+    colours: int
+    interlaced: int
+
+
+def _png_header(data: bytes) -> _PngHeader | None:
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
+        return None
+    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
+    return _PngHeader(width, height, depth, colours, interlaced)
+
+
+def _read_indices(path: Path, data: bytes, header: _PngHeader) -> Pixels:
+    """Indices (H, W) of a PNG with a palette.
+
+    Its rows are those of a grey picture of one byte a pixel; where indices are smaller than a byte,
+    of a narrower one. So OpenCV is given that picture.
+    """
+    if header.depth < 8 and header.interlaced:
+        raise DatasetError(
+            f"{path}: label map is an interlaced PNG of {header.depth} bits a pixel, expected one "
+            "byte a pixel"
+        )
+    palette = np.zeros((0, 3), np.uint8)
+    grey = (-(-header.width * header.depth // 8), header.height, 8, PNG_GREY, 0, 0)
+    parts = [data[:8], _png_chunk(b"IHDR", struct.pack(">IIBBBBB", *grey, header.interlaced))]
+    at = 33
+    while at + 12 <= len(data):
+        length, kind = struct.unpack(">I4s", data[at : at + 8])
+        if kind == b"PLTE":
+            palette = np.frombuffer(data[at + 8 : at + 8 + length // 3 * 3], np.uint8)
+            palette = palette.reshape(-1, 3)
+        elif kind in (b"IDAT", b"IEND"):
+            parts.append(data[at : at + 12 + length])
+        at += 12 + length
+    packed = _decode(path, b"".join(parts), cv2.IMREAD_UNCHANGED)
+    bits = np.unpackbits(packed, axis=1).reshape(header.height, -1, header.depth)
+    pad = np.zeros((*bits.shape[:2], 8 - header.depth), np.uint8)
+    label = np.packbits(np.concatenate([pad, bits], axis=2), axis=2)[:, : header.width, 0]
+    used = np.unique(label)
+    if used[-1] >= len(palette):
+        raise DatasetError(
+            f"{path}: index {used[-1]}, expected one of the PNG's palette of {len(palette)}"
+        )
+    if (palette == palette[:, :1]).all() and (palette[used, 0] != used).any():
+        raise DatasetError(
+            f"{path}: label map is a PNG with a palette of greys, whose values may mean the greys "
+            "or their indices, expected grey, one byte a pixel, or a palette of colours"
+        )
+    return np.ascontiguousarray(label)
+
+
+def _png_chunk(kind: bytes, content: bytes) -> bytes:
+    body = kind + content
+    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+
+def _read(path: Path) -> bytes:
+    """The file; DatasetError where it cannot be read, or its end is missing."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -204,6 +286,10 @@ def _read(path: Path, flags: int) -> Pixels:
         raise DatasetError(f"{path}: damaged, the PNG end mark is missing ({len(data)} bytes)")
     if path.suffix.lower() in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-64:]:
         raise DatasetError(f"{path}: damaged, the JPEG end mark is missing ({len(data)} bytes)")
+    return data
+
+
+def _decode(path: Path, data: bytes, flags: int) -> Pixels:
     pixels = None
     with contextlib.suppress(cv2.error):  # of a picture that claims to be enormous
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
@@ -349,13 +435,21 @@ def synthetic(root: Path, split: str) -> Dataset:
 
 
 def folder(root: Path, split: str) -> Dataset:
-    """`classes.yaml` and `[SPLIT/]images/`, `[SPLIT/]labels/` (PNG, one byte a pixel).
+    """`classes.yaml` and `[SPLIT/]images/`, `[SPLIT/]labels/` (PNG: grey of one byte, or palette).
+
+    Without a folder of any split, train and val are both the whole.
 
     classes.yaml: `name: my_set`, `ignore_index: 255`, and `classes:` as a list of
     `{name: road, colour: [128, 64, 128]}`, in the order of the label values.
     """
     labels = read_classes(root / "classes.yaml")
-    base = root / split if (root / split).is_dir() else root
+    base = root / split
+    if not base.is_dir():
+        others = sorted(path.parent.name for path in root.glob("*/images"))
+        if others or split not in ("train", "val"):
+            expected = ", ".join(others) or "train, val"
+            raise DatasetError(f"{base}: no such folder, expected a split that is one: {expected}")
+        base = root
     pairs = _paired(_frames(base / "images"), lambda f: base / "labels" / f"{f.stem}.png", root)
     return FileDataset(labels, pairs, read_index_label)
 

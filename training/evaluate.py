@@ -22,7 +22,7 @@ from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import confusion_matrix, scores
 from bisenetv2_ros.pictures import write_picture
 from bisenetv2_ros.segmenter import resize_image, resize_mask
-from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Dataset, Sample
+from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Dataset, DatasetError, Sample
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -35,6 +35,7 @@ def evaluate(
     predict: Callable[[Mask], Mask],
     dataset: Dataset,
     on_sample: Callable[[Sample, Mask], None] | None = None,
+    on_damaged: Callable[[DatasetError], None] | None = None,
 ) -> NDArray[np.int64]:
     """Confusion matrix (C, C + 1) of `metrics.confusion_matrix`, of a predictor over a data set.
 
@@ -42,11 +43,19 @@ def evaluate(
         predict: frame (H, W, 3) uint8 RGB of any size -> mask (h, w) uint8 of any size.
         dataset: labelled frames.
         on_sample: receives each sample with its mask at the label's size.
+        on_damaged: receives what is wrong with a sample that is then passed over; without it, such
+            a sample raises DatasetError.
     """
     classes = len(dataset.labels)
     total = np.zeros((classes, classes + 1), np.int64)
     for index in range(len(dataset)):
-        sample = dataset[index]
+        try:
+            sample = dataset[index]
+        except DatasetError as error:
+            if on_damaged is None:
+                raise
+            on_damaged(error)
+            continue
         height, width = sample.label.shape
         mask = resize_mask(predict(sample.image), (width, height))
         total += confusion_matrix(sample.label, mask, classes, dataset.labels.ignore_index)

@@ -31,7 +31,13 @@ from bisenetv2_ros.training.checkpoint import (
     save_checkpoint,
     write_run_header,
 )
-from bisenetv2_ros.training.datasets import Dataset, Sample, load_dataset
+from bisenetv2_ros.training.datasets import (
+    Dataset,
+    DatasetError,
+    FileDataset,
+    Sample,
+    load_dataset,
+)
 from bisenetv2_ros.training.evaluate import Gallery, Mask, evaluate, network_predictor
 from bisenetv2_ros.training.loss import segmentation_loss
 from bisenetv2_ros.training.model import BiSeNetV2
@@ -143,6 +149,11 @@ def _train(
     training = load_dataset(recipe.dataset, data, recipe.train_split)
     validation = load_dataset(recipe.dataset, data, recipe.val_split)
     _check_classes(recipe, training)
+    if _same_files(training, validation):
+        say(
+            f"training and validation are the same {len(training)} frames: the scores say nothing "
+            "of any others"
+        )
 
     # the network, and what is kept beside it
     torch.manual_seed(recipe.seed)
@@ -164,7 +175,9 @@ def _train(
     elif place.is_first:
         write_run_header(run, header)
 
-    weights = class_weights(training, recipe.class_weights)
+    left_out = Damaged(recipe)
+    weights = class_weights(training, recipe.class_weights, left_out.note)
+    left_out.tell("class_weights", say)
     weights = weights.to(place.device) if weights is not None else None
     stepped = _parallel(network, recipe, place, say)
     batches = make_batches(training, recipe, place, first_step)
@@ -221,6 +234,30 @@ def _start(
     anew = dict.fromkeys(".".join(key.split(".")[:2]) for key in start.anew)
     say(f"starting from {source}; at random: {', '.join(anew) or 'nothing'}")
     return dataclasses.asdict(start)
+
+
+def _same_files(training: Dataset, validation: Dataset) -> bool:
+    files = isinstance(training, FileDataset) and isinstance(validation, FileDataset)
+    return files and training.pairs == validation.pairs  # type: ignore[attr-defined]
+
+
+class Damaged:
+    """Samples that cannot be read, outside of the training stream: an error, or counted."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.skip = recipe.damaged == "skip"
+        self.count = 0
+
+    def note(self, error: DatasetError) -> None:
+        """Count one, or raise the error where the recipe does not say to skip them."""
+        if not self.skip:
+            raise error
+        self.count += 1
+
+    def tell(self, where: str, say: Say) -> None:
+        """Say how many were left out, if any were."""
+        if self.count:
+            say(f"{where}: {self.count} damaged samples were left out")
 
 
 def _find(
@@ -523,13 +560,17 @@ def validate(
             raise _Interrupted
         gallery(sample, mask)
 
+    damaged = Damaged(recipe)
     evaluated = BiSeNetV2(recipe.model)
     evaluated.load_state_dict(state.weights())
     evaluated.to(next(state.network.parameters()).device)
     try:
-        matrix = evaluate(network_predictor(evaluated, recipe), dataset, on_sample)
+        matrix = evaluate(network_predictor(evaluated, recipe), dataset, on_sample, damaged.note)
     except _Interrupted:
         return
+    damaged.tell("validation", log.say)
+    if damaged.count == len(dataset):
+        raise DatasetError(f"{dataset.labels.name}: every validation sample is damaged")
     log.validation(done, scores(matrix), gallery)
     if run is None:
         return

@@ -45,7 +45,7 @@ class Recipe:
         synthetic: share of the training samples that are rendered street scenes instead, 0..1;
             for data sets with CamVid's 11 classes.
         damaged: what a frame or label that cannot be read does to the run: `fail` ends it, `skip`
-            counts it and takes the next one.
+            counts it and takes the next one; `class_weights` and validation leave it out.
         mean, std: of the RGB channels over 255, carried into the deployed model. The default is
             ImageNet's, which serves natural images in general.
         model: the network.

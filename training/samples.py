@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import signal
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import cv2
 import numpy as np
@@ -163,13 +163,25 @@ def _start_worker(_: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def class_weights(dataset: Dataset, kind: str) -> Tensor | None:
-    """Loss weight of each class over a data set (see `Recipe.class_weights`), (C,) float32."""
+def class_weights(
+    dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] | None = None
+) -> Tensor | None:
+    """Loss weight of each class over a data set (see `Recipe.class_weights`), (C,) float32.
+
+    on_damaged: receives what is wrong with a sample that is then left out; without it, such a
+    sample raises DatasetError.
+    """
     if kind == "none":
         return None
     counts = np.zeros(len(dataset.labels), np.float64)
     for index in range(0, len(dataset), max(1, len(dataset) // 400)):
-        label = dataset[index].label
+        try:
+            label = dataset[index].label
+        except DatasetError as error:
+            if on_damaged is None:
+                raise
+            on_damaged(error)
+            continue
         counts += np.bincount(label.ravel(), minlength=256)[: len(counts)]
     weights = 1 / np.log(1.02 + counts / max(counts.sum(), 1))
     return torch.from_numpy((weights / weights.mean()).astype(np.float32))

@@ -15,7 +15,8 @@ data sets and what is expected in their folder:
   camvid32        SPLIT/*.png and SPLIT_labels/*_L.png; 960x720, 32 colours merged to 11 classes
   coco_stuff10k   images/*.jpg, annotations/*.mat (or *.png), imageLists/{train,test}.txt
   coco_stuff164k  images/{train,val}2017/*.jpg, stuffthingmaps/{train,val}2017/*.png
-  folder          your own: classes.yaml, [SPLIT/]images/*, [SPLIT/]labels/*.png, one byte a pixel
+  folder          your own: classes.yaml, [SPLIT/]images/*, [SPLIT/]labels/*.png, the class as
+                  grey of one byte a pixel or as index into a palette of colours
   synthetic       nothing: street scenes rendered by the package
 
 where they are:
@@ -38,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 {LAYOUTS}
 Named are: frames without a label, labels without a frame, files that cannot be read whole, labels
 of another size than their frame, values that are no class. The exit code is 1 if there are any.
+Classes without a pixel are named too, and are no fault.
 
 examples:
   bisenetv2 check-data --dataset camvid --data data/camvid
@@ -50,6 +52,7 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     """Read every sample; 0 when nothing is wrong."""
+    import numpy as np
     from tqdm import tqdm
 
     from bisenetv2_ros.training.datasets import DatasetError, find_faults, load_dataset
@@ -61,10 +64,17 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     faults = 0
     for split, dataset in datasets.items():
-        for fault in tqdm(find_faults(dataset), split, len(dataset), unit="frame", disable=None):
+        pixels = np.zeros(256, np.int64)
+        found = find_faults(dataset, pixels)
+        for fault in tqdm(found, split, len(dataset), unit="frame", disable=None):
             if fault:
                 faults += 1
                 tqdm.write(fault)
         print(f"{split}: {len(dataset)} frames read")
+        absent = [
+            name for name, count in zip(dataset.labels.names, pixels, strict=False) if not count
+        ]
+        if absent:
+            print(f"{split}: no pixel of {', '.join(absent)}")
     print(f"{faults} faults" if faults else "no faults")
     return 1 if faults else 0
