@@ -38,12 +38,13 @@ class Recipe:
         input_size: (width, height) of the network at validation and export, multiples of 8.
         crop: (width, height) of the training crop in pixels, multiples of 8.
         scales: factors of the random resize: a list is drawn from, as in 5.1; with `scale_range`
-            the factor is uniform (in its logarithm) between the first and the last.
+            the factor is uniform (in its logarithm) between the first and the last. They are of the
+            frame as it is (or of `train_size`), so the range has to hold `input_size` over that.
         scale_range: see `scales`.
         flip: mirror with probability 1/2 (5.1).
         jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
-        synthetic: share of the training samples that are rendered street scenes instead, 0..1;
-            for data sets with CamVid's 11 classes.
+        synthetic: share of the training samples that are rendered street scenes instead, 0..1, of
+            the frames' size; for data sets with CamVid's 11 classes.
         damaged: what a frame or label that cannot be read does to the run: `fail` ends it, `skip`
             counts it and takes the next one; `class_weights` and validation leave it out.
         mean, std: of the RGB channels over 255, carried into the deployed model. The default is

@@ -40,7 +40,6 @@ class TrainingStream(TorchDataset[Batch]):
     def __init__(self, dataset: Dataset, recipe: Recipe) -> None:
         self.dataset = dataset
         self.recipe = recipe
-        self.scenes = SceneDataset("train", recipe.input_size)
         self.augment = Augmentation(
             crop=recipe.crop,
             scales=recipe.scales,
@@ -64,6 +63,15 @@ class TrainingStream(TorchDataset[Batch]):
             sample, damaged = self._read(k)
         image, label = self.augment(sample.image, sample.label, rng)
         return torch.from_numpy(image), torch.from_numpy(label), torch.tensor(damaged)
+
+    @functools.cached_property
+    def scenes(self) -> SceneDataset:
+        """Rendered at the frames' size, which is what the recipe's scales are relative to."""
+        size = self.recipe.train_size
+        if size is None:
+            height, width = self._read(0)[0].label.shape
+            size = width, height
+        return SceneDataset("train", size)
 
     def _read(self, k: int) -> tuple[Sample, int]:
         count = len(self.dataset)
