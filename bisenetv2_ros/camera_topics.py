@@ -91,6 +91,8 @@ class RateLimit:
         now = self._clock()
         if not max_rate:
             return True
+        # Never further ahead than a frame of this rate: a lower one may have been in force.
+        self._due = min(self._due, now + 1 / max_rate)
         if now < self._due:
             return False
         # From when this one was due, not from now, or every wait would be rounded up to a frame.

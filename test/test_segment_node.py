@@ -380,6 +380,16 @@ def test_rate_limit_keeps_the_mean_rate_whatever_the_cameras_is(camera_rate):
     assert limit.passes(0.0)
 
 
+@pytest.mark.parametrize("rates", [(0.01, 30.0), (0.01, 0.0, 30.0)])
+def test_a_rate_that_is_raised_holds_at_once(rates):
+    now = 1000.0
+    limit = RateLimit(lambda: now)
+    for rate in rates:
+        limit.passes(rate), limit.passes(rate)  # the first two after a long time both pass
+    now += 0.04
+    assert limit.passes(rates[-1])
+
+
 def test_max_rate_is_kept(ros, start, scene):
     start(max_rate=10.0)
     masks = ros.collect(Image, "segmentation/mask")
