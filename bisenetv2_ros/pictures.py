@@ -117,8 +117,10 @@ class VideoFile:
     """
 
     def __init__(self, path: Path, rate: float) -> None:
+        """rate: frames per second on playing back, rounded to what MPEG-4 can express."""
         self.path = path
-        self._rate = rate  # frames per second on playing back
+        # A fraction of numbers of 16 bits.
+        self._rate = min(max(0.01, round(rate, 2 if rate < 655 else 0)), 65535.0)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
 
@@ -131,7 +133,9 @@ class VideoFile:
             self._writer = cv2.VideoWriter(str(self.path), codec, self._rate, self._size)
             if not self._writer.isOpened():
                 raise OSError(
-                    errno.EIO, f"cannot write a video of {self._size} in mp4v", str(self.path)
+                    errno.EIO,
+                    f"cannot write a video of {self._size} at {self._rate} Hz in mp4v",
+                    str(self.path),
                 )
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)

@@ -90,6 +90,19 @@ def test_video_plays_back(tmp_path):
         assert np.abs(frame.mean(axis=(0, 1)) - ink).max() < 8  # lossy, but these colours
 
 
+@pytest.mark.parametrize(
+    ("rate", "written"),
+    [(90.0473, 90.05), (0.0005, 0.01), (654.999, 655), (700.26, 700), (1e6, 65535)],
+)
+def test_video_of_an_odd_rate_plays_back(tmp_path, rate, written):
+    video = VideoFile(tmp_path / "v.mp4", rate)
+    for _ in range(2):
+        video.write(np.zeros((16, 16, 3), "u1"))
+    video.close()
+    capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(written)
+
+
 def test_video_without_a_frame_is_no_file(tmp_path):
     VideoFile(tmp_path / "v.mp4", 10).close()
     assert not list(tmp_path.iterdir())
@@ -97,5 +110,5 @@ def test_video_without_a_frame_is_no_file(tmp_path):
 
 def test_video_that_cannot_be_written_is_an_error(tmp_path):
     video = VideoFile(tmp_path / "missing" / "v.mp4", 10)
-    with pytest.raises(OSError, match=r"v\.mp4"):
+    with pytest.raises(OSError, match=r"at 10 Hz in mp4v.*v\.mp4"):
         video.write(np.zeros((10, 10, 3), "u1"))
