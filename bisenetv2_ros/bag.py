@@ -112,9 +112,16 @@ class BagFrames(FrameSource):
         return self._rates.get(camera) or self.fps
 
     def __iter__(self) -> Iterator[Frame]:
-        yield from self._once()
-        while self._loop:
-            yield from self._once()
+        while True:
+            frames = 0
+            for frame in self._once():
+                yield frame
+                frames += 1
+            if not frames:
+                topics = ", ".join(self.topics)
+                raise SourceError(f"bag '{self.path}': no message on {topics} can be read")
+            if not self._loop:
+                return
 
     def _once(self) -> Iterator[Frame]:
         first = None

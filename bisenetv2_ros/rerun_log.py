@@ -6,8 +6,8 @@ For each camera (CAMERA is `camera` for sources that name none) the recording ha
     CAMERA/image/regions    outlines and names of the regions of interest
     CAMERA/fractions        share of each class in the frame, a series each
     CAMERA/regions/NAME     the same in a region
-with the classes' names and colours, on the timeline `time`: a bag's header stamps, elsewhere the
-seconds since the source's first frame.
+with the classes' names and colours, on the timeline `time`: a bag's header stamps (the
+times of recording where they are 0), elsewhere the seconds since the source's first frame.
 """
 
 from __future__ import annotations
@@ -77,8 +77,9 @@ class RerunLog:
         watch = self._watches[camera]
         watch.update(result.mask)
         if frame.origin:
-            stamp = np.datetime64(frame.origin.sec * 1_000_000_000 + frame.origin.nanosec, "ns")
-            self._recording.set_time("time", timestamp=stamp)
+            stamp = frame.origin.sec * 1_000_000_000 + frame.origin.nanosec
+            stamp = stamp or frame.origin.received  # drivers without a clock stamp 0
+            self._recording.set_time("time", timestamp=np.datetime64(stamp, "ns"))
         else:
             self._recording.set_time("time", duration=frame.time)
         height, width = frame.image.shape[:2]

@@ -24,6 +24,7 @@ from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros import bag
 from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.frame_source import SourceError
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.predict import ResultFiles
 from bisenetv2_ros.regions import draw_regions, parse_regions
@@ -268,6 +269,23 @@ def test_bag_that_breaks_off_keeps_what_is_before(tmp_path, model, capsys):
     assert 20 < len(masks) < 30
 
 
+@pytest.mark.parametrize("loop", [False, True])
+def test_bag_without_a_whole_frame(tmp_path, monkeypatch, loop):
+    whole = raw
+    monkeypatch.setitem(globals(), "raw", lambda number, lost=0: whole(number, lost=10))
+    drive = write_bag(tmp_path / "drive", cameras=(FRONT,))
+    damaged = []
+
+    def note(error):
+        damaged.append(error)
+        assert len(damaged) <= FRAMES, "a second pass"
+
+    source = bag.BagFrames(drive, loop=loop, on_damaged=note)
+    with pytest.raises(SourceError, match=f"'{drive}': no message on {FRONT} can be read"):
+        next(iter(source))
+    assert len(damaged) == FRAMES
+
+
 def test_bag_that_was_cut_off_is_refused_with_what_to_do(tmp_path, model, capsys):
     drive = next(write_bag(tmp_path / "drive").glob("*.mcap"))
     drive.write_bytes(drive.read_bytes()[:-1000])
@@ -405,8 +423,16 @@ def test_the_live_node_gives_the_same_masks(tmp_path, model):
                     np.testing.assert_array_equal(np.frombuffer(online.data, "u1"), offline.data)
 
 
-def test_cameras_in_rerun_by_their_stamps(tmp_path, model):
+@pytest.mark.parametrize("stamped", [True, False])
+def test_cameras_in_rerun_by_their_stamps(tmp_path, model, monkeypatch, stamped):
+    """By the times of recording where there are no stamps."""
     chunk = pytest.importorskip("rerun.chunk")
+    expected = [header(i).stamp.sec * 10**9 + header(i).stamp.nanosec for i in range(FRAMES)]
+    if not stamped:
+        never = TYPES.types["builtin_interfaces/msg/Time"](0, 0)
+        nothing = TYPES.types["std_msgs/msg/Header"](never, "")
+        monkeypatch.setitem(globals(), "header", lambda number: nothing)
+        expected = [T0 + i * 10**8 + 5 for i in range(FRAMES)]
     source = write_bag(tmp_path / "drive")
     path = tmp_path / "drive.rrd"
     topics = [word for topic in (FRONT, REAR) for word in ("--topic", topic)]
@@ -417,6 +443,5 @@ def test_cameras_in_rerun_by_their_stamps(tmp_path, model):
         if "SegmentationImage:buffer" in columns.schema.names:
             times = columns.column("time").cast("int64").to_pylist()
             stamps.setdefault(part.entity_path, []).extend(times)
-    expected = [header(i).stamp.sec * 10**9 + header(i).stamp.nanosec for i in range(FRAMES)]
     cameras = [topic.removesuffix("/compressed") for topic in (FRONT, REAR)]
     assert stamps == {f"{camera}/image/mask": expected for camera in cameras}
