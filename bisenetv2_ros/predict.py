@@ -69,6 +69,7 @@ class ResultFiles:
         self._network_size = network_size
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
         self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last one given to a stem
         self._videos: dict[str, VideoFile] = {}
         self._closing = contextlib.ExitStack()
         labels = segmenter.model.info.labels
@@ -196,9 +197,10 @@ class ResultFiles:
 
     def _unused(self, stem: str) -> str:
         """`stem`, or with a number where an earlier frame has it: no result replaces another."""
-        name, number = stem, 1
+        name, number = stem, self._numbers.get(stem, 1)
         while name in self._names:
             number += 1
             name = f"{stem}_{number}"
+        self._numbers[stem] = number
         self._names.add(name)
         return name

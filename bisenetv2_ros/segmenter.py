@@ -63,7 +63,11 @@ class Segmenter:
         self.backend = create_backend(self.model, backend, device, threads, report=report)
         self._colours = self.model.info.labels.colour_table().reshape(256, 1, 3)
         width, height = self.model.info.input_size
-        self(np.zeros((height, width, 3), np.uint8))
+        try:
+            self(np.zeros((height, width, 3), np.uint8))
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(
         self,

@@ -15,12 +15,13 @@ import cv2
 import numpy as np
 import pytest
 from drive import NAMES, SIZE, write_drive
-from tiny_model import tiny_info, write_tiny_model
+from tiny_model import tiny_info, write_model_without_class, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.frame_source import open_source
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.pictures import VideoFile
-from bisenetv2_ros.predict import KINDS
+from bisenetv2_ros.pictures import VideoFile, write_picture
+from bisenetv2_ros.predict import KINDS, ResultFiles
 from bisenetv2_ros.segmenter import Segmenter, resize_mask
 
 
@@ -110,6 +111,35 @@ def test_frames_of_one_name_do_not_replace_each_other(tmp_path, drive, model):
     assert masks == {
         "2.png": (10, 10), "2_2.png": (100, 150), "10.png": (100, 150), "b.png": (100, 150),
     }  # fmt: skip
+
+
+def test_many_frames_of_one_name_cost_no_more_than_others(tmp_path, drive, model):
+    source = open_source(str(drive))
+    with Segmenter(model) as segmenter:
+        results = ResultFiles(tmp_path / "out", segmenter, (), source)
+    began = time.monotonic()
+    names = [results._unused("0_000000000") for _ in range(20_000)]
+    assert time.monotonic() - began < 5
+    assert names[:2] + names[-1:] == ["0_000000000", "0_000000000_2", "0_000000000_20000"]
+    assert results._unused("0_000000000_2") == "0_000000000_2_2"
+
+
+def test_model_without_an_answer_is_one_line(tmp_path, drive, capsys):
+    path = write_model_without_class(tmp_path / "nan.onnx", "everywhere")
+    assert predict(drive, "-o", tmp_path / "out", "--model", path) == 2
+    error = capsys.readouterr().err
+    assert "error: model 'nan' on" in error and len(error.splitlines()) == 1
+
+
+def test_frame_without_an_answer_is_named(tmp_path, capsys):
+    path = write_model_without_class(tmp_path / "nan.onnx", "bright")
+    (tmp_path / "drive").mkdir()
+    for name, level in (("dark", 0), ("bright", 255)):
+        write_picture(tmp_path / "drive" / f"{name}.png", np.full((24, 32, 3), level, "u1"))
+    assert predict(tmp_path / "drive", "-o", tmp_path / "out", "--model", path) == 1
+    error = capsys.readouterr().err
+    assert "skipped bright.png: model 'nan' on" in error
+    assert "1 of 2 frames skipped" in error
 
 
 def test_damaged_picture_is_named_and_passed_over(tmp_path, drive, model, capsys):

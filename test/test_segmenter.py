@@ -7,13 +7,12 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import helper, numpy_helper
-from tiny_model import tiny_answer, tiny_model, write_tiny_model
+from tiny_model import tiny_answer, write_model_without_class, write_tiny_model
 
+from bisenetv2_ros.backends import Backend
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFileError, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image, resize_mask
@@ -144,31 +143,13 @@ def test_a_missing_model_is_named(tmp_path: Path):
         Segmenter(tmp_path / "nowhere.onnx")
 
 
-def write_model_without_class(path: Path, where: str) -> Path:
-    """A tiny model that answers 255, as exported graphs do for logits that are not finite.
-
-    where: 'everywhere', or 'bright' for pixels of red 255 only.
-    """
-    model = tiny_model()
-    graph = model.graph
-    graph.node[6].input[0] = "guarded"
-    limit = -1.0 if where == "everywhere" else 254.5
-    graph.initializer.extend(
-        [
-            numpy_helper.from_array(np.array(limit, np.float32), "limit"),
-            numpy_helper.from_array(np.array(255, np.float32), "no_class"),
-        ]
-    )
-    graph.node.insert(6, helper.make_node("Where", ["bad", "no_class", "clipped"], ["guarded"]))
-    graph.node.insert(6, helper.make_node("Greater", ["reds", "limit"], ["bad"]))
-    onnx.save(model, path)
-    return path
-
-
-def test_a_network_that_never_answers_is_refused_at_the_start(tmp_path: Path):
+def test_a_network_that_never_answers_is_refused_at_the_start(tmp_path: Path, monkeypatch):
+    closed = []
+    monkeypatch.setattr(Backend, "close", lambda backend: closed.append(backend))
     path = write_model_without_class(tmp_path / "nan.onnx", "everywhere")
     with pytest.raises(InferenceError, match=r"'nan' on .*: 768 of 768 pixels are no class"):
-        Segmenter(path)
+        Segmenter(path, backend="onnxruntime")
+    assert len(closed) == 1, "its memory is not given back"
 
 
 def test_a_frame_without_an_answer_does_not_spoil_the_next(tmp_path: Path):

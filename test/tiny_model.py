@@ -69,6 +69,27 @@ def write_tiny_model(path: Path, info: ModelInfo | None = None) -> Path:
     return path
 
 
+def write_model_without_class(path: Path, where: str) -> Path:
+    """A tiny model that answers 255, as exported graphs do for logits that are not finite.
+
+    where: 'everywhere', or 'bright' for pixels of red 255 only.
+    """
+    model = tiny_model()
+    graph = model.graph
+    graph.node[6].input[0] = "guarded"
+    limit = -1.0 if where == "everywhere" else 254.5
+    graph.initializer.extend(
+        [
+            numpy_helper.from_array(np.array(limit, np.float32), "limit"),
+            numpy_helper.from_array(np.array(255, np.float32), "no_class"),
+        ]
+    )
+    graph.node.insert(6, helper.make_node("Where", ["bad", "no_class", "clipped"], ["guarded"]))
+    graph.node.insert(6, helper.make_node("Greater", ["reds", "limit"], ["bad"]))
+    onnx.save(model, path)
+    return path
+
+
 def write_slow_model(path: Path, links: int) -> Path:
     """The tiny model with a chain that TensorRT's builder would like to fuse: 1500 take minutes."""
     model = tiny_model()

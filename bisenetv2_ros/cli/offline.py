@@ -93,7 +93,7 @@ def segment_source(
         source = open_source(args.source, topics=args.topic, on_damaged=skip)
         regions = parse_regions(args.region, source.cameras)
         segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
-    except (ValueError, BackendUnavailable) as error:
+    except (ValueError, BackendUnavailable, InferenceError) as error:
         raise UserError(str(error)) from error
     print(
         f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
@@ -114,7 +114,7 @@ def segment_source(
                 try:
                     results.write(frame, segmenter(frame.image, confidence=confidence))
                 except InferenceError as error:
-                    skip(error)
+                    skip(InferenceError(f"{frame.name}: {error}"))
                 bar.update()
                 if stopped := bool(signals):
                     break
