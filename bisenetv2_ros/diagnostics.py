@@ -38,7 +38,8 @@ _MAX_EVENTS = 4096  #: kept a camera and kind; bounds memory when messages flood
 DISABLED = "disabled"
 MAX_RATE = "max_rate"
 NO_SUBSCRIBER = "no_subscriber"
-WANTED_DROPS = frozenset({DISABLED, MAX_RATE, NO_SUBSCRIBER})
+DEACTIVATED = "deactivated"
+WANTED_DROPS = frozenset({DISABLED, MAX_RATE, NO_SUBSCRIBER, DEACTIVATED})
 REPLACED = "replaced"  #: cause of a drop: a newer frame came before this one's turn
 
 

@@ -46,8 +46,11 @@ class LatestFrame(Generic[Frame]):
                 self._changed.wait()
             return None
 
-    def close(self) -> None:
-        """Wake the consumer for the last time; frames not yet taken are forgotten."""
+    def close(self) -> list[int]:
+        """Wake the consumer for the last time. The cameras whose frame is forgotten, untaken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+            forgotten = [i for i, frame in enumerate(self._slots) if frame is not None]
+            self._slots = [None] * len(self._slots)
+            return forgotten

@@ -200,6 +200,7 @@ class SegmentNode(LifecycleNode):
 
     @_transition
     def on_activate(self) -> None:
+        labels = self._loaded.model.info.labels
         self._failures_in_row = 0
         self._frames = LatestFrame(len(self._cameras))
         with contextlib.ExitStack() as undo:
@@ -207,7 +208,7 @@ class SegmentNode(LifecycleNode):
             self._start_thread(functools.partial(self._work, self._frames))
             for index, camera in enumerate(self._cameras):
                 camera.subscribe(functools.partial(self._on_image, index))
-                camera.publish_label_info(self._loaded.model.info.labels)
+                camera.publish_label_info(labels)
             undo.pop_all()
         self._active = True
         self._report_due = time.monotonic() + REPORT_PERIOD  # a camera may need time to be found
@@ -247,7 +248,8 @@ class SegmentNode(LifecycleNode):
         self._active = False
         for camera in self._cameras:
             camera.unsubscribe()
-        self._frames.close()
+        for index in self._frames.close():
+            self._cameras[index].statistics.dropped(diagnostics.DEACTIVATED)
         patience = parameters.read(self).watchdog_timeout
         if not self._wait(lambda: not self._running(), patience):
             self._fatal = f"inference did not end within {patience} s"
@@ -258,9 +260,9 @@ class SegmentNode(LifecycleNode):
         for camera in self._cameras:
             camera.destroy()
         self._cameras = []
-        if self._segmenter is not None:
-            self._segmenter.close()
-            self._segmenter = None
+        segmenter, self._segmenter = self._segmenter, None  # also where closing fails
+        if segmenter is not None:
+            segmenter.close()
 
     # Frames: from here on the executor's thread ...
 

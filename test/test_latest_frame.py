@@ -49,6 +49,15 @@ def test_close_wakes_a_waiting_consumer_and_forgets_what_was_not_taken():
     assert frames.take() is None
 
 
+def test_close_tells_whose_frames_it_forgets():
+    frames: LatestFrame[str] = LatestFrame(3)
+    for camera in range(3):
+        frames.put(camera, "frame")
+    frames.take()
+    assert frames.close() == [1, 2]
+    assert frames.close() == []
+
+
 def test_under_overload_every_frame_is_either_taken_or_counted_as_replaced():
     """Two cameras far faster than the consumer: bounded age, nothing lost, nobody starved."""
     frames: LatestFrame[int] = LatestFrame(2)

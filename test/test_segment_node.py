@@ -8,6 +8,7 @@ import random
 import re
 import signal
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -19,6 +20,7 @@ pytest.importorskip("rclpy", reason="needs a ROS 2")
 pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
 
 import cv2
+import rclpy
 from bisenetv2_ros.msg import ClassFractions
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
@@ -32,8 +34,10 @@ from rcl_interfaces.srv import (
     SetParametersAtomically,
 )
 from rclpy import get_rmw_implementation_identifier
+from rclpy.lifecycle import TransitionCallbackReturn as Outcome
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from ros_graph import BEST_EFFORT, Graph, Program, dds_memory, graph, image_message
+from rclpy.signals import SignalHandlerOptions
+from ros_graph import BEST_EFFORT, DOMAIN, Graph, Program, dds_memory, graph, image_message
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
@@ -43,6 +47,7 @@ from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
 from bisenetv2_ros.camera_topics import RateLimit
 from bisenetv2_ros.graph_benchmark import resident_memory
 from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.segment_node import SegmentNode
 
 OK, WARN, ERROR, STALE = range(4)
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
@@ -510,6 +515,55 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
     assert change_state(ros, SHUTDOWN["unconfigured"])
     assert state(ros) == "finalized"
     assert program.process.poll() is None
+
+
+@pytest.fixture
+def node(models):
+    """The node in this process; its callbacks are called by the test alone."""
+    words = ["--ros-args", "-p", f"model:={models}/tiny.onnx", "-p", "backend:=onnxruntime"]
+    rclpy.init(args=words, domain_id=DOMAIN, signal_handler_options=SignalHandlerOptions.NO)
+    made = SegmentNode()
+    yield made
+    made.close()
+    made.destroy_node()
+    rclpy.shutdown()
+
+
+def test_a_model_that_cannot_be_freed_leaves_a_node_that_can_be_configured(node, monkeypatch):
+    def stuck() -> None:
+        raise RuntimeError("the library is stuck")
+
+    assert node.trigger_configure() == Outcome.SUCCESS
+    monkeypatch.setattr(node._segmenter, "close", stuck)
+    assert node.trigger_cleanup() == Outcome.FAILURE
+    assert [status.message for status in node._statuses()] == [
+        "cannot cleanup: the library is stuck"
+    ]
+    assert node.trigger_activate() == Outcome.FAILURE
+    assert node.refusal == "cannot activate: no model is loaded"
+    assert node.trigger_cleanup() == Outcome.SUCCESS
+    assert node.trigger_configure() == Outcome.SUCCESS
+    assert node.trigger_activate() == Outcome.SUCCESS
+
+
+def test_frames_that_wait_at_deactivation_are_counted(node, scene, monkeypatch):
+    began = threading.Event()
+    segment = node._segment
+
+    def slow(*arguments) -> None:
+        began.set()
+        time.sleep(0.2)
+        segment(*arguments)
+
+    monkeypatch.setattr(node, "_segment", slow)
+    node.start()
+    node._on_image(0, image_message(scene))
+    assert began.wait(5)
+    node._on_image(0, image_message(scene))
+    assert node.trigger_deactivate() == Outcome.SUCCESS
+    report = node._cameras[0].statistics.report()
+    assert report.received == 2
+    assert report.dropped == {"no_subscriber": 1, "deactivated": 1}
 
 
 def test_failed_configure_is_reported_and_can_be_tried_again(ros, start, models, scene):
