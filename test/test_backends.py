@@ -190,6 +190,40 @@ def test_a_device_that_is_not_there(model: ModelFile, backend: Backend):
         create_backend(model, backend.name, device="quantum")
 
 
+@needs("openvino")
+@pytest.mark.parametrize(
+    ("listed", "asked", "found"),
+    [
+        (["CPU", "GPU"], "gpu.0", True),
+        (["CPU", "GPU.0", "GPU.1"], "gpu", True),
+        (["CPU", "GPU"], "gpu.3", False),
+    ],
+)
+def test_openvino_is_asked_for_a_device_by_any_of_its_names(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch, listed, asked: str, found: bool
+):
+    import openvino
+
+    class Core(openvino.Core):
+        available_devices = listed
+
+        def get_property(self, target: str, name: str):
+            if not found:
+                raise RuntimeError("Exception from core.cpp:1\n[GPU] no device with id 3")
+            return ["FP32"]
+
+        def compile_model(self, part, target: str, options):
+            assert target == asked.upper()
+            return super().compile_model(part, "CPU", options)
+
+    monkeypatch.setattr(openvino, "Core", Core)
+    if found:
+        assert create_backend(model, "openvino", asked).device == asked.upper()
+    else:
+        with pytest.raises(BackendUnavailable, match=r"'gpu.3': .*core.cpp:1 \[GPU\] no device"):
+            create_backend(model, "openvino", asked)
+
+
 @needs("onnxruntime")
 def test_a_device_is_never_replaced_by_another(model: ModelFile):
     import onnxruntime

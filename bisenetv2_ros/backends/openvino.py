@@ -42,13 +42,20 @@ class OpenVinoBackend(Backend):
         self._describe(model)
         self._core = openvino.Core()
         self._target = device.upper() or "CPU"
-        if self._target not in self._core.available_devices:
+        # By family: where there is one GPU it is listed as GPU and answers to GPU.0, and the other
+        # way round where there are several.
+        families = {name.partition(".")[0] for name in self._core.available_devices}
+        if self._target.partition(".")[0] not in families:
             raise BackendUnavailable(
                 f"openvino sees no device '{device}', only "
                 f"{', '.join(self._core.available_devices)}: install the device's driver, "
                 "such as intel-opencl-icd for an Intel GPU"
             )
-        capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
+        try:
+            capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise BackendUnavailable(f"openvino: no device '{device}': {reason}") from error
         hint = "f32"
         if self._target == "CPU":
             if model.info.precision == "int8" and "BF16" in capabilities and BFLOAT16:
