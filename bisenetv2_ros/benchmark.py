@@ -15,6 +15,7 @@ import itertools
 import multiprocessing
 import os
 import platform
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -450,11 +451,25 @@ def _peak_memory() -> int:
 
 
 def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result | None:
-    """The reference of that kind (PLAIN, TORCH) with a network of that size, None without one."""
-    for other in results:
-        if other.case.backend == kind and other.input_size == result.input_size:
+    """The reference of that kind (PLAIN, TORCH) for that network, None without one.
+
+    Of the references of its size the one whose file has the same name but for the precision, or
+    else the only one.
+    """
+    same_size = [
+        other
+        for other in results
+        if other.case.backend == kind and other.input_size == result.input_size
+    ]
+    for other in same_size:
+        if _network_name(other) == _network_name(result):
             return other
-    return None
+    return same_size[0] if len(same_size) == 1 else None
+
+
+def _network_name(result: Result) -> str:
+    """Name of a model file without its precision; of a checkpoint, of its folder."""
+    return re.sub("_?(float32|float16|int8)", "", result.case.path.stem)
 
 
 def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:

@@ -42,14 +42,18 @@ from bisenetv2_ros.model_file import ModelFileError, read_model_file
 
 
 def result(
-    backend: str, precision: str, network_ms: list[float], size: tuple[int, int] = (32, 24)
+    backend: str,
+    precision: str,
+    network_ms: list[float],
+    size: tuple[int, int] = (32, 24),
+    name: str = "m",
 ) -> Result:
     """A measured case, its other stages 1 ms each."""
     seconds = {name: [1e-3] * len(network_ms) for name in STAGES}
     seconds["network"] = [1e-3 * value for value in network_ms]
-    case = Case(Path("m.onnx"), backend)
+    case = Case(Path(f"{name}_{precision}.onnx"), backend)
     return Result(
-        case, f"m_{precision}", precision, size, f"{backend}, CPU", seconds, 0.5, 10_000_000
+        case, f"{name}_{precision}", precision, size, f"{backend}, CPU", seconds, 0.5, 10_000_000
     )
 
 
@@ -69,6 +73,18 @@ def test_speed_up_is_over_the_references_of_the_same_size():
     assert speed_up(quick, results, TORCH) == pytest.approx(8.0)
     assert speed_up(plain, results, PLAIN) == 1.0
     assert math.isnan(speed_up(other_size, results, PLAIN))
+
+
+def test_two_networks_of_a_size_have_references_of_their_own():
+    plains = [result(PLAIN, "float32", [9.0], name=name) for name in ("wide", "slim")]
+    slim, wide, other = (
+        result("openvino", "int8", [6.0], name=name) for name in ("slim", "wide", "other")
+    )
+    results = [slim, wide, other, *plains]
+    assert reference_of(slim, results, PLAIN) is plains[1]
+    assert reference_of(wide, results, PLAIN) is plains[0]
+    assert reference_of(other, results, PLAIN) is None
+    assert reference_of(other, results[:4], PLAIN) is plains[0], "the only one of its size"
 
 
 def test_verdicts_are_about_the_fastest_at_the_size_that_counts():
@@ -227,6 +243,16 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     results = json.loads(out.read_text())["results"]
     assert [measured["precision"] for measured in results] == ["float32", "int8"]
     assert results[0]["stages_ms"]["tail"]["median"] == 0, "the tiny model has none to tell apart"
+
+
+def test_every_network_has_a_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path, _ = small_model(tmp_path)
+    other = Path(shutil.copy(path, tmp_path / f"other_{path.name}"))
+    out = tmp_path / "out.json"
+    options = ["--backend", "onnxruntime", "--frames", "1", "--threads", "1", "--json", str(out)]
+    assert main(["benchmark", str(path), str(other), *options]) == 0
+    ran = [(r["model"], r["runs_on"].split()[0]) for r in json.loads(out.read_text())["results"]]
+    assert {name for name, how in ran if how == "plain"} == {path.stem, other.stem}
 
 
 def test_references_and_tail_of_a_network(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -30,11 +30,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
 Every model runs on every backend, each in a process of its own, a few frames in turn. Beside them
-and in the same run, for each size of which there is a float32 file, go two references: `plain`, the
-same weights as networks are usually exported, float32 in ONNX Runtime, normalised by the caller,
-who also takes the argmax of the full-size channels; and `torch`, the same network in torch eager,
-with random weights, which take the same time. Times are medians in milliseconds; CPU is the time of
-all threads together; peak MB is the whole process; mIoU is on CamVid val, as the file states it.
+and in the same run, for each network of which there is a float32 file, go two references: `plain`,
+the same weights as networks are usually exported, float32 in ONNX Runtime, normalised by the
+caller, who also takes the argmax of the full-size channels; and `torch`, the same network in torch
+eager, with random weights, which take the same time. Each file is compared with those of the
+float32 file of its size and name (but for the precision), or of the only one of its size. Times are
+medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process; mIoU
+is on CamVid val, as the file states it.
 
   decode   camera message to pixels        network  the backend: normalisation to logits
   resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax
@@ -206,18 +208,18 @@ def _frames(args: argparse.Namespace) -> int:
                 for case in cases
                 if case.backend == LEVERS[lever][0]
             ]
-            plain = {
-                model.info.input_size: model.path
+            plain = [
+                model.path
                 for model in models
                 if model.info.precision == "float32" and shorter[model.path]
-            }
+            ]
             on_gpu = args.device.lower().startswith("cuda")
             device = args.device if on_gpu else ""
             ways = (TORCH, TORCH_COMPILE) if on_gpu else (TORCH,)
-            cases += [Case(path, PLAIN, threads=args.threads) for path in plain.values()]
+            cases += [Case(path, PLAIN, threads=args.threads) for path in plain]
             cases += [
                 Case(path, way, device, args.threads)
-                for path in ([args.checkpoint] if args.checkpoint else plain.values())
+                for path in ([args.checkpoint] if args.checkpoint else plain)
                 for way in ways
             ]
             images = sample_frames(args.source, PICTURES)
