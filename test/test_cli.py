@@ -11,11 +11,14 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import cv2
+import numpy as np
 import pytest
 
 import bisenetv2_ros
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
+from bisenetv2_ros.cli.model_options import sample_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main"]
@@ -235,3 +238,20 @@ def test_reader_that_leaves_early_is_no_error():
     process.stdout.close()
     assert process.stderr and process.stderr.read() == ""
     assert process.wait(timeout=10) == 141
+
+
+# --- options of the verbs that write model files --------------------------------------------------
+
+
+@pytest.mark.parametrize(("count", "taken"), [(3, [0, 1, 3]), (4, [0, 1, 2, 3]), (9, range(5))])
+def test_sample_frames_are_spread_over_the_source(tmp_path, count, taken):
+    for value in range(5):
+        cv2.imwrite(str(tmp_path / f"{value}.png"), np.full((8, 8, 3), value, np.uint8))
+    frames = sample_frames(str(tmp_path), count)
+    assert [frame[0, 0, 0] for frame in frames] == list(taken)
+
+
+def test_the_metric_in_the_help_is_one_that_benchmark_reads(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["export", "--help"])
+    assert "camvid_val_miou=" in capsys.readouterr().out

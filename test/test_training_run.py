@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch")
 from long_run import long_or_short  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
-from bisenetv2_ros.training import loop  # noqa: E402
+from bisenetv2_ros.training import loop, run_record  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     CheckpointError,
     list_checkpoints,
@@ -223,6 +223,23 @@ def test_what_a_run_leaves(uninterrupted):
     assert 0 <= records[-1]["val_miou"] <= 1 and set(records[-1]["val_iou"]) >= {"road", "car"}
     assert load_network(run).step == STEPS
     assert list((run / "tensorboard").iterdir())
+
+
+def test_the_revision_is_not_that_of_a_repository_around_an_installed_package(
+    tmp_path, monkeypatch
+):
+    file = tmp_path / "site-packages" / "run_record.py"
+    file.parent.mkdir()
+    file.touch()
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=x", "-c", "user.email=x@y"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    monkeypatch.setattr(run_record, "__file__", str(file))
+    assert run_record.source_revision() == f"v{run_record.__version__}"
+    subprocess.run([*git, "add", "--all"], check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "y"], check=True)
+    head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert head.stdout.startswith(run_record.source_revision())
 
 
 def test_report_links_every_picture(uninterrupted):

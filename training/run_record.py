@@ -90,15 +90,20 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def source_revision() -> str:
-    """Commit of the source tree, `-dirty` where it was changed, or the package version."""
-    try:
+    """Commit of the source tree, `-dirty` where it was changed, or the package version.
+
+    The latter also where the package is installed within somebody else's repository.
+    """
+    file = Path(__file__).resolve()
+
+    def git(*words: str) -> str:
         return subprocess.run(
-            ["git", "describe", "--always", "--dirty"],
-            cwd=Path(__file__).resolve().parent,
-            capture_output=True,
-            text=True,
-            check=True,
+            ["git", *words], cwd=file.parent, capture_output=True, text=True, check=True
         ).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", file.name)
+        return git("describe", "--always", "--dirty")
     except (OSError, subprocess.CalledProcessError):
         return f"v{__version__}"
 

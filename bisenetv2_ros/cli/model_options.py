@@ -37,7 +37,7 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=metric,
         metavar="NAME=VALUE",
-        help="score to carry in the file, such as 'mIoU camvid val=0.68' (any number of times)",
+        help="score to carry in the file, such as 'camvid_val_miou=0.68' (any number of times)",
     )
 
 
@@ -53,8 +53,12 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
 
     try:
         source = open_source(spec)
-        step = max(1, source.count // count if source.count else round(source.fps))
-        frames = [frame.image for frame in islice(source, 0, step * count, step)]
+        if source.count:
+            wanted = {i * source.count // count for i in range(count)}  # fewer where frames are few
+        else:
+            wanted = {i * max(1, round(source.fps)) for i in range(count)}
+        passing = enumerate(islice(source, max(wanted) + 1))
+        frames = [frame.image for index, frame in passing if index in wanted]
     except ValueError as error:
         raise UserError(str(error)) from error
     if not frames:
