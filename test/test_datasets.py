@@ -44,12 +44,12 @@ def row(*values: int) -> np.ndarray:
     return np.tile(np.array(values, np.uint8), (HEIGHT, 1))
 
 
-def write_png(path: Path, values: np.ndarray, depth: int, palette=(), interlaced=0) -> None:
+def write_png(path: Path, values: np.ndarray, depth: int, palette=()) -> None:
     """A PNG of `depth` bits a pixel, grey or with a palette: what OpenCV does not write."""
     kind = 3 if palette else 0
     bits = np.unpackbits(values[..., None], axis=2)[..., 8 - depth :]
     rows = np.packbits(bits.reshape(len(values), -1), axis=1)
-    header = struct.pack(">IIBBBBB", *values.shape[::-1], depth, kind, 0, 0, interlaced)
+    header = struct.pack(">IIBBBBB", *values.shape[::-1], depth, kind, 0, 0, 0)
     chunks = {
         b"IHDR": header,
         b"PLTE": bytes(v for colour in palette for v in colour),
@@ -284,7 +284,6 @@ def test_a_label_with_a_palette_holds_indices(camvid, depth):
             r"a\.png: label map is a PNG with a palette of greys, whose values",
         ),
         (1, {"palette": COLOURS[:1]}, r"a\.png: index 1, expected one of the PNG's palette of 1"),
-        (4, {"palette": COLOURS, "interlaced": 1}, r"a\.png: label map is an interlaced PNG of 4"),
     ],
 )
 def test_a_label_that_may_mean_either_is_refused(camvid, depth, options, message):

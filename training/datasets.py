@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import functools
-import struct
-import zlib
+import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,13 +191,13 @@ def read_index_label(path: Path) -> Pixels:
     and so is a palette of greys that are not their indices: its values may mean either.
     """
     data = _read(path)
-    header = _png_header(data)
-    if header and header.colours == PNG_PALETTE:
-        return _read_indices(path, data, header)
+    depth, colours = _png_form(data)
+    if colours == PNG_PALETTE:
+        return _read_indices(path, data)
     label = _decode(path, data, cv2.IMREAD_UNCHANGED)
-    if header and header.colours == PNG_GREY and header.depth < 8 and label.any():
+    if colours == PNG_GREY and depth < 8 and label.any():
         raise DatasetError(
-            f"{path}: label map is a grey PNG of {header.depth} bits a pixel, whose largest value "
+            f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "
             "may mean a class or white, expected grey, one byte a pixel"
         )
     if label.ndim == 3 and (label == label[..., :1]).all():
@@ -214,49 +213,22 @@ def read_index_label(path: Path) -> Pixels:
 PNG_GREY, PNG_PALETTE = 0, 3
 
 
-@dataclass(frozen=True)
-class _PngHeader:
-    width: int
-    height: int
-    depth: int  #: bits a pixel and channel
-    colours: int
-    interlaced: int
+def _png_form(data: bytes) -> tuple[int, int]:
+    """Bits a pixel and channel, and kind of colours, of a PNG; zero and -1 of other files."""
+    is_png = data.startswith(b"\x89PNG") and len(data) > 25
+    return (data[24], data[25]) if is_png else (0, -1)
 
 
-def _png_header(data: bytes) -> _PngHeader | None:
-    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 33:
-        return None
-    width, height, depth, colours, _, _, interlaced = struct.unpack(">IIBBBBB", data[16:29])
-    return _PngHeader(width, height, depth, colours, interlaced)
+def _read_indices(path: Path, data: bytes) -> Pixels:
+    """Indices (H, W) of a PNG with a palette, which OpenCV does not hand out."""
+    from PIL import Image
 
-
-def _read_indices(path: Path, data: bytes, header: _PngHeader) -> Pixels:
-    """Indices (H, W) of a PNG with a palette.
-
-    Its rows are those of a grey picture of one byte a pixel; where indices are smaller than a byte,
-    of a narrower one. So OpenCV is given that picture.
-    """
-    if header.depth < 8 and header.interlaced:
-        raise DatasetError(
-            f"{path}: label map is an interlaced PNG of {header.depth} bits a pixel, expected one "
-            "byte a pixel"
-        )
-    palette = np.zeros((0, 3), np.uint8)
-    grey = (-(-header.width * header.depth // 8), header.height, 8, PNG_GREY, 0, 0)
-    parts = [data[:8], _png_chunk(b"IHDR", struct.pack(">IIBBBBB", *grey, header.interlaced))]
-    at = 33
-    while at + 12 <= len(data):
-        length, kind = struct.unpack(">I4s", data[at : at + 8])
-        if kind == b"PLTE":
-            palette = np.frombuffer(data[at + 8 : at + 8 + length // 3 * 3], np.uint8)
-            palette = palette.reshape(-1, 3)
-        elif kind in (b"IDAT", b"IEND"):
-            parts.append(data[at : at + 12 + length])
-        at += 12 + length
-    packed = _decode(path, b"".join(parts), cv2.IMREAD_UNCHANGED)
-    bits = np.unpackbits(packed, axis=1).reshape(header.height, -1, header.depth)
-    pad = np.zeros((*bits.shape[:2], 8 - header.depth), np.uint8)
-    label = np.packbits(np.concatenate([pad, bits], axis=2), axis=2)[:, : header.width, 0]
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            label = np.array(picture)
+            palette = np.reshape(picture.getpalette() or [], (-1, 3))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DatasetError(f"{path}: not a picture that can be read: {error}") from error
     used = np.unique(label)
     if used[-1] >= len(palette):
         raise DatasetError(
@@ -267,12 +239,7 @@ def _read_indices(path: Path, data: bytes, header: _PngHeader) -> Pixels:
             f"{path}: label map is a PNG with a palette of greys, whose values may mean the greys "
             "or their indices, expected grey, one byte a pixel, or a palette of colours"
         )
-    return np.ascontiguousarray(label)
-
-
-def _png_chunk(kind: bytes, content: bytes) -> bytes:
-    body = kind + content
-    return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+    return label
 
 
 def _read(path: Path) -> bytes:
