@@ -160,7 +160,10 @@ def test_source_without_a_whole_picture(tmp_path, drive, model, capsys):
     assert "3 pictures, none can be read" in capsys.readouterr().err
 
 
-def test_interrupt_keeps_what_is_done(tmp_path, model):
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_keep_what_is_done(tmp_path, model, by):
+    if signal.getsignal(by) is signal.SIG_IGN:
+        pytest.skip(f"{by.name} is ignored here")
     out = tmp_path / "out"
     words = ["synthetic", "-o", out, "--model", model, "--save", "masks,video,fractions"]
     process = subprocess.Popen(
@@ -171,9 +174,9 @@ def test_interrupt_keeps_what_is_done(tmp_path, model):
     give_up = time.monotonic() + 60
     while len(list(out.glob("masks/*"))) < 3 and time.monotonic() < give_up:
         time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
+    os.kill(process.pid, by)
     _, error = process.communicate(timeout=30)
-    assert process.returncode == 130
+    assert process.returncode == 128 + by
     assert "Traceback" not in error
     masks = sorted((out / "masks").iterdir())
     assert f"{len(masks)} frames segmented, results in {out}" in error

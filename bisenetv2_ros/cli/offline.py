@@ -71,7 +71,9 @@ def segment_source(
     open_results: Callable[[Segmenter, FrameSource, Sequence[Region]], Results],
     output: Path,
 ) -> int:
-    """Segment every frame of the source; 0 when every one could be read, 1 or 130 (Ctrl-C) else.
+    """Segment every frame of the source; 0 when every one could be read, 1 else.
+
+    128 and the signal's number after one that asks to stop: what is done is kept, and whole.
 
     args: of `add_source_options`. open_results: may raise ValueError for what does not fit the
     source. output: named in errors and at the end.
@@ -107,50 +109,56 @@ def segment_source(
     except ValueError as error:
         raise UserError(f"{args.source}: {error}") from error
     confidence = results.wants_confidence
-    stopped = False
-    try:
-        with naming(output), _asked_to_stop() as signals:
-            for frame in itertools.islice(source, args.frames):
-                try:
-                    results.write(frame, segmenter(frame.image, confidence=confidence))
-                except InferenceError as error:
-                    skip(InferenceError(f"{frame.name}: {error}"))
-                bar.update()
-                if stopped := bool(signals):
-                    break
-    except SourceError as error:
-        raise UserError(str(error)) from error
-    finally:
-        with naming(output):
-            results.close()
-        segmenter.close()
-        bar.close()
-        print(f"{results.frames} frames segmented, results in {output}", file=sys.stderr)
+    with _asked_to_stop() as signals:
+        try:
+            with naming(output):
+                for frame in itertools.islice(source, args.frames):
+                    try:
+                        results.write(frame, segmenter(frame.image, confidence=confidence))
+                    except InferenceError as error:
+                        skip(InferenceError(f"{frame.name}: {error}"))
+                    bar.update()
+                    if signals:
+                        break
+        except SourceError as error:
+            raise UserError(str(error)) from error
+        finally:
+            with naming(output):
+                results.close()
+            segmenter.close()
+            bar.close()
+            print(f"{results.frames} frames segmented, results in {output}", file=sys.stderr)
     if damaged:
         count = results.frames + len(damaged)
         print(
             f"bisenetv2 {verb}: error: {len(damaged)} of {count} frames skipped, see above",
             file=sys.stderr,
         )
-    if stopped:
-        return 130
+    if signals:
+        return 128 + signals[0]  # as shells report it
     return 1 if damaged else 0
 
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """A list that is no longer empty after Ctrl-C, so that the frame in hand is finished.
+    """A list of the signals that asked to stop, so that the frame in hand is finished.
 
-    A second Ctrl-C interrupts as usual.
+    Ctrl-C, SIGTERM, and SIGHUP unless it is ignored (nohup). A second Ctrl-C interrupts as usual;
+    the others may come twice, as when a terminal is closed.
     """
     signals: list[int] = []
 
     def handle(number: int, _: object) -> None:
         signals.append(number)
-        signal.signal(number, signal.default_int_handler)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, handle)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield signals
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
