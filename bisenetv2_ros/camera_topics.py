@@ -117,14 +117,19 @@ class CameraTopics:
         self.view = view
         self.watch = watch
         self.statistics = CameraStatistics()
-        #: The topic subscribed to, in full.
-        self.topic = node.resolve_topic_name(topic)
-        self._camera_info_topic = posixpath.join(posixpath.dirname(self.topic), "camera_info")
         self._type: type = Image
         self._decode: Callable[[Any], tuple[np.ndarray, ChannelOrder]] = decode_image
+        # Names for rclpy, which applies the rules of remapping to whatever it is given.
+        self._name = topic
         if transport == "compressed":
-            self.topic += "/compressed"
+            self._name = _beside(node, topic, lambda base: f"{base}/compressed")
             self._type, self._decode = CompressedImage, decode_compressed
+        self._camera_info_name = _beside(
+            node, topic, lambda base: posixpath.join(posixpath.dirname(base), "camera_info")
+        )
+        self._output_names = {name: output_topic(topic, name) for name in OUTPUTS}
+        #: The topic subscribed to, in full.
+        self.topic = node.resolve_topic_name(self._name)
         self._node = node
         self._subscriptions: list[Subscription] = []
         self._camera_info: CameraInfo | None = None
@@ -132,7 +137,7 @@ class CameraTopics:
         self._publishers: dict[str, Publisher] = {
             name: node.create_publisher(
                 kind,
-                output_topic(topic, name),
+                self._output_names[name],
                 _reliable(depth=1 if kind is Image else 10),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             )
@@ -147,13 +152,13 @@ class CameraTopics:
         self._subscriptions = [
             self._node.create_subscription(
                 self._type,
-                self.topic,
+                self._name,
                 on_image,
                 _newest(),
                 qos_overriding_options=QoSOverridingOptions.with_default_policies(),
             ),
             self._node.create_subscription(
-                CameraInfo, self._camera_info_topic, self._keep_camera_info, _newest()
+                CameraInfo, self._camera_info_name, self._keep_camera_info, _newest()
             ),
         ]
 
@@ -265,7 +270,7 @@ class CameraTopics:
     def graph_problems(self) -> list[str]:
         """Say in one line each why messages do not flow: no publisher, other types, QoS."""
         node = self._node
-        publishers = node.get_publishers_info_by_topic(self.topic)
+        publishers = node.get_publishers_info_by_topic(self._name)
         problems = [] if publishers else [f"nobody publishes {self.topic}"]
         expected = f"sensor_msgs/msg/{self._type.__name__}"
         problems += [
@@ -273,8 +278,8 @@ class CameraTopics:
             for other in publishers
             if other.topic_type != expected
         ]
-        topics = [self.topic, *(publisher.topic_name for publisher in self._publishers.values())]
-        return problems + [problem for topic in topics for problem in _qos_problems(node, topic)]
+        names = [self._name, *self._output_names.values()]
+        return problems + [problem for name in names for problem in _qos_problems(node, name)]
 
     def _publish_image(self, name: str, header: Header, pixels: np.ndarray, encoding: str) -> None:
         self._publishers[name].publish(self._buffers[name].fill(header, pixels, encoding))
@@ -298,14 +303,27 @@ class CameraTopics:
             box = self.view.box(camera_size)
             self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
         else:
+            topic = self._node.resolve_topic_name(self._camera_info_name)
             self._node.get_logger().warning(
-                f"{self._camera_info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"{topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
                 f"expected {camera_size[0]}x{camera_size[1]}, the size of the image",
                 throttle_duration_sec=10.0,
             )
 
     def _keep_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
+
+
+def _beside(node: Node, topic: str, other: Callable[[str], str]) -> str:
+    """The name to give to rclpy for what lies beside a camera topic, such as its calibration.
+
+    `other` makes it of the camera topic. It is where the rules of remapping put the camera topic,
+    unless one of them is about it alone.
+    """
+    name = other(topic)
+    if node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True):
+        return name
+    return other(node.resolve_topic_name(topic))
 
 
 def _newest() -> QoSProfile:
@@ -326,16 +344,17 @@ def _latched() -> QoSProfile:
     )
 
 
-def _qos_problems(node: Node, topic: str) -> list[str]:
-    """Name the publishers and subscriptions of `topic` that do not match one of this node's.
+def _qos_problems(node: Node, name: str) -> list[str]:
+    """Name the publishers and subscriptions of a topic that do not match one of this node's.
 
     Both sides as the graph tells them: there a policy that was not asked for has the same value
     everywhere.
     """
     own = (node.get_name(), node.get_namespace())
+    topic = node.resolve_topic_name(name)
     problems = set()
-    for publisher in node.get_publishers_info_by_topic(topic):
-        for subscription in node.get_subscriptions_info_by_topic(topic):
+    for publisher in node.get_publishers_info_by_topic(name):
+        for subscription in node.get_subscriptions_info_by_topic(name):
             if own not in (
                 (publisher.node_name, publisher.node_namespace),
                 (subscription.node_name, subscription.node_namespace),

@@ -44,10 +44,11 @@ from std_srvs.srv import SetBool
 from tiny_model import tiny_answer, write_tiny_model
 from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
 
-from bisenetv2_ros.camera_topics import RateLimit
+from bisenetv2_ros.camera_topics import CameraTopics, RateLimit
 from bisenetv2_ros.graph_benchmark import resident_memory
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.segment_node import SegmentNode
+from bisenetv2_ros.view import View
 
 OK, WARN, ERROR, STALE = range(4)
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
@@ -312,6 +313,30 @@ def test_remapping_the_image_topic_leaves_the_outputs_where_they_are(ros, start,
     masks = ros.collect(Image, "/labels")
     publisher = camera(ros, "/driver/colour")
     assert publish_until(ros, publisher, image_message(scene), lambda: masks)
+
+
+@pytest.mark.parametrize("with_compressed", [False, True])
+@pytest.mark.parametrize("transport", ["raw", "compressed"])
+def test_cameras_that_are_swapped_by_remapping_stay_swapped(ros, transport, with_compressed):
+    """Whether or not there are rules for the compressed topics as well."""
+    ends = ["", "/compressed"] if with_compressed else [""]
+    words = ["--ros-args"]
+    for one, other in (("front", "rear"), ("rear", "front")):
+        for end in ends:
+            words += ["-r", f"{one}/image_raw{end}:={other}/image_raw{end}"]
+    node = rclpy.create_node("swapped", context=ros.node.context, cli_args=words)
+    try:
+        camera = CameraTopics(node, "front/image_raw", transport, View())
+        camera.subscribe(lambda message: None)
+        expected = "/rear/image_raw" + ("/compressed" if transport == "compressed" else "")
+        assert camera.topic == expected
+        topics = {subscription.topic_name for subscription in camera._subscriptions}
+        assert topics == {expected, "/rear/camera_info"}
+        kind = CompressedImage if transport == "compressed" else Image
+        ros.node.create_publisher(kind, expected, 10)
+        assert ros.spin_until(lambda: not camera.graph_problems()), camera.graph_problems()
+    finally:
+        node.destroy_node()
 
 
 # What is not asked for is not done
