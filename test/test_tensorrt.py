@@ -465,6 +465,23 @@ def test_too_little_memory_is_said_with_the_numbers(model: ModelFile, device: Ho
     assert device.memory == {}
 
 
+def test_too_little_memory_for_the_confidence_leaves_the_masks(
+    model: ModelFile, device: HostDriver
+):
+    backend = create_backend(model, "tensorrt")
+    before = set(device.memory)
+    device.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="host memory has too little memory"):
+            backend.infer(frames(1), confidence=True)
+        assert set(device.memory) == before, "what the attempt took is not given back"
+    assert np.array_equal(backend.infer(frames(1))[0], tiny_answer(frames(1))[0])
+    device.fail.clear()
+    assert backend.infer(frames(1), confidence=True)[1] is not None
+    backend.close()
+    assert device.memory == {}
+
+
 def test_an_error_that_stays_is_a_lost_device(model: ModelFile, device: HostDriver):
     backend = create_backend(model, "tensorrt")
     broken = driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ctypes
 import re
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -106,6 +106,18 @@ class Cuda:
         """Bytes of device memory that are free, and that there are."""
         free, total = self.call("cuMemGetInfo")
         return int(free), int(total)
+
+    @contextmanager
+    def all_or_nothing(self) -> Iterator[None]:
+        """Give back at once what the block has been handed out, should it raise."""
+        before = self._undo
+        with ExitStack() as taken:
+            self._undo = taken
+            try:
+                yield
+            finally:
+                self._undo = before
+            before.callback(taken.pop_all().close)
 
     def allocate(self, size: int) -> int:
         """Address of `size` bytes on the device."""

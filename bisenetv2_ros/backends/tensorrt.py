@@ -92,9 +92,9 @@ class TensorRtBackend(Backend):
 
     def _network(self, confidence: bool) -> _Network:
         if confidence not in self._networks:
-            self._networks[confidence] = self._load_network(
-                "mask+confidence" if confidence else "mask"
-            )
+            name = "mask+confidence" if confidence else "mask"
+            with self._cuda.all_or_nothing():
+                self._networks[confidence] = self._load_network(name)
         return self._networks[confidence]
 
     def _load_network(self, name: str) -> _Network:
