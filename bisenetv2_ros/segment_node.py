@@ -30,6 +30,7 @@ import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
@@ -43,7 +44,7 @@ from bisenetv2_ros import diagnostics, parameters
 from bisenetv2_ros.backends import Cancelled, DeviceLost
 from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.diagnostics import Level, Status, Watchdog
-from bisenetv2_ros.image_conversion import ImageError
+from bisenetv2_ros.image_conversion import ChannelOrder, ImageError
 from bisenetv2_ros.latest_frame import LatestFrame
 from bisenetv2_ros.regions import (
     Limit,
@@ -53,7 +54,7 @@ from bisenetv2_ros.regions import (
     parse_limits,
     parse_regions,
 )
-from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.view import View, parse_views
 
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
@@ -126,6 +127,7 @@ class SegmentNode(LifecycleNode):
         self._threads: list[threading.Thread] = []
         self._watchdog = Watchdog()
         self._failures_in_row = 0
+        self._without_confidence = False  # it could not be computed
         self._levels: dict[str, Level] = {}  # as last reported
         self._logged_levels: dict[str, Level] = {}
         self._graph_problems: dict[str, list[str]] = {}
@@ -202,6 +204,7 @@ class SegmentNode(LifecycleNode):
     def on_activate(self) -> None:
         labels = self._loaded.model.info.labels
         self._failures_in_row = 0
+        self._without_confidence = False
         self._frames = LatestFrame(len(self._cameras))
         with contextlib.ExitStack() as undo:
             undo.callback(self._stop)
@@ -305,11 +308,7 @@ class SegmentNode(LifecycleNode):
             return
         try:
             segmentation = camera.view.back(
-                self._loaded(
-                    camera.view.upright(image),
-                    channel_order=order,
-                    confidence="confidence" in wanted,
-                )
+                self._answer(camera.view.upright(image), order, "confidence" in wanted)
             )
         except DeviceLost as error:
             self._drop(camera, "inference", error)
@@ -328,6 +327,21 @@ class SegmentNode(LifecycleNode):
             wanted, message.header, image, order, segmentation, self._loaded, settings
         )
         camera.statistics.published(latency, segmentation.inference_seconds)
+
+    def _answer(self, image: np.ndarray, order: ChannelOrder, confidence: bool) -> Segmentation:
+        """Segment a frame, without confidence from when only that fails: memory may be short."""
+        run = functools.partial(self._loaded, image, channel_order=order)
+        if not confidence or self._without_confidence:
+            return run()
+        try:
+            return run(confidence=True)
+        except DeviceLost:
+            raise
+        except Exception as error:
+            segmentation = run()  # raises where it is not for the confidence
+            self._without_confidence = True
+            self.get_logger().error(f"no confidence until activated again: {error}")
+            return segmentation
 
     def _drop(self, camera: CameraTopics, cause: str, error: Exception) -> None:
         camera.statistics.dropped(cause)

@@ -591,6 +591,25 @@ def test_frames_that_wait_at_deactivation_are_counted(node, scene, monkeypatch):
     assert report.dropped == {"no_subscriber": 1, "deactivated": 1}
 
 
+def test_without_memory_for_the_confidence_there_are_masks(node, scene, monkeypatch):
+    assert node.trigger_configure() == Outcome.SUCCESS
+    (camera,) = node._cameras
+    infer, asked = node._segmenter.backend.infer, []
+
+    def short_of_memory(images, confidence):
+        asked.append(confidence)
+        if confidence:
+            raise RuntimeError("out of memory")
+        return infer(images, confidence)
+
+    monkeypatch.setattr(camera, "wanted", lambda settings: {"mask", "confidence"})
+    monkeypatch.setattr(node._segmenter.backend, "infer", short_of_memory)
+    for _ in range(6):
+        node._segment(camera, image_message(scene))
+    assert camera.statistics.report().published == 6
+    assert asked == [True] + 6 * [False]
+
+
 def test_failed_configure_is_reported_and_can_be_tried_again(ros, start, models, scene):
     late = models / "late.onnx"
     program = start(autostart=False, model="late")
