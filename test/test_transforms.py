@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bisenetv2_ros.segmenter import resize_image
 from bisenetv2_ros.training.transforms import Augmentation, jitter_colours
 
 
@@ -55,6 +56,28 @@ def test_scale_one_and_no_room_changes_nothing():
     mirrored = Augmentation(crop=(64, 48))(image, label, Draws(0.0, 0.0, 0.0))
     assert np.array_equal(mirrored[0], image[:, ::-1])
     assert np.array_equal(mirrored[1], label[:, ::-1])
+
+
+def test_crops_are_cut_between_pixels():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (48, 64, 3), np.uint8)
+    label = rng.integers(0, 11, (48, 64), np.uint8)
+    augment = Augmentation(crop=(32, 24), flip=False)
+    result, labels = augment(image, label, Draws(0.37, 0.61))  # of 32 and 24 pixels of room
+    assert np.array_equal(result, image[15:39, 12:44])
+    assert np.array_equal(labels, label[15:39, 12:44])
+
+
+@pytest.mark.parametrize("mirror", [1, -1])
+def test_frames_shrink_as_they_do_on_their_way_into_the_network(mirror):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (72, 96, 3), np.uint8)
+    label = rng.integers(0, 11, (72, 96), np.uint8)
+    draws = Draws(0.0, 0.0, 0.1, choice=1 / 3)
+    augment = Augmentation(crop=(32, 24), flip=mirror < 0)
+    result, labels = augment(image, label, draws)
+    assert np.array_equal(result, resize_image(image, (32, 24))[:, ::mirror])
+    assert np.array_equal(labels[:, ::mirror], label[1::3, 1::3])
 
 
 def test_statistics_of_many_draws():

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bisenetv2_ros.segmenter import resize_image
+
 Pixels = NDArray[np.uint8]
 
 
@@ -40,9 +42,7 @@ class Augmentation:
     ) -> tuple[Pixels, Pixels]:
         """image (H, W, 3) RGB and label (H, W) -> the same of size `crop`."""
         matrix = self.draw_transform(image.shape[1], image.shape[0], rng)
-        image = cv2.warpAffine(
-            image, matrix, self.crop, flags=cv2.INTER_LINEAR, borderValue=self.fill
-        )
+        image = self._warp_image(image, matrix)
         label = cv2.warpAffine(
             label, matrix, self.crop, flags=cv2.INTER_NEAREST, borderValue=self.ignore_index
         )
@@ -50,22 +50,42 @@ class Augmentation:
             image = jitter_colours(image, self.jitter, rng)
         return image, label
 
+    def _warp_image(self, image: Pixels, matrix: NDArray[np.float64]) -> Pixels:
+        """As the frame would go into the network at that scale: see `resize_image`."""
+        height, width = image.shape[:2]
+        factors = matrix.diagonal()
+        if np.abs(factors).min() < 0.5:  # a warp would take single pixels from here and there
+            size = round(abs(factors[0]) * width), round(factors[1] * height)
+            image = resize_image(image, size)
+            # what is left of the matrix: the shift, and the mirror
+            signs = np.sign(factors)
+            matrix = np.column_stack([np.diag(signs), matrix[:, 2] + (signs - factors) / 2])
+        return cv2.warpAffine(
+            image, matrix, self.crop, flags=cv2.INTER_LINEAR, borderValue=self.fill
+        )
+
     def draw_transform(
         self, width: int, height: int, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """The 2x3 matrix, frame pixels to crop pixels, of one random scale, crop and mirror."""
+        """The 2x3 matrix, frame pixels to crop pixels, of one random scale, crop and mirror.
+
+        The scaled frame has whole pixels, and the crop is cut between them: any other place would
+        blur it, which no frame is that goes into the network.
+        """
         if self.scale_range:
             low, high = np.log(self.scales[0]), np.log(self.scales[-1])
             scale = float(np.exp(rng.uniform(low, high)))
         else:
             scale = float(rng.choice(self.scales))
         crop_width, crop_height = self.crop
+        scaled_width, scaled_height = max(1, round(scale * width)), max(1, round(scale * height))
         # a frame larger than the crop is cut anywhere inside; a smaller one lies anywhere inside
-        left = rng.uniform(0, 1) * (scale * width - crop_width)
-        top = rng.uniform(0, 1) * (scale * height - crop_height)
-        # pixel centres are at half pixels: x' = scale * (x + 1/2) - 1/2 - left
+        left = round(rng.uniform(0, 1) * (scaled_width - crop_width))
+        top = round(rng.uniform(0, 1) * (scaled_height - crop_height))
+        # pixel centres are at half pixels: x' = factor * (x + 1/2) - 1/2 - left
+        across, down = scaled_width / width, scaled_height / height
         matrix = np.array(
-            [[scale, 0, scale / 2 - 0.5 - left], [0, scale, scale / 2 - 0.5 - top]], np.float64
+            [[across, 0, across / 2 - 0.5 - left], [0, down, down / 2 - 0.5 - top]], np.float64
         )
         if self.flip and rng.random() < 0.5:
             matrix[0] = (-matrix[0, 0], 0, crop_width - 1 - matrix[0, 2])
