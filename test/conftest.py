@@ -1,0 +1,8 @@
+"""What holds for every test."""
+
+from __future__ import annotations
+
+import signal
+
+# A shell's background ignores Ctrl-C, and programs inherit that: those of the tests must not.
+signal.signal(signal.SIGINT, signal.default_int_handler)
