@@ -237,8 +237,9 @@ def _start(
 
 
 def _same_files(training: Dataset, validation: Dataset) -> bool:
-    files = isinstance(training, FileDataset) and isinstance(validation, FileDataset)
-    return files and training.pairs == validation.pairs  # type: ignore[attr-defined]
+    if not (isinstance(training, FileDataset) and isinstance(validation, FileDataset)):
+        return False
+    return training.pairs == validation.pairs
 
 
 class Damaged:

@@ -89,8 +89,8 @@ def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
 
     Raises BackendUnavailable where there is none, ModelFileError when one refuses the file.
     """
-    missing = []
-    for name in ("onnxruntime", "openvino"):
+    names, missing = ("onnxruntime", "openvino"), []
+    for name in names:
         try:
             backend = create_backend(model, name, "cpu")
         except BackendUnavailable as error:
@@ -98,7 +98,7 @@ def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
             continue
         with contextlib.closing(backend):
             yield backend
-    if len(missing) == 2:
+    if len(missing) == len(names):
         raise BackendUnavailable("; ".join(missing))
 
 

@@ -2,9 +2,8 @@
 
 The network's logits have an eighth of the picture's size. The graph enlarges all of them linearly
 and takes the argmax of each pixel; but between four logits of the same class every pixel has that
-class, because what is interpolated lies between its corners. So only the seams between classes, a
-tenth of a street scene, need to be enlarged. The mask is the same: docs/performance.md says what
-that saves.
+class, because what is interpolated lies between its corners. So only the seams between classes need
+to be enlarged. The mask is the same: docs/performance.md says what that saves.
 
 Works on graphs as `training/export.py` writes them, and finds none in others, which a runtime then
 runs as a whole. Knows neither runtimes nor pictures.
