@@ -32,6 +32,7 @@ from std_msgs.msg import Header
 
 from bisenetv2_ros.frame_source import Frame, FrameSource
 from bisenetv2_ros.messages import ImageBuffer
+from bisenetv2_ros.signals import end_signal_handling
 
 FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
@@ -191,6 +192,7 @@ def publish_source(
         if rclpy.ok():  # else the signal came while something of ROS was being made or used
             raise
     finally:
+        end_signal_handling()
         if node is not None:
             node.close()
         rclpy.try_shutdown()

@@ -22,7 +22,6 @@ import contextlib
 import ctypes
 import functools
 import os
-import signal
 import sys
 import threading
 import time
@@ -55,6 +54,7 @@ from bisenetv2_ros.regions import (
     parse_regions,
 )
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
+from bisenetv2_ros.signals import end_signal_handling
 from bisenetv2_ros.view import View, parse_views
 
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
@@ -536,7 +536,7 @@ def _run() -> int:
         if rclpy.ok():  # else a signal has made everything invalid amid the work
             raise
     finally:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process is ending already
+        end_signal_handling()
         if executor is not None:
             executor.shutdown(timeout_sec=0)
         if node is not None:

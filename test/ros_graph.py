@@ -31,6 +31,8 @@ ENVIRONMENT = {
     "ROS_DOMAIN_ID": str(DOMAIN),
     "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
     "PYTHONUNBUFFERED": "1",
+    "PYTHONFAULTHANDLER": "1",  # where it crashed, in the output
+    "MALLOC_PERTURB_": "165",  # what is used after it was freed is no longer there
 }
 RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 BEST_EFFORT = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)

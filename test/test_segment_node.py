@@ -1131,6 +1131,40 @@ def test_a_library_that_swallows_the_signal_amid_its_import_does_not_keep_the_pr
         program.end(signal.SIGTERM)
 
 
+TEARDOWN = """
+import os, signal, rclpy
+from rclpy.executors import SingleThreadedExecutor
+from bisenetv2_ros import segment_node
+
+def threads():
+    return len(os.listdir("/proc/self/task"))
+
+class Executor(SingleThreadedExecutor):
+    def shutdown(self, timeout_sec=None):
+        print("threads ended before:", before - threads(), flush=True)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+        return super().shutdown(timeout_sec)
+
+    def spin(self):
+        global before
+        before = threads()
+        raise KeyboardInterrupt
+
+segment_node.SingleThreadedExecutor = Executor
+print("exit code:", segment_node.main(["--ros-args", "-p", "autostart:=false"]))
+"""
+
+
+def test_nothing_is_destroyed_while_rclpy_may_be_at_it(tmp_path):
+    """Its thread for signals triggers guard conditions that the executor's end destroys, and would
+    crash amid that; the tests' MALLOC_PERTURB_ makes it do so."""
+    program = Program([], tmp_path / "log", command=[sys.executable, "-c", TEARDOWN])
+    assert program.wait(10) == 0, program.output
+    assert "threads ended before: 1" in program.output
+    assert "exit code: 0" in program.output
+
+
 @pytest.mark.long_run
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
