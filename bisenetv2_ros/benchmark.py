@@ -47,6 +47,7 @@ TURN = 5  # frames in a row
 LEVERS = {
     "bfloat16": ("openvino", "bisenetv2_ros.backends.openvino", "BFLOAT16"),
     "sparse-tail": ("openvino", "bisenetv2_ros.backends.tail", "ENABLED"),
+    "unsigned": ("onnxruntime", "bisenetv2_ros.backends.onnxruntime", "UNSIGNED"),
     "unpinned": ("openvino", "bisenetv2_ros.backends.openvino", "UNPINNED"),
 }
 MUST_HOLD = {PLAIN: 3.0, TORCH: 8.0}  # times as fast as these, on two cores, for MUST_HOLD_SIZE

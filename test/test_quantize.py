@@ -14,6 +14,7 @@ pytest.importorskip("torch", reason="torch is not installed")
 
 from small_network import SIZE, small_network, street_frames
 
+from bisenetv2_ros.backends import onnxruntime
 from bisenetv2_ros.model_file import read_model_file
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.training import quantize
@@ -97,6 +98,40 @@ def test_scales_are_symmetric_and_weights_per_channel(
                 scale = numpy_helper.to_array(tensors[node.input[1]])
                 assert scale.shape == (tensors[node.input[0]].dims[0],)
     assert weights > 20
+
+
+def test_onnxruntime_has_what_relu_made_in_uint8_and_masks_as_good(
+    files: tuple[Path, Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[onnx.GraphProto] = []
+    quantise = onnxruntime._quantise_unsigned
+    monkeypatch.setattr(
+        onnxruntime, "_quantise_unsigned", lambda graph: (quantise(graph), seen.append(graph))
+    )
+
+    def masks(file: Path) -> np.ndarray:
+        with Segmenter(file, backend="onnxruntime") as segmenter:
+            return np.stack([segmenter(frame).mask for frame in street_frames(8)])
+
+    exact, unsigned = masks(files[0]), masks(files[1])
+    monkeypatch.setattr(onnxruntime, "UNSIGNED", False)
+    signed = masks(files[1])
+    assert np.mean(unsigned == exact) > np.mean(signed == exact) - 0.01
+    assert np.mean(unsigned == signed) > 0.85  # random weights have no margin between classes
+
+    graph = seen[-1]
+    makers = {output: node for node in graph.node for output in node.output}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    kinds = {TensorProto.UINT8: 0, TensorProto.INT8: 0}
+    for node in graph.node:
+        if node.op_type == "QuantizeLinear":
+            made_by_relu = makers[node.input[0]].op_type == "Relu"
+            kind = types[node.input[2]]
+            assert kind == (TensorProto.UINT8 if made_by_relu else TensorProto.INT8), node.name
+            kinds[kind] += 1
+        elif node.op_type == "DequantizeLinear" and node.input[0] in makers:
+            assert types[node.input[2]] == types[makers[node.input[0]].input[2]], node.name
+    assert min(kinds.values()) > 5, kinds
 
 
 def test_too_far_from_the_float32_file_is_not_written(

@@ -77,7 +77,8 @@ examples:
         action="append",
         default=[],
         metavar="LEVER",
-        help="run OpenVINO also without bfloat16, sparse-tail or unpinned (any number of times)",
+        help="run also without it: bfloat16, sparse-tail or unpinned of OpenVINO, unsigned of "
+        "ONNX Runtime (any number of times)",
     )
     parser.add_argument(
         "--source",
