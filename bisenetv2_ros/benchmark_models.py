@@ -39,8 +39,7 @@ def resized(model: ModelFile, size: tuple[int, int], directory: Path) -> ModelFi
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             raise ValueError(f"{model.path}: node {node.name} has the size {model.info.input_size}")
     del graph.graph.value_info[:]
-    old = "x".join(map(str, model.info.input_size))
-    name = model.path.name.replace(old, f"{width}x{height}")
+    name = f"{model.path.stem}_at_{width}x{height}.onnx"
     write_metadata(graph, dataclasses.replace(model.info, input_size=size, metrics={}))
     onnx.save(graph, directory / name)
     return read_model_file(directory / name)

@@ -399,7 +399,6 @@ def hostile_images(draw):
 @pytest.mark.timeout(120 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
-@pytest.mark.timeout(60 + CASES // 20)
 @given(hostile_images())
 def test_fuzz_raw(message):
     if is_well_formed(message):
@@ -698,7 +697,6 @@ def hostile_files(draw):
 @pytest.mark.timeout(120 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
-@pytest.mark.timeout(60 + CASES // 20)
 @given(hostile_files() | st.binary(), st.text() | st.sampled_from(["bayer_rggb8; png", "jpeg"]))
 def test_fuzz_compressed(data, format_):
     result = attempt(decode_compressed, compressed_message(data, format_))

@@ -193,10 +193,13 @@ def _frames(args: argparse.Namespace) -> int:
         raise UserError(f"--without {unknown[0]} is unknown, expected {', '.join(LEVERS)}")
     with tempfile.TemporaryDirectory() as directory:
         try:
-            models = _models(args.models)
-            if args.size:
-                models = [resized(model, args.size, Path(directory)) for model in models]
-            shorter = {model.path: without_tail(model, Path(directory)) for model in models}
+            models = []
+            shorter = {}
+            for number, model in enumerate(_models(args.models)):
+                folder = Path(directory, str(number))  # models may have the same name
+                folder.mkdir()
+                models.append(resized(model, args.size, folder) if args.size else model)
+                shorter[models[-1].path] = without_tail(models[-1], folder)
             cases = [
                 Case(model.path, backend, args.device, args.threads, end.path if end else None)
                 for model in models
