@@ -23,11 +23,16 @@ def street_frames(count: int) -> list[np.ndarray]:
     return [StreetScene(seed, (192, 128)).render(0.5 * seed)[0] for seed in range(count)]
 
 
-def small_network(seed: int = 0) -> DeployedModel:
+def small_network(seed: int = 0, shuffle: int = 1) -> DeployedModel:
     """Random weights; batch norm statistics from frames, without which masks hold one class."""
     torch.manual_seed(seed)
     config = ModelConfig(
-        num_classes=11, detail_channels=(16, 16, 32), head_channels=32, boosters=(), dropout=0.0
+        num_classes=11,
+        detail_channels=(16, 16, 32),
+        head_channels=32,
+        head_shuffle=shuffle,
+        boosters=(),
+        dropout=0.0,
     )
     deployed = DeployedModel(BiSeNetV2(config), MEAN, STD)
     for module in deployed.modules():

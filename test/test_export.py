@@ -6,6 +6,7 @@ import collections
 import dataclasses
 from pathlib import Path
 
+import cv2
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +24,7 @@ from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import NO_CLASS, ModelInfo, model_path, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
+from bisenetv2_ros.street_scene import StreetScene
 from bisenetv2_ros.training import export, quantize
 from bisenetv2_ros.training.checkpoint import (
     Checkpoint,
@@ -246,6 +248,22 @@ def test_verbs_export_and_quantize(
         CAMVID, "camvid", (64, 48), "float32", {"mIoU val": 0.5}, "abc", "ours"
     )
 
+    for folder in ("images", "labels"):
+        (tmp_path / "camvid" / "train" / folder).mkdir(parents=True)
+        for seed in range(2):
+            picture = StreetScene(seed, (192, 128)).render(0)[folder == "labels"]
+            path = tmp_path / "camvid" / "train" / folder / f"{seed}.png"
+            cv2.imwrite(str(path), picture[..., ::-1] if picture.ndim == 3 else picture)
+    adjusting = ["--adjust-logits", "camvid", "-o", "adjusted.onnx"]
+    assert main(["export", "run", *options, *adjusting]) == 0
+    assert "logits adjusted: mean IoU 0." in capsys.readouterr().out
+    weights = [
+        onnx.load(f"{name}.onnx").graph.initializer
+        for name in ("bisenetv2_camvid_64x48_float32", "adjusted")
+    ]
+    changed = [a.name for a, b in zip(*weights, strict=True) if a != b]
+    assert changed == ["network.head.2.bias"]
+
     source = ["--data", "synthetic", "--frames", "2"]
     assert main(["quantize", "bisenetv2_camvid_64x48_float32.onnx", *source]) == 0
     assert "measured on 2 frames" in capsys.readouterr().out
@@ -257,6 +275,7 @@ def test_verbs_export_and_quantize(
         (["export", "run", "--size", "63x48"], "input size is 63x48, expected multiples of 8"),
         (["export", "run", "--frames", "nowhere"], "'nowhere'"),
         (["export", "nowhere"], "expected a run folder"),
+        (["export", "run", "--adjust-logits", "run"], "run/train/images"),
         (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
         (["quantize", "nowhere_float32.onnx", *source], "no such file"),
         (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),

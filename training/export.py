@@ -69,10 +69,7 @@ class DeployedModel(nn.Module):
 
         image: (N, H, W, 3) uint8, H and W multiples of 8.
         """
-        # To float before the transpose: TensorRT takes uint8 as an input and for nothing else.
-        x = image.float().permute(0, 3, 1, 2)
-        logits = self.network((x - self.mean) * self.scale)
-        logits = self.network.enlarge(logits)
+        logits = self.logits(image)
         # TopK and not ArgMax: a third of its time in OpenVINO, and the maximum comes with it.
         top, index = logits.topk(1, dim=1)
         # Comparing with NaN is false, so that a broken network shows as no class at all. (Not so
@@ -80,6 +77,13 @@ class DeployedModel(nn.Module):
         mask = torch.where(top < 1e30, index.float(), float(NO_CLASS))
         confidence = 255 / (logits - top).exp().sum(1)
         return mask.squeeze(1).to(torch.uint8), confidence.round().to(torch.uint8)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """The first part of `forward`: (N, C, H, W) float32."""
+        # To float before the transpose: TensorRT takes uint8 as an input and for nothing else.
+        x = image.float().permute(0, 3, 1, 2)
+        logits = self.network((x - self.mean) * self.scale)
+        return self.network.enlarge(logits)
 
 
 def export_model(
