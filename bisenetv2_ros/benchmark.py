@@ -622,21 +622,23 @@ def aligned(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
     ]
 
 
-def device_table(results: Sequence[Result], floors: Mapping[Path, float]) -> str:
-    """Upload, network and download alone, and the floor of the network, by model; '' for none.
+def floor_table(results: Sequence[Result], floors: Mapping[tuple[Path, str], float]) -> str:
+    """The network beside its floor, and the device's parts where they are known; '' for none.
 
-    floors: seconds by model file (`gpu_floor`), for those that are known.
+    floors: seconds by model file and backend (`floor`), for those that are known.
     """
     lines = []
     for result in results:
-        if not result.device_seconds:
+        floor = floors.get((result.case.path, result.case.backend))
+        if result.case.without or not (result.device_seconds or floor):
             continue
         parts = {k: 1e3 * statistics.median(v) for k, v in result.device_seconds.items()}
-        line = f"{result.model} on the device, medians in ms: "
-        line += ", ".join(f"{part} {value:.3f}" for part, value in parts.items())
-        if result.case.path in floors:
-            floor = 1e3 * floors[result.case.path]
-            line += f"; floor of the network {floor:.3f}, ratio {parts['network'] / floor:.2f}"
+        network = 1e3 * statistics.median(result.seconds["network"])
+        line = f"{result.model} on {result.runs_on}, medians in ms: "
+        line += ", ".join(f"{k} {v:.3f}" for k, v in (parts or {"network": network}).items())
+        if floor:
+            ratio = parts.get("network", network) / (1e3 * floor)
+            line += f"; floor of the network {1e3 * floor:.3f}, ratio {ratio:.2f}"
         lines.append(line)
     return "\n".join(lines)
 

@@ -32,7 +32,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "parameters": ("parameters",),
     "latest frame": ("latest_frame",),
     "messages": ("messages",),
-    "benchmark": ("benchmark*", "graph_*", "gpu_floor"),
+    "benchmark": ("benchmark*", "graph_*", "floor"),
     "training": ("training.*",),
     "predict": ("predict",),
     "rerun log": ("rerun_log",),

@@ -27,7 +27,7 @@ from bisenetv2_ros.benchmark import (
     Case,
     Result,
     as_json,
-    device_table,
+    floor_table,
     machine,
     measure,
     reference_of,
@@ -167,12 +167,14 @@ def test_parts_on_the_device_and_their_floor():
     quick = result("tensorrt", "float16", [2.0])
     quick.device_seconds = {"upload": [1e-4], "network": [8e-4, 9e-4, 4e-4], "download": [5e-5]}
     results = [quick, result("openvino", "int8", [7.0])]
-    assert device_table(results, {}) == (
-        "m_float16 on the device, medians in ms: upload 0.100, network 0.800, download 0.050"
+    assert floor_table(results, {}) == (
+        f"m_float16 on {quick.runs_on}, medians in ms: upload 0.100, network 0.800, download 0.050"
     )
-    line = device_table(results, {quick.case.path: 4e-4})
+    line = floor_table(results, {(quick.case.path, "tensorrt"): 4e-4})
     assert line.endswith("; floor of the network 0.400, ratio 2.00")
-    assert device_table(results[1:], {}) == ""
+    assert floor_table(results[1:], {}) == ""
+    line = floor_table(results[1:], {(results[1].case.path, "openvino"): 1e-3})
+    assert "; floor of the network 1.000, ratio " in line
     json.dumps(as_json(results, []), allow_nan=False)
 
 
@@ -267,6 +269,9 @@ def test_references_and_tail_of_a_network(tmp_path: Path, capsys: pytest.Capture
     assert ours["input_size"] == plain["input_size"] == [64, 32] and ours["mean_iou"] is None
     assert plain["runs_on"].startswith("plain onnxruntime") and plain["speed_up"][PLAIN] == 1.0
     assert ours["speed_up"][PLAIN] > 0 and ours["stages_ms"]["tail"]["median"] != 0
+    assert [*content["floor_ms"]] == [f"{ours['model']} on openvino"]
+    assert 0 < min(content["floor_ms"].values()) < ours["stages_ms"]["network"]["median"]
+    assert "1 threads, float32, 3x3 convolutions" in capsys.readouterr().out
     assert "no torch reference" in content["skipped"][0], "its widths are not the paper's"
 
 

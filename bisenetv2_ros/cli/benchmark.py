@@ -176,7 +176,7 @@ def _frames(args: argparse.Namespace) -> int:
         TURN,
         Case,
         as_json,
-        device_table,
+        floor_table,
         machine_line,
         measure,
         table,
@@ -241,13 +241,16 @@ def _frames(args: argparse.Namespace) -> int:
     print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
     print(table(results))
     _print_verdicts(verdicts(results))
-    if parts := device_table(results, floors):
-        print(f"\n{parts}")
-        print(f"floor: {rates or 'not measured: it takes a torch that sees the GPU'}")
+    if lines := floor_table(results, floors):
+        print(f"\n{lines}")
+        for rate in rates:
+            print(f"floor: {rate}")
     for reason in dict.fromkeys(skipped):
         print(f"skipped: {reason}")
     content = as_json(results, skipped)
-    content["floor_ms"] = {path.stem: 1e3 * floor for path, floor in floors.items()}
+    content["floor_ms"] = {
+        f"{path.stem} on {backend}": 1e3 * floor for (path, backend), floor in floors.items()
+    }
     _write_json(args.json, content)
     if args.plot:
         _plot(lambda path: write_plot(results, path), args.plot)
@@ -323,19 +326,29 @@ def _plot(draw: Callable[[Path], None], path: Path) -> None:
         raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
 
 
-def _floors(results: list[Result]) -> tuple[dict[Path, float], str]:
-    """The floor of each model that ran on the device in parts, and the rates behind it."""
-    from bisenetv2_ros.gpu_floor import floor_seconds, measure_rates, work_of
+def _floors(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[str]]:
+    """The floor of each model on each backend, and the rates behind them."""
+    from bisenetv2_ros.backends.base import available_cores
+    from bisenetv2_ros.benchmark import REFERENCES
+    from bisenetv2_ros.floor import Rates, floor_seconds, measure_cpu, measure_gpu, work_of
 
-    paths = {result.case.path for result in results if result.device_seconds}
-    rates = measure_rates() if paths else None
-    if rates is None:
-        return {}, ""
-    text = (
-        f"{rates.device}, {rates.multiply_adds / 1e12:.1f} T multiply-adds/s (float16), "
-        f"{rates.bytes_moved / 1e9:.0f} GB/s"
-    )
-    return {path: floor_seconds(work_of(path), rates) for path in paths}, text
+    rates: dict[str, Rates | None] = {}
+    floors = {}
+    for result in results:
+        case = result.case
+        on_cpu = "CPU (" in result.runs_on
+        if case.backend in REFERENCES or not (on_cpu or result.device_seconds):
+            continue
+        kind = "GPU" if not on_cpu else "int8" if result.precision == "int8" else "float32"
+        if kind not in rates:
+            threads = case.threads or available_cores()
+            rates[kind] = measure_cpu(kind, threads) if on_cpu else measure_gpu()
+        if rate := rates[kind]:
+            floors[case.path, case.backend] = floor_seconds(work_of(case.path), rate)
+    lines = [str(rate) for rate in rates.values() if rate]
+    if rates.get("GPU", ...) is None:
+        lines.append("not measured: it takes a torch that sees the GPU")
+    return floors, lines
 
 
 def _models(names: list[str]) -> list[ModelFile]:

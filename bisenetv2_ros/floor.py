@@ -1,21 +1,26 @@
-"""The least time that a GPU could take for a model: what a measured network is to be compared with.
+"""The least time that a device could take for a model: what a measured network is compared with.
 
 A network has to do its multiply-adds, and has to read its weights and image and write its mask. The
-GPU's rates of both are measured, not taken from a data sheet. No network reaches the floor: between
-its layers, data go to memory and back, which is not counted here. Knows no runtime.
+device's rates of both are measured, not taken from a data sheet: of a GPU by matrix products and
+copies in torch, of a CPU by convolutions in OpenVINO. No network reaches the floor: between its
+layers, data go to memory and back, which is not counted here.
 """
 
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from bisenetv2_ros.model_file import read_model_file
 
 _SIDE = 8192  # of the matrices: large enough to keep every GPU of today busy
 _COPY = 2**30  # bytes
+_LAYERS, _CHANNELS, _SIZE = 4, 128, (128, 64)  # of the CPU's convolutions, which are 3x3
 _ROUNDS = 20
 
 
@@ -29,11 +34,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a GPU was measured to do a second."""
+    """What a device was measured to do a second."""
 
-    device: str
-    multiply_adds: float  #: of float16 matrices, sums in float32
-    bytes_moved: float  #: read and written
+    what: str  #: was measured, for people
+    multiply_adds: float
+    bytes_moved: float  #: read and written; infinite for a CPU, whose caches hold the weights
+
+    def __str__(self) -> str:
+        text = f"{self.what}: {self.multiply_adds / 1e9:.0f} G multiply-adds/s"
+        if math.isfinite(self.bytes_moved):
+            text += f", {self.bytes_moved / 1e9:.0f} GB/s"
+        return text
 
 
 def work_of(path: Path) -> Work:
@@ -67,8 +78,8 @@ def _multiply_adds(node: Any, shapes: dict[str, list[int]]) -> int:
     return 0
 
 
-def measure_rates(index: int = 0) -> Rates | None:
-    """Measure a GPU by torch; None where there is no torch, or none that sees the GPU."""
+def measure_gpu(index: int = 0) -> Rates | None:
+    """Measure a GPU's float16; None where there is no torch, or none that sees the GPU."""
     try:
         import torch
     except ImportError:
@@ -82,10 +93,46 @@ def measure_rates(index: int = 0) -> Rates | None:
         target = torch.empty_like(source)
         product = torch.empty_like(a)
         return Rates(
-            torch.cuda.get_device_name(device),
+            f"{torch.cuda.get_device_name(device)}, float16",
             _SIDE**3 / _best(lambda: torch.mm(a, b, out=product)),
             2 * _COPY / _best(lambda: target.copy_(source)),
         )
+
+
+def measure_cpu(precision: str, threads: int) -> Rates | None:
+    """Measure a CPU for networks of 'int8' or of floats; None where OpenVINO is not installed."""
+    try:
+        import openvino
+        from openvino import opset8
+    except ImportError:
+        return None
+    rng = np.random.default_rng(0)
+    width, height = _SIZE
+    x = y = opset8.parameter([1, _CHANNELS, height, width], np.float32)
+    for _ in range(_LAYERS):
+        weights = rng.uniform(-1, 1, (_CHANNELS, _CHANNELS, 3, 3)).astype(np.float32)
+        filters = opset8.constant(weights)
+        if precision == "int8":
+            y = opset8.fake_quantize(y, *2 * (np.float32(0), np.float32(1)), levels=256)
+            filters = opset8.fake_quantize(
+                filters, *2 * (np.float32(-1), np.float32(1)), levels=255
+            )
+        y = opset8.relu(opset8.convolution(y, filters, [1, 1], [1, 1], [1, 1], [1, 1]))
+    options = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32"}
+    network = openvino.compile_model(openvino.Model([y], [x]), "CPU", options)
+    request = network.create_infer_request()
+    image = rng.uniform(0, 1, (1, _CHANNELS, height, width)).astype(np.float32)
+    times = []
+    for _ in range(_ROUNDS):
+        begin = time.perf_counter()
+        request.infer([image])
+        times.append(time.perf_counter() - begin)
+    multiply_adds = _LAYERS * _CHANNELS**2 * 9 * width * height
+    return Rates(
+        f"{threads} threads, {precision}, 3x3 convolutions in OpenVINO",
+        multiply_adds / min(times),
+        math.inf,
+    )
 
 
 def _best(work: Any) -> float:

@@ -1,4 +1,4 @@
-"""What a GPU's time is compared with: counted work, measured rates."""
+"""What a device's time is compared with: counted work, measured rates."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from gpu import needs_gpu
 
-from bisenetv2_ros.gpu_floor import Rates, Work, floor_seconds, measure_rates, work_of
+from bisenetv2_ros.floor import Rates, Work, floor_seconds, measure_cpu, measure_gpu, work_of
 
 
 def test_multiply_adds_are_those_that_torch_counts(tmp_path: Path):
@@ -36,10 +36,19 @@ def test_the_slower_of_arithmetic_and_memory_is_the_floor():
     assert floor_seconds(Work(2 * 10**9, 10**7), rates) == pytest.approx(1e-2)
 
 
+@pytest.mark.parametrize("precision", ["int8", "float32"])
+def test_rates_are_a_cpu_s(precision: str):
+    pytest.importorskip("openvino")
+    rates = measure_cpu(precision, threads=1)
+    assert rates and 1e8 < rates.multiply_adds < 1e14
+    assert str(rates).startswith(f"1 threads, {precision}, 3x3 convolutions in OpenVINO: ")
+    assert floor_seconds(Work(10**9, 10**12), rates) == 1e9 / rates.multiply_adds
+
+
 @needs_gpu
 def test_rates_are_a_gpu_s():
     torch = pytest.importorskip("torch")
     if not torch.cuda.is_available():
         pytest.skip("torch is a build for CPUs")
-    rates = measure_rates()
+    rates = measure_gpu()
     assert rates and rates.multiply_adds > 1e11 and rates.bytes_moved > 1e10
