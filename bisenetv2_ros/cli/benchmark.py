@@ -345,10 +345,11 @@ def _floors(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[
             rates[kind] = measure_cpu(kind, threads) if on_cpu else measure_gpu()
         if rate := rates[kind]:
             floors[case.path, case.backend] = floor_seconds(work_of(case.path), rate)
-    lines = [str(rate) for rate in rates.values() if rate]
-    if rates.get("GPU", ...) is None:
-        lines.append("not measured: it takes a torch that sees the GPU")
-    return floors, lines
+    needed = {"GPU": "a torch that sees the GPU"}
+    return floors, [
+        str(rate) if rate else f"not measured: it takes {needed.get(kind, 'openvino')}"
+        for kind, rate in rates.items()
+    ]
 
 
 def _models(names: list[str]) -> list[ModelFile]:
