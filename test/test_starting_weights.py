@@ -200,6 +200,39 @@ def test_heads_and_dropout_may_differ_from_the_run_s(deployed: DeployedModel, ru
     assert torch.equal(network.detail[0][0][0].weight, deployed.network.detail[0][0][0].weight)
 
 
+@pytest.mark.parametrize("source", ["run", "file"])
+@pytest.mark.parametrize("shuffles", [(1, 2), (2, 4)])
+def test_a_finer_head_starts_as_the_coarse_one(tmp_path: Path, source: str, shuffles: tuple):
+    before, now = shuffles
+    deployed = small_network(seed=3, shuffle=before)
+    model = dataclasses.replace(deployed.network.config, head_shuffle=now)
+    if source == "run":
+        header = {"recipe": recipe(deployed).to_dict(), "labels": label_set_to_dict(CAMVID)}
+        write_run_header(tmp_path, {**header, "data": {}})
+        save_checkpoint(tmp_path, Checkpoint(step=1, model=dict(deployed.network.state_dict())))
+        network, _ = start(deployed, tmp_path, model=model)
+    else:
+        export_model(deployed, INFO, tmp_path / "small.onnx", street_frames(2))
+        network, _ = start(deployed, tmp_path / "small.onnx", model=model)
+    x = IMAGES.permute(0, 3, 1, 2).float() / 255
+    with torch.no_grad():
+        coarse, fine = deployed.network(x), network.eval()(x)
+    repeated = torch.nn.functional.interpolate(coarse, scale_factor=now / before, mode="nearest")
+    if source == "run":
+        torch.testing.assert_close(fine, repeated)
+    else:  # the batch norms that it got back round a little
+        assert (fine.argmax(1) == repeated.argmax(1)).float().mean() > 0.999
+
+
+def test_a_head_that_is_no_multiple_is_refused(deployed: DeployedModel, tmp_path: Path):
+    fine = small_network(shuffle=2)
+    header = {"recipe": recipe(fine).to_dict(), "labels": label_set_to_dict(CAMVID), "data": {}}
+    write_run_header(tmp_path, header)
+    save_checkpoint(tmp_path, Checkpoint(step=1, model=dict(fine.network.state_dict())))
+    with pytest.raises(StartingWeightsError, match=r"head\.2\.weight is \(44, .*expected \(11, "):
+        start(deployed, tmp_path)
+
+
 def test_other_pixel_statistics_are_refused(deployed: DeployedModel, file: Path):
     with pytest.raises(StartingWeightsError, match="mean and std of the recipe"):
         start(deployed, file, mean=(0.1, 0.1, 0.1), std=(0.9, 0.9, 0.9))

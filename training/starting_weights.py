@@ -9,6 +9,7 @@ and the network still computes what the file computes. Knows nothing of how a ru
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from bisenetv2_ros.segmenter import resize_image
 from bisenetv2_ros.training.checkpoint import load_network
 from bisenetv2_ros.training.export import DeployedModel, compare
 from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
 
 STARTING_FRAMES = 16  # whose statistics a batch norm gets back
@@ -33,7 +35,7 @@ REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the
 
 _COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
 # Of `model.*`, what a network may differ in and still compute the same of its main head's features.
-_FREE_MODEL_KEYS = ("num_classes", "boosters", "booster_channels", "dropout")
+_FREE_MODEL_KEYS = ("num_classes", "boosters", "booster_channels", "dropout", "head_shuffle")
 _NAMES_CLASSES = re.compile(r"(head|boosters\.\w+)\.2\.\w+")  # last layer of a head
 
 
@@ -75,6 +77,7 @@ def start_from(
         trained = load_network(source)
         _check_computation(trained.recipe, recipe, source)
         weights = {key: value.clone() for key, value in trained.network.state_dict().items()}
+        _refine_head(weights, trained.recipe.model, recipe.model)
         anew = _copy(network, weights, trained.labels.names == labels.names, source)
         return Start(str(source), "", anew)
     try:
@@ -86,11 +89,11 @@ def start_from(
             f"{file.path}: its weights are {file.info.precision}, expected the float32 file"
         )
     same_classes = file.info.labels.names == labels.names
-    whole = network
-    if not same_classes:  # with the file's own last layer first, to see that it does the same
-        config = dataclasses.replace(recipe.model, num_classes=len(file.info.labels), boosters=())
-        whole = BiSeNetV2(config)
     weights = read_folded_weights(file.path)
+    config = _config_of_file(weights, file.info.labels, recipe.model)
+    whole = network
+    if config != recipe.model:  # with the file's own last layer first, to see that it does the same
+        whole = BiSeNetV2(config)
     folded = [pair for pair in _norms(whole) if f"{pair[1]}.bias" in weights]
     for norm, conv in folded:  # a batch norm that only adds the bias
         bias = weights.pop(f"{conv}.bias")
@@ -103,7 +106,9 @@ def start_from(
     _unfold(deployed, folded, lengths, images)
     _check_agreement(deployed, file, images)
     if whole is not network:
-        anew = _copy(network, whole.state_dict(), False, file.path)
+        weights = dict(whole.state_dict())
+        _refine_head(weights, config, recipe.model)
+        anew = _copy(network, weights, same_classes, file.path)
     return Start(str(source), file.sha256, anew)
 
 
@@ -135,6 +140,30 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
     if not weights:
         raise StartingWeightsError(f"{path}: no layer of a network of this package in it")
     return weights
+
+
+def _config_of_file(
+    weights: dict[str, Tensor], labels: LabelSet, config: ModelConfig
+) -> ModelConfig:
+    """The recipe's network with the last layer that the file has."""
+    rows = len(weights.get("head.2.bias", ()))
+    shuffle = math.isqrt(rows // len(labels)) or 1
+    if (len(labels), shuffle) == (config.num_classes, config.head_shuffle):
+        return config
+    return dataclasses.replace(config, num_classes=len(labels), head_shuffle=shuffle, boosters=())
+
+
+def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConfig) -> None:
+    """Repeat the last layer where `now` has finer logits: each of them starts as the coarse one."""
+    repeats, rest = divmod(now.head_shuffle, before.head_shuffle)
+    if rest or repeats == 1:
+        return  # if it does not fit, `_copy` says so
+    for key in ("head.2.weight", "head.2.bias"):
+        rows, *others = weights[key].shape
+        size = before.head_shuffle
+        cells = weights[key].view(rows // size**2, size, size, *others)
+        cells = cells.repeat_interleave(repeats, 1).repeat_interleave(repeats, 2)
+        weights[key] = cells.reshape(rows * repeats**2, *others)
 
 
 def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
