@@ -632,13 +632,13 @@ def floor_table(results: Sequence[Result], floors: Mapping[tuple[Path, str], flo
         floor = floors.get((result.case.path, result.case.backend))
         if result.case.without or not (result.device_seconds or floor):
             continue
-        parts = {k: 1e3 * statistics.median(v) for k, v in result.device_seconds.items()}
-        network = 1e3 * statistics.median(result.seconds["network"])
+        seconds = result.device_seconds or {"network": result.seconds["network"]}
+        parts = {k: 1e3 * statistics.median(v) for k, v in seconds.items()}
         line = f"{result.model} on {result.runs_on}, medians in ms: "
-        line += ", ".join(f"{k} {v:.3f}" for k, v in (parts or {"network": network}).items())
+        line += ", ".join(f"{k} {v:.3f}" for k, v in parts.items())
         if floor:
-            ratio = parts.get("network", network) / (1e3 * floor)
-            line += f"; floor of the network {1e3 * floor:.3f}, ratio {ratio:.2f}"
+            floor *= 1e3
+            line += f"; floor of the network {floor:.3f}, ratio {parts['network'] / floor:.2f}"
         lines.append(line)
     return "\n".join(lines)
 

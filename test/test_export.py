@@ -270,12 +270,21 @@ def test_verbs_export_and_quantize(
     info = read_model_file("bisenetv2_camvid_64x48_int8.onnx").info
     assert info.precision == "int8" and info.metrics == {} and info.licence == "ours"
 
+    header["labels"] = label_set_to_dict(
+        dataclasses.replace(CAMVID, name="others", names=CAMVID.names[::-1])
+    )
+    save_checkpoint(tmp_path / "other", Checkpoint(step=7, model=dict(network.state_dict())))
+    write_run_header(tmp_path / "other", header)
     (tmp_path / "model.onnx").touch()
     for arguments, message in [
         (["export", "run", "--size", "63x48"], "input size is 63x48, expected multiples of 8"),
         (["export", "run", "--frames", "nowhere"], "'nowhere'"),
         (["export", "nowhere"], "expected a run folder"),
         (["export", "run", "--adjust-logits", "run"], "run/train/images"),
+        (
+            ["export", "other", "--adjust-logits", "camvid"],
+            "other knows the 11 classes of others, expected the 11 of camvid11 (camvid)",
+        ),
         (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
         (["quantize", "nowhere_float32.onnx", *source], "no such file"),
         (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),

@@ -1132,7 +1132,7 @@ def test_a_library_that_swallows_the_signal_amid_its_import_does_not_keep_the_pr
 
 
 TEARDOWN = """
-import os, signal, rclpy
+import os, signal
 from rclpy.executors import SingleThreadedExecutor
 from bisenetv2_ros import segment_node
 

@@ -160,6 +160,22 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     return STRUCTURES[kind](Path(root), split)
 
 
+def load_dataset_of(
+    labels: LabelSet, owner: str | Path, kind: str, root: str | Path, split: str
+) -> Dataset:
+    """`load_dataset` for a network that knows `labels`; DatasetError where its classes are others.
+
+    owner: the network, for people.
+    """
+    dataset = load_dataset(kind, root, split)
+    if dataset.labels.names != labels.names:
+        raise DatasetError(
+            f"{owner} knows the {len(labels)} classes of {labels.name}, expected the "
+            f"{len(dataset.labels)} of {dataset.labels.name} ({kind})"
+        )
+    return dataset
+
+
 def find_faults(dataset: Dataset, pixels: NDArray[np.int64] | None = None) -> Iterator[str | None]:
     """Read every sample, yielding for each what is wrong with it, or None; then the lone labels.
 

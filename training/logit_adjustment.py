@@ -77,6 +77,7 @@ def best_shifts(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Adjus
     classes = len(logits)
     logits = logits.copy()
     candidates = np.arange(-LIMIT, LIMIT + STEP / 2, STEP, dtype=np.float32)
+    shape = (classes, classes, len(candidates) + 1)  # label, rival, first candidate above
     shifts = np.zeros(classes, np.float32)
     before = after = scores(confusion_matrix(labels, logits.argmax(0), classes)).mean_iou
     for _ in range(ROUNDS):
@@ -88,7 +89,6 @@ def best_shifts(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Adjus
             margin = logits.max(0) - own
             # All candidates at once: a pixel is of this class from the first one above its margin.
             first = np.searchsorted(candidates, margin, side="right")
-            shape = (classes, classes, len(candidates) + 1)
             cases = np.ravel_multi_index((labels, rival, first), shape)
             counts = np.bincount(cases, minlength=math.prod(shape)).reshape(shape)
             taken = counts.cumsum(axis=2)[..., :-1]

@@ -120,6 +120,4 @@ def _quantise_unsigned(graph: onnx.GraphProto) -> None:
         ):
             for one in both:
                 one.input[2] = zero.name
-            for value in list(graph.value_info):
-                if value.name == node.output[0]:
-                    graph.value_info.remove(value)
+    del graph.value_info[:]  # types that may be others now; ONNX Runtime infers them

@@ -198,8 +198,10 @@ def _frames(args: argparse.Namespace) -> int:
             for number, model in enumerate(_models(args.models)):
                 folder = Path(directory, str(number))  # models may have the same name
                 folder.mkdir()
-                models.append(resized(model, args.size, folder) if args.size else model)
-                shorter[models[-1].path] = without_tail(models[-1], folder)
+                if args.size:
+                    model = resized(model, args.size, folder)
+                models.append(model)
+                shorter[model.path] = without_tail(model, folder)
             cases = [
                 Case(model.path, backend, args.device, args.threads, end.path if end else None)
                 for model in models
@@ -336,8 +338,8 @@ def _floors(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[
     floors = {}
     for result in results:
         case = result.case
-        on_cpu = "CPU (" in result.runs_on
-        if case.backend in REFERENCES or not (on_cpu or result.device_seconds):
+        on_cpu = case.device.upper() in ("", "CPU") and not result.device_seconds
+        if case.backend in REFERENCES or case.without or not (on_cpu or result.device_seconds):
             continue
         kind = "GPU" if not on_cpu else "int8" if result.precision == "int8" else "float32"
         if kind not in rates:

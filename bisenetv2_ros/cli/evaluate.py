@@ -65,19 +65,14 @@ def run(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.metrics import scores
-    from bisenetv2_ros.training.datasets import load_dataset
+    from bisenetv2_ros.training.datasets import load_dataset_of
     from bisenetv2_ros.training.evaluate import CityscapesSubmission, Gallery, evaluate
     from bisenetv2_ros.training.report import ReportError, write_report
 
     try:
         predict, labels, trained_on, facts = _open_model(args)
         kind = args.dataset or trained_on
-        dataset = load_dataset(kind, args.data, args.split)
-        if dataset.labels.names != labels.names:
-            raise UserError(
-                f"{args.model} knows the {len(labels)} classes of {labels.name}, expected the "
-                f"{len(dataset.labels)} of {dataset.labels.name} ({kind})"
-            )
+        dataset = load_dataset_of(labels, args.model, kind, args.data, args.split)
         if args.submission and dataset.labels.name != "cityscapes19":
             raise UserError(f"--submission is for cityscapes, not for {kind}")
         gallery = Gallery(dataset.labels)

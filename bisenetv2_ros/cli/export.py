@@ -11,8 +11,8 @@ from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.model_options import add_metric_option, picture_size, sample_frames
 
 if TYPE_CHECKING:
+    from bisenetv2_ros.training.checkpoint import TrainedNetwork
     from bisenetv2_ros.training.datasets import Sample
-    from bisenetv2_ros.training.recipe import Recipe
 
 ADJUSTING_FRAMES = 150  # of the data set: less than a minute on two cores
 
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         if args.adjust_logits:
             adjustment = adjust_logits(
                 deployed,
-                _training_samples(recipe, args.adjust_logits),
+                _training_samples(trained, args),
                 info.input_size,
                 trained.labels.ignore_index,
             )
@@ -125,17 +125,20 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _training_samples(recipe: Recipe, folder: Path) -> Iterator[Sample]:
+def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iterator[Sample]:
     """Labelled frames spread over the training split, and the run's share of rendered scenes."""
-    from bisenetv2_ros.training.datasets import SceneDataset, load_dataset
+    from bisenetv2_ros.training.datasets import load_dataset_of
+    from bisenetv2_ros.training.samples import TrainingStream
 
-    dataset = load_dataset(recipe.dataset, folder, recipe.train_split)
+    recipe = trained.recipe
+    dataset = load_dataset_of(
+        trained.labels, args.checkpoint, recipe.dataset, args.adjust_logits, recipe.train_split
+    )
     count = min(ADJUSTING_FRAMES, len(dataset))
     for i in range(count):
         yield dataset[i * len(dataset) // count]
     if recipe.synthetic:
-        height, width = dataset[0].label.shape
-        scenes = SceneDataset("train", (width, height))
         share = min(recipe.synthetic, 0.5)
+        scenes = TrainingStream(dataset, recipe).scenes
         for i in range(round(count * share / (1 - share))):
             yield scenes[i]
