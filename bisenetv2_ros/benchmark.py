@@ -34,6 +34,7 @@ from bisenetv2_ros.model_file import read_model_file
 
 if TYPE_CHECKING:
     from bisenetv2_ros.backends import Backend
+    from bisenetv2_ros.backends.base import Masks
 
 STAGES = ("decode", "resize", "network", "tail", "message")
 # References, not backends.
@@ -257,7 +258,10 @@ class _Clock:
         self.name = backend.name
         self.seconds = 0.0
 
-    def infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def input_memory(self, count: int) -> np.ndarray:
+        return self.backend.input_memory(count)
+
+    def infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
         begin = time.perf_counter()
         answer = self.backend.infer(images, confidence)
         self.seconds = time.perf_counter() - begin

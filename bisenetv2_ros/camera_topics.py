@@ -227,7 +227,7 @@ class CameraTopics:
         if settings.mask_size == "camera":
             if wanted & {"mask", "color_mask"}:
                 mask = resize_mask(mask, size)
-            if confidence is not None:
+            if "confidence" in wanted and confidence is not None:
                 confidence = resize_mask(confidence, size)
         if "mask" in wanted:
             self._publish_image("mask", header, mask, "mono8")

@@ -32,19 +32,26 @@ class LatestFrame(Generic[Frame]):
             self._changed.notify()
             return replaced
 
-    def take(self) -> tuple[int, Frame] | None:
-        """Wait for a frame: (camera, frame), the cameras in turn. None once closed."""
+    def take(self, most: int = 1) -> list[tuple[int, Frame]]:
+        """Wait for a frame: (camera, frame), the cameras in turn. Empty once closed.
+
+        Where more than one camera has a frame by then, up to `most` of them at once.
+        """
         with self._changed:
             while not self._closed:
-                for step in range(1, len(self._slots) + 1):
-                    camera = (self._last + step) % len(self._slots)
+                taken: list[tuple[int, Frame]] = []
+                first = self._last + 1
+                for step in range(len(self._slots)):
+                    camera = (first + step) % len(self._slots)
                     frame = self._slots[camera]
-                    if frame is not None:
+                    if frame is not None and len(taken) < most:
                         self._slots[camera] = None
                         self._last = camera
-                        return camera, frame
+                        taken.append((camera, frame))
+                if taken:
+                    return taken
                 self._changed.wait()
-            return None
+            return []
 
     def close(self) -> list[int]:
         """Wake the consumer for the last time. The cameras whose frame is forgotten, untaken."""

@@ -30,8 +30,9 @@ class ImageBuffer:
     """One sensor_msgs/Image that is filled again and again, without a new allocation per frame.
 
     The message's data is an array.array written through a numpy view of it: with anything else
-    assigned to `data`, rclpy may look at every byte, which takes 260 ms for 1920x1080 rgb8. `fill`
-    returns the same object each time, so publish it before the next call.
+    assigned to `data`, rclpy may look at every byte, which takes 260 ms for 1920x1080 rgb8. Pixels
+    that fill an array.array themselves become the data as they are. `fill` returns the same object
+    each time, so publish it before the next call.
     """
 
     def __init__(self) -> None:
@@ -53,15 +54,31 @@ class ImageBuffer:
                 f"expected uint8 of shape {('H', 'W', *expected)} for {encoding}"
             )
         message = self._message
-        if pixels.shape != self._pixels.shape:
-            message.data = array.array("B", bytes(pixels.size))
-            self._pixels = np.frombuffer(message.data, np.uint8).reshape(pixels.shape)
-        np.copyto(self._pixels, pixels)
+        data = _array_of(pixels)
+        if data is not None:
+            message._data = data  # what `data` is assigned is copied
+            self._pixels = np.empty(0, np.uint8)  # the data is another's, not to be written to
+        else:
+            if pixels.shape != self._pixels.shape:
+                message.data = array.array("B", bytes(pixels.size))
+                self._pixels = np.frombuffer(message.data, np.uint8).reshape(pixels.shape)
+            np.copyto(self._pixels, pixels)
         message.header = header
         message.height, message.width = pixels.shape[:2]
         message.encoding = encoding
         message.step = math.prod(pixels.shape[1:])
         return message
+
+
+def _array_of(pixels: np.ndarray) -> array.array[int] | None:
+    """The array.array that the pixels fill from the first byte to the last; None for others."""
+    owner: Any = pixels
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, memoryview):
+        owner = owner.obj
+    fills = isinstance(owner, array.array) and owner.typecode == "B" and len(owner) == pixels.size
+    return owner if fills and pixels.flags.c_contiguous else None
 
 
 def class_fractions_message(

@@ -6,8 +6,9 @@
     cleanup      free the model, remove the publishers
 
 One thread runs the executor: it receives frames, answers services and reports on /diagnostics. One
-thread runs inference on the newest frame of each camera in turn, and publishes. So services answer
-and signals are obeyed however long inference takes. (A MultiThreadedExecutor would not do: it loses
+thread runs inference on the newest frame of each camera in turn, of several cameras at once where
+the backend gains from that, and publishes. So services answer and signals are obeyed however long
+inference takes. (A MultiThreadedExecutor would not do: it loses
 images under load, ros2/rclpy#1452.)
 
 Nothing here knows how an image is decoded (image_conversion), segmented (segmenter) or packed into
@@ -27,6 +28,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import numpy as np
@@ -37,6 +39,7 @@ from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
+from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
 from bisenetv2_ros import diagnostics, parameters
@@ -57,6 +60,7 @@ from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.signals import end_signal_handling
 from bisenetv2_ros.view import View, parse_views
 
+MAX_BATCH = 8  # cameras at once: engines and their memory are for as many
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
 WATCH_PERIOD = 0.1  # seconds between looks at the levels; one that changes is reported at once
@@ -68,6 +72,18 @@ _Result = TypeVar("_Result")
 
 class NodeFailure(Exception):
     """The node cannot go on, has logged why, and the process is to end with an exit code."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A frame that is to be segmented."""
+
+    camera: CameraTopics
+    settings: parameters.Parameters
+    wanted: set[str]  # outputs
+    header: Header
+    image: np.ndarray
+    order: ChannelOrder
 
 
 def _transition(work: Callable[[SegmentNode], None]) -> Callable[..., TransitionCallbackReturn]:
@@ -161,6 +177,7 @@ class SegmentNode(LifecycleNode):
                     backend=settings.backend,
                     device=settings.device,
                     threads=settings.threads,
+                    batch=min(len(settings.cameras), MAX_BATCH),
                     report=self._on_loading,
                 )
             )
@@ -208,7 +225,7 @@ class SegmentNode(LifecycleNode):
         self._frames = LatestFrame(len(self._cameras))
         with contextlib.ExitStack() as undo:
             undo.callback(self._stop)
-            self._start_thread(functools.partial(self._work, self._frames))
+            self._start_thread(functools.partial(self._work, self._frames, self._loaded.at_once))
             for index, camera in enumerate(self._cameras):
                 camera.subscribe(functools.partial(self._on_image, index))
                 camera.publish_label_info(labels)
@@ -283,65 +300,99 @@ class SegmentNode(LifecycleNode):
 
     # ... and from here on the inference thread
 
-    def _work(self, frames: LatestFrame[Any]) -> None:
-        while (item := frames.take()) is not None:
-            index, message = item
-            camera = self._cameras[index]
-            try:
-                with self._watchdog:
-                    self._segment(camera, message)
-            except Exception:
-                camera.statistics.dropped("fault")
-                if self.context.ok():  # else the process is ending and nothing can be published
-                    self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+    def _work(self, frames: LatestFrame[Any], at_once: int) -> None:
+        while batch := frames.take(at_once):
+            with self._watchdog:
+                self._process([(self._cameras[index], message) for index, message in batch])
 
-    def _segment(self, camera: CameraTopics, message: Any) -> None:
+    def _process(self, batch: Sequence[tuple[CameraTopics, Any]]) -> None:
+        """From messages, one of a camera, to what is published of them."""
+        jobs = []
+        for camera, message in batch:
+            with self._faults(camera):
+                jobs += self._open(camera, message)
+        for job, segmentation in self._segment(jobs):
+            with self._faults(job.camera):
+                self._publish(job, segmentation)
+
+    @contextlib.contextmanager
+    def _faults(self, camera: CameraTopics) -> Iterator[None]:
+        """Count and log what nobody has foreseen: it costs the frame, and not the thread."""
+        try:
+            yield
+        except Exception:
+            camera.statistics.dropped("fault")
+            if self.context.ok():  # else the process is ending and nothing can be published
+                self.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
+
+    def _open(self, camera: CameraTopics, message: Any) -> list[_Job]:
+        """What to do about a message: one job, or none where nobody wants it or it is malformed."""
         settings = parameters.read(self)
         wanted = camera.wanted(settings)
         if not wanted and not camera.watched:
             camera.statistics.dropped(diagnostics.NO_SUBSCRIBER)
-            return
+            return []
         try:
             image, order = camera.decode(message)
         except ImageError as error:
             self._drop(camera, error.cause, error)
+            return []
+        return [_Job(camera, settings, wanted, message.header, image, order)]
+
+    def _segment(self, jobs: Sequence[_Job]) -> Iterator[tuple[_Job, Segmentation]]:
+        """All at once, or one by one where that fails: what fails alone is dropped.
+
+        Each result is good until the next is asked for.
+        """
+        if not jobs:
             return
         try:
-            segmentation = camera.view.back(
-                self._answer(camera.view.upright(image), order, "confidence" in wanted)
-            )
-        except DeviceLost as error:
-            self._drop(camera, "inference", error)
-            self._device_lost = True
-            self._fatal = str(error)
-            return
+            results = self._answer(jobs)
         except Exception as error:
-            self._drop(camera, "inference", error)
+            if len(jobs) > 1 and not isinstance(error, DeviceLost):
+                for job in jobs:
+                    yield from self._segment([job])
+                return
+            for job in jobs:
+                self._drop(job.camera, "inference", error)
             self._failures_in_row += 1
-            if self._failures_in_row >= MAX_FAILURES:
+            if isinstance(error, DeviceLost):
+                self._device_lost = True
+                self._fatal = str(error)
+            elif self._failures_in_row >= MAX_FAILURES:
                 # Whatever it is, a new process may be without it.
                 self._fatal = f"inference failed {MAX_FAILURES} times in a row: {error}"
             return
         self._failures_in_row = 0
-        latency = camera.publish(
-            wanted, message.header, image, order, segmentation, self._loaded, settings
-        )
-        camera.statistics.published(latency, segmentation.inference_seconds)
+        yield from zip(jobs, results, strict=True)
 
-    def _answer(self, image: np.ndarray, order: ChannelOrder, confidence: bool) -> Segmentation:
-        """Segment a frame, without confidence from when only that fails: memory may be short."""
-        run = functools.partial(self._loaded, image, channel_order=order)
-        if not confidence or self._without_confidence:
+    def _answer(self, jobs: Sequence[_Job]) -> list[Segmentation]:
+        """Segment frames, without confidence from when only that fails: memory may be short."""
+        frames = [(job.camera.view.upright(job.image), job.order) for job in jobs]
+        run = functools.partial(self._loaded.segment_batch, frames)
+        if self._without_confidence or not any("confidence" in job.wanted for job in jobs):
             return run()
         try:
             return run(confidence=True)
         except DeviceLost:
             raise
         except Exception as error:
-            segmentation = run()  # raises where it is not for the confidence
+            results = run()  # raises where it is not for the confidence
             self._without_confidence = True
             self.get_logger().error(f"no confidence until activated again: {error}")
-            return segmentation
+            return results
+
+    def _publish(self, job: _Job, segmentation: Segmentation) -> None:
+        latency = job.camera.publish(
+            job.wanted,
+            job.header,
+            job.image,
+            job.order,
+            job.camera.view.back(segmentation),
+            self._loaded,
+            job.settings,
+        )
+        job.camera.statistics.published(latency, segmentation.inference_seconds)
 
     def _drop(self, camera: CameraTopics, cause: str, error: Exception) -> None:
         camera.statistics.dropped(cause)

@@ -12,7 +12,8 @@ same pixels. It knows nothing of ROS, files of pictures, or which runtime is beh
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Literal
@@ -20,8 +21,11 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from bisenetv2_ros.backends import Report, create_backend
+from bisenetv2_ros.backends import BatchProfile, Report, create_backend
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
+
+#: (H, W, 3) uint8 of any size and strides, and the order of its channels.
+Frame = tuple[np.ndarray, Literal["rgb", "bgr"]]
 
 
 class InferenceError(RuntimeError):
@@ -30,12 +34,12 @@ class InferenceError(RuntimeError):
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What is where in one frame. The arrays are the caller's to keep."""
+    """What is where in one frame."""
 
     mask: np.ndarray  #: (H, W) uint8 class index, at the network's size
     confidence: np.ndarray | None  #: (H, W) uint8 probability of that class, 255 = 1.0
     counts: np.ndarray  #: (num_classes,) int64, pixels of each class in the mask
-    inference_seconds: float  #: time of resize and network
+    inference_seconds: float  #: time of resize and network, of all frames that ran at once
 
 
 class Segmenter:
@@ -51,20 +55,28 @@ class Segmenter:
         backend: str = "auto",
         device: str = "",
         threads: int = 0,
+        batch: int = 1,
         report: Report = lambda line: None,
     ) -> None:
         """Load a model and run it once, so that the first frame is as quick as the next.
 
         model: a file that was read, a path, a name in the package's models/, or '' for its default.
+        batch: as many frames as there will be at once; see `at_once`.
         The others, and their errors: see `backends.create_backend`. ModelFileError
         when the model cannot be read, InferenceError when it answers nonsense.
         """
         self.model = model if isinstance(model, ModelFile) else read_model_file(model_path(model))
-        self.backend = create_backend(self.model, backend, device, threads, report=report)
+        self.backend = create_backend(
+            self.model, backend, device, threads, report=report, batch=BatchProfile(1, batch, batch)
+        )
+        #: Frames to give to `segment_batch` at once: 1 where the backend gains nothing from more.
+        self.at_once = batch if self.backend.gains_from_batches else 1
         self._colours = self.model.info.labels.colour_table().reshape(256, 1, 3)
         width, height = self.model.info.input_size
+        black = np.zeros((height, width, 3), np.uint8)
         try:
-            self(np.zeros((height, width, 3), np.uint8))
+            for count in range(1, self.at_once + 1):
+                self.segment_batch([(black, "rgb")] * count)
         except BaseException:
             self.close()
             raise
@@ -78,24 +90,50 @@ class Segmenter:
     ) -> Segmentation:
         """Segment one frame, (H, W, 3) uint8 of any size and strides, channels in that order.
 
-        Raises ValueError for another shape, type or order, InferenceError where the network's
-        output is not finite (the graph then answers a value that is no class).
+        The result is the caller's to keep. Raises ValueError for another shape, type or order,
+        InferenceError where the network's output is not finite (the graph then answers a value
+        that is no class).
         """
-        _check_image(image)
-        if channel_order not in ("rgb", "bgr"):
-            raise ValueError(f"channel_order must be 'rgb' or 'bgr', got '{channel_order}'")
-        start = time.perf_counter()
-        small = resize_image(image, self.model.info.input_size)
-        if channel_order == "bgr":  # after the resize: usually fewer pixels
-            small = cv2.cvtColor(small, cv2.COLOR_BGR2RGB)
-        masks, confidences = self.backend.infer(small[np.newaxis], confidence)
-        seconds = time.perf_counter() - start
-        # Copied out of the runtime's memory: 5 us for 480x352, against results that change later.
-        mask = masks[0].copy()
-        counts = self._count(mask)
-        return Segmentation(
-            mask, None if confidences is None else confidences[0].copy(), counts, seconds
+        (result,) = self.segment_batch([(image, channel_order)], confidence)
+        probability = result.confidence
+        return replace(
+            result,
+            mask=result.mask.copy(),
+            confidence=None if probability is None else probability.copy(),
         )
+
+    def segment_batch(
+        self, frames: Sequence[Frame], confidence: bool = False
+    ) -> list[Segmentation]:
+        """Segment frames at once, of one size or several.
+
+        The results lie in the backend's memory and are good until the next call. Errors as above,
+        for whichever frame it is.
+        """
+        for image, order in frames:
+            _check_image(image)
+            if order not in ("rgb", "bgr"):
+                raise ValueError(f"channel_order must be 'rgb' or 'bgr', got '{order}'")
+        start = time.perf_counter()
+        masks, confidences = self.backend.infer(self._resize(frames), confidence)
+        seconds = time.perf_counter() - start
+        return [
+            Segmentation(mask, confidences[i] if confidences else None, self._count(mask), seconds)
+            for i, mask in enumerate(masks)
+        ]
+
+    def _resize(self, frames: Sequence[Frame]) -> np.ndarray:
+        """(N, H, W, 3) uint8 RGB at the network's size, where the backend reads it the fastest."""
+        size = self.model.info.input_size
+        if len(frames) == 1 and frames[0][1] == "rgb" and frames[0][0].shape[1::-1] == size:
+            return frames[0][0][np.newaxis]
+        images = self.backend.input_memory(len(frames))
+        for (image, order), place in zip(frames, images, strict=True):
+            if order == "bgr":  # after the resize: usually fewer pixels
+                cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB, dst=place)
+            elif resize_image(image, size, place) is image:
+                np.copyto(place, image)
+        return images
 
     def _count(self, mask: np.ndarray) -> np.ndarray:
         """Pixels of each class, (num_classes,) int64."""
@@ -144,11 +182,13 @@ class Segmenter:
         self.close()
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_image(
+    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
+) -> np.ndarray:
     """Resize a (H, W, 3) uint8 frame to size (width, height): the way every frame goes in.
 
     Averages areas where an axis shrinks to less than half, else interpolates linearly. A frame of
-    that size is returned as it is, not copied.
+    that size is returned as it is, not copied; any other is written to `out`, if that is given.
     """
     height, width = image.shape[:2]
     if (width, height) == size:
@@ -157,10 +197,10 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if width > 2 * size[0] or height > 2 * size[1]:
         # INTER_AREA averages only where no axis grows: one that does has a step of its own.
         part = (min(width, size[0]), min(height, size[1]))
-        image = cv2.resize(image, part, interpolation=cv2.INTER_AREA)
         if part == size:
-            return image
-    return cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
+            return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_AREA)
+        image = cv2.resize(image, part, interpolation=cv2.INTER_AREA)
+    return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

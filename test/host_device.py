@@ -16,7 +16,12 @@ import numpy as np
 from cuda.bindings import driver
 from tiny_model import tiny_answer
 
+from bisenetv2_ros.backends import cuda, tensorrt
+from bisenetv2_ros.backends.base import BatchProfile
+from bisenetv2_ros.backends.engine_builder import ENGINES, load_library
+
 OK = driver.CUresult.CUDA_SUCCESS
+Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class HostDriver:
@@ -73,7 +78,11 @@ class HostDriver:
         del self.memory[pointer]
         return ()
 
-    _cuMemFreeHost = _cuMemFree  # noqa: N815
+    _cuMemFreeHost = _cuMemHostUnregister = _cuMemFree  # noqa: N815
+
+    def _cuMemHostRegister(self, pointer: int, size: int, flags: int) -> tuple:  # noqa: N802
+        self.memory[pointer] = (ctypes.c_uint8 * size).from_address(pointer)
+        return ()
 
     def _copy(self, target: int, source: int, size: int, stream: Any) -> tuple:
         for pointer in (target, source):
@@ -113,14 +122,28 @@ class HostDriver:
         return (2.0,)
 
 
-def host_library(device: HostDriver, library: Any) -> Any:
+def put_in_place(put: Callable[[Any, str, Any], None], answer: Answer = tiny_answer) -> HostDriver:
+    """Replace driver, library and builder by way of `put`, such as `setattr`."""
+    device, library = HostDriver(), load_library()
+
+    def build(model: Any, target: Any, batch: BatchProfile, report: Any) -> dict[str, bytes]:
+        return {name: host_engine(batch, outputs) for name, outputs in ENGINES.items()}
+
+    put(cuda, "_import_driver", lambda: device)
+    put(tensorrt, "load_library", lambda: host_library(device, library, answer))
+    put(tensorrt, "build_engines", build)
+    return device
+
+
+def host_library(device: HostDriver, library: Any, answer: Answer) -> Any:
     """A TensorRT that runs the engines of `host_engine` on such a device."""
 
     def deserialize(plan: bytes) -> Any:
         if b"broken" in plan:
             return None
-        count, outputs = plan.split(b"|")[:2]
-        return _Engine(device, library, int(count), outputs.decode().split(","))
+        batch, outputs = plan.decode().split("|")[:2]
+        sizes = [int(size) for size in batch.split(",")]
+        return _Engine(device, library, sizes, outputs.split(","), answer)
 
     return SimpleNamespace(
         __name__="tensorrt_rtx",
@@ -133,15 +156,25 @@ def host_library(device: HostDriver, library: Any) -> Any:
     )
 
 
-def host_engine(count: int, outputs: tuple[str, ...]) -> bytes:
-    """The plan of an engine for `count` images, -1 for any number."""
-    return f"{count}|{','.join(outputs)}|".encode()
+def host_engine(batch: BatchProfile, outputs: tuple[str, ...]) -> bytes:
+    """The plan of an engine."""
+    return f"{batch.minimum},{batch.optimum},{batch.maximum}|{','.join(outputs)}|".encode()
 
 
 class _Engine:
-    def __init__(self, device: HostDriver, library: Any, count: int, outputs: list[str]) -> None:
+    def __init__(
+        self,
+        device: HostDriver,
+        library: Any,
+        sizes: list[int],
+        outputs: list[str],
+        answer: Answer,
+    ) -> None:
         modes = library.TensorIOMode
+        count = sizes[0] if len(set(sizes)) == 1 else -1
         self.device = device
+        self.sizes = sizes
+        self.answer = answer
         self.tensors = {"image": (modes.INPUT, (count, 24, 32, 3))}
         self.tensors |= dict.fromkeys(outputs, (modes.OUTPUT, (count, 24, 32)))
         self.num_io_tensors = len(self.tensors)
@@ -160,7 +193,7 @@ class _Engine:
         return self._uint8
 
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
-        return [(n, 24, 32, 3) for n in (2, 3, 4)]
+        return [(n, 24, 32, 3) for n in self.sizes]
 
     def create_execution_context(self) -> Any:
         return _Context(self)
@@ -185,7 +218,7 @@ class _Context:
         return True
 
     def _run(self) -> None:
-        mask, confidence = tiny_answer(self._array("image", self.shape))
+        mask, confidence = self.engine.answer(self._array("image", self.shape))
         answers = {"mask": mask, "confidence": confidence}
         for name in self.engine.tensors:
             if name != "image":

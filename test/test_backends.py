@@ -58,9 +58,10 @@ def test_answers(backend: Backend, count: int, confidence: bool):
     batch = images(count)
     expected_mask, expected_confidence = tiny_answer(batch)
     mask, confidences = backend.infer(batch, confidence)
-    assert mask.dtype == np.uint8 and np.array_equal(mask, expected_mask)
+    assert {one.dtype for one in mask} == {np.dtype(np.uint8)} and len(mask) == count
+    assert np.array_equal(mask, expected_mask)
     if confidence:
-        assert confidences is not None and confidences.dtype == np.uint8
+        assert confidences is not None and {one.dtype for one in confidences} == {np.dtype("u1")}
         assert np.array_equal(confidences, expected_confidence)
     else:
         assert confidences is None

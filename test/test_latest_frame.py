@@ -12,7 +12,7 @@ def test_newest_frame_wins_and_the_replaced_one_is_reported():
     frames: LatestFrame[str] = LatestFrame(1)
     assert not frames.put(0, "old")
     assert frames.put(0, "new")
-    assert frames.take() == (0, "new")
+    assert frames.take() == [(0, "new")]
     assert not frames.put(0, "next"), "a frame that was taken is not replaced"
 
 
@@ -23,16 +23,33 @@ def test_cameras_with_a_fresh_frame_take_turns():
         frames.put(0, f"fast {turn}")
         if turn == 0:
             frames.put(2, "slow")
-        served.append(frames.take())
+        served += frames.take()
     assert served[:3] == [(0, "fast 0"), (2, "slow"), (0, "fast 2")]
     assert {camera for camera, _ in served[3:]} == {0}
+
+
+def test_several_cameras_at_once_and_in_turn():
+    frames: LatestFrame[str] = LatestFrame(3)
+
+    def put(*cameras: int) -> None:
+        for camera in cameras:
+            frames.put(camera, f"from {camera}")
+
+    put(0, 1, 2)
+    assert frames.take(2) == [(0, "from 0"), (1, "from 1")]
+    put(0, 1)
+    assert frames.take(2) == [(2, "from 2"), (0, "from 0")], "behind the one served last"
+    put(0)
+    assert frames.take(5) == [(1, "from 1"), (0, "from 0")], "as many as there are"
+    put(2)
+    assert frames.take(5) == [(2, "from 2")], "and none is waited for"
 
 
 def test_take_waits_for_a_frame():
     frames: LatestFrame[str] = LatestFrame(2)
     timer = threading.Timer(0.05, frames.put, (1, "late"))
     timer.start()
-    assert frames.take() == (1, "late")
+    assert frames.take() == [(1, "late")]
     timer.join()
 
 
@@ -44,9 +61,9 @@ def test_close_wakes_a_waiting_consumer_and_forgets_what_was_not_taken():
     time.sleep(0.05)
     frames.close()
     consumer.join(timeout=5)
-    assert not consumer.is_alive() and answers[-1] is None
+    assert not consumer.is_alive() and answers[-1] == []
     frames.put(0, "too late")
-    assert frames.take() is None
+    assert frames.take() == []
 
 
 def test_close_tells_whose_frames_it_forgets():
@@ -72,9 +89,9 @@ def test_under_overload_every_frame_is_either_taken_or_counted_as_replaced():
                 time.sleep(0.001)
 
     def consume() -> None:
-        while (item := frames.take()) is not None:
-            camera, number = item
-            taken[camera].append(number)
+        while batch := frames.take():
+            for camera, number in batch:
+                taken[camera].append(number)
             time.sleep(0.0005)
 
     producers = [threading.Thread(target=produce, args=(camera,)) for camera in (0, 1)]

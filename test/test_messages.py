@@ -16,6 +16,7 @@ from rclpy.serialization import deserialize_message, serialize_message
 from sensor_msgs.msg import CameraInfo, RegionOfInterest
 from std_msgs.msg import Header
 
+from bisenetv2_ros.backends.base import output_memory
 from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES
 from bisenetv2_ros.messages import (
@@ -71,6 +72,24 @@ def test_frames_of_one_size_reuse_one_array():
     assert second.data is data
     assert not any(data)
     assert second.header.frame_id == "other"
+
+
+def test_pixels_that_lie_in_an_array_are_not_copied():
+    buffer = ImageBuffer()
+    before = buffer.fill(HEADER, random_pixels(6, 8), "mono8").data
+    mask = output_memory((6, 8))
+    for value in (3, 5):
+        mask[:] = value
+        message = buffer.fill(HEADER, mask, "mono8")
+        assert np.shares_memory(np.frombuffer(message.data, np.uint8), mask)
+        assert set(received(message).data) == {value}
+    strangers = [mask[:, ::-1], mask[:3], random_pixels(6, 8)]
+    for pixels in strangers:  # of an array too, but not the whole of it, or of none
+        message = buffer.fill(HEADER, pixels, "mono8")
+        assert not np.shares_memory(np.frombuffer(message.data, np.uint8), mask)
+        assert message.data is not before
+        assert bytes(message.data) == pixels.tobytes()
+    assert (mask == 5).all(), "another's memory is not written to"
 
 
 def test_sizes_and_encodings_may_change_with_every_frame():

@@ -605,7 +605,7 @@ def test_without_memory_for_the_confidence_there_are_masks(node, scene, monkeypa
     monkeypatch.setattr(camera, "wanted", lambda settings: {"mask", "confidence"})
     monkeypatch.setattr(node._segmenter.backend, "infer", short_of_memory)
     for _ in range(6):
-        node._segment(camera, image_message(scene))
+        node._process([(camera, image_message(scene))])
     assert camera.statistics.report().published == 6
     assert asked == [True] + 6 * [False]
 

@@ -98,6 +98,19 @@ def test_padded_rows_and_read_only_memory(segmenter: Segmenter):
     assert np.array_equal(segmenter(rows).mask, expected_mask(image))
 
 
+def test_frames_of_several_sizes_at_once(segmenter: Segmenter):
+    small, large = noise(seed=1), noise(50, 64, seed=2)
+    frames = [(small, "rgb"), (large, "bgr"), (large, "rgb"), (small, "bgr")]
+    for _ in range(2):
+        results = segmenter.segment_batch(frames, confidence=True)
+        for (image, order), result in zip(frames, results, strict=True):
+            alone = segmenter(image, channel_order=order, confidence=True)
+            assert np.array_equal(result.mask, alone.mask)
+            assert np.array_equal(result.confidence, alone.confidence)
+            assert np.array_equal(result.counts, alone.counts)
+        frames.reverse()
+
+
 def test_results_stay_as_they_are_when_the_next_frame_comes(segmenter: Segmenter):
     first = segmenter(noise(seed=1), confidence=True)
     mask, confidence = first.mask.copy(), first.confidence.copy()

@@ -212,7 +212,7 @@ def test_backends_give_the_whole_graphs_mask(name, runtime, monkeypatch):
     scene = StreetScene(5, (width, height))
     images = np.stack([scene.render(seconds)[0] for seconds in (0.0, 4.0)])
     with_tail = create_backend(model, runtime, "cpu", threads=1)
-    mask = with_tail.infer(images)[0].copy()
+    mask = np.array(with_tail.infer(images)[0])
     same, confidence = with_tail.infer(images, confidence=True)
     np.testing.assert_array_equal(mask, same)
     monkeypatch.setattr(tail, "ENABLED", False)

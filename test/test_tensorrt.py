@@ -5,6 +5,7 @@ What runs an engine needs one; those tests say so where it is missing.
 
 from __future__ import annotations
 
+import array
 import contextlib
 import dataclasses
 import json
@@ -22,7 +23,7 @@ import numpy as np
 import onnx
 import pytest
 from gpu import needs_gpu, what_is_missing
-from host_device import HostDriver, driver, host_engine, host_library
+from host_device import HostDriver, driver, put_in_place
 from tiny_model import tiny_answer, tiny_model, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import (
@@ -35,13 +36,13 @@ from bisenetv2_ros.backends import (
 )
 from bisenetv2_ros.backends.cuda import CudaError
 from bisenetv2_ros.backends.engine_builder import (
-    ENGINES,
     Target,
     build_engines,
     library_name,
     load_library,
 )
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, models_directory, read_model_file
+from bisenetv2_ros.segmenter import Segmenter, resize_image
 
 try:
     LIBRARY = load_library()
@@ -396,22 +397,19 @@ def test_an_engine_for_other_batches_is_refused():
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> HostDriver:
     """In the place of the driver, the library and its builder (see host_device.py)."""
-    from bisenetv2_ros.backends import cuda, tensorrt
-
-    device = HostDriver()
-    monkeypatch.setattr(cuda, "_import_driver", lambda: device)
-    monkeypatch.setattr(tensorrt, "load_library", lambda: host_library(device, LIBRARY))
-
-    def build(model: ModelFile, target: Target, batch: BatchProfile, report) -> dict[str, bytes]:
-        count = batch.maximum if batch.minimum == batch.maximum else -1
-        return {name: host_engine(count, outputs) for name, outputs in ENGINES.items()}
-
-    monkeypatch.setattr(tensorrt, "build_engines", build)
-    return device
+    return put_in_place(monkeypatch.setattr)
 
 
 def frames(count: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 24, 32, 3), np.uint8)
+
+
+def owner_of(pixels: np.ndarray) -> object:
+    """Whose memory the pixels lie in."""
+    owner: object = pixels
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    return owner.obj if isinstance(owner, memoryview) else owner
 
 
 def test_a_frame_is_one_launch_and_confidence_is_not_paid_for(model: ModelFile, device: HostDriver):
@@ -421,6 +419,7 @@ def test_a_frame_is_one_launch_and_confidence_is_not_paid_for(model: ModelFile, 
         device.calls.clear()
         mask, confidence = backend.infer(frames(1, seed))
         assert np.array_equal(mask, tiny_answer(frames(1, seed))[0]) and confidence is None
+        assert isinstance(owner_of(mask[0]), array.array), "which a message takes as it is"
         assert device.calls == ["cuCtxSetCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
     sizes = sorted(len(block) for block in device.memory.values())
     assert sizes == [24 * 32] * 2 + [3 * 24 * 32] * 2, "on both sides, and none for confidence"
@@ -438,10 +437,42 @@ def test_any_number_of_images(model: ModelFile, device: HostDriver, batch, count
     backend = create_backend(model, "tensorrt", batch=batch)
     for seed in range(2):
         mask, confidence = backend.infer(frames(count, seed), confidence=True)
-        assert mask.shape == (count, 24, 32)
         assert np.array_equal(mask, tiny_answer(frames(count, seed))[0])
         assert confidence is not None
         assert np.array_equal(confidence, tiny_answer(frames(count, seed))[1])
+    backend.close()
+    assert device.memory == {}
+
+
+def test_frames_are_resized_into_the_memory_that_is_uploaded(model: ModelFile, device: HostDriver):
+    large = np.random.default_rng(0).integers(0, 256, (2, 48, 64, 3), np.uint8)
+    with Segmenter(model, backend="tensorrt", batch=2) as segmenter:
+        assert segmenter.at_once == 2
+        place = segmenter.backend.input_memory(2)
+        assert any(place.ctypes.data == begin for begin in device.memory)
+        results = segmenter.segment_batch([(large[0], "rgb"), (large[1], "bgr")], confidence=True)
+        small = [resize_image(large[0], (32, 24)), resize_image(large[1], (32, 24))[..., ::-1]]
+        assert np.array_equal(place, small)
+        for result, image in zip(results, small, strict=True):
+            mask, confidence = tiny_answer(image[np.newaxis])
+            assert np.array_equal(result.mask, mask[0])
+            assert result.confidence is not None
+            assert np.array_equal(result.confidence, confidence[0])
+        assert segmenter.backend.input_memory(5).shape == (5, 24, 32, 3)
+        assert segmenter.backend.input_memory(1).ctypes.data == place.ctypes.data
+    assert device.memory == {}
+
+
+def test_memory_that_cannot_be_locked_is_replaced_by_some_that_is(
+    model: ModelFile, device: HostDriver
+):
+    device.fail["cuMemHostRegister"] = driver.CUresult.CUDA_ERROR_NOT_SUPPORTED
+    backend = create_backend(model, "tensorrt", batch=BatchProfile(1, 2, 2))
+    for count in (1, 2):
+        mask, confidence = backend.infer(frames(count), confidence=True)
+        assert np.array_equal(mask, tiny_answer(frames(count))[0])
+        assert confidence is not None
+        assert np.array_equal(confidence, tiny_answer(frames(count))[1])
     backend.close()
     assert device.memory == {}
 
@@ -569,7 +600,6 @@ def test_masks_agree_with_float32_in_onnxruntime(precision: str, agreement: floa
         write_half_model(reference, tmp_path / "half.onnx")
         model = read_model_file(tmp_path / "half.onnx")
     from bisenetv2_ros.cli.model_options import sample_frames
-    from bisenetv2_ros.segmenter import Segmenter
 
     frames = sample_frames("synthetic", 4)
     with Segmenter(reference, backend="onnxruntime") as exact:

@@ -18,7 +18,7 @@ pytest.importorskip("onnxruntime", reason="stands in for the GPU")
 import ros_graph
 from ros_graph import Graph, Program, graph, image_message
 from sensor_msgs.msg import Image
-from tiny_model import write_slow_model, write_tiny_model
+from tiny_model import tiny_answer, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import BackendUnavailable
 from bisenetv2_ros.backends.engine_builder import load_library
@@ -29,6 +29,7 @@ except BackendUnavailable as unavailable:
     pytest.skip(str(unavailable), allow_module_level=True)
 
 SCRIPT = Path(__file__).with_name("node_without_gpu.py")
+ON_HOST = Path(__file__).with_name("node_on_host_device.py")
 OK, WARN, ERROR = range(3)
 
 
@@ -44,9 +45,10 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "bisenetv2_ros" / "engines"
 
 
-def start(model: Path, backend: str) -> Program:
+def start(model: Path, backend: str, script: Path = SCRIPT, cameras: str = "") -> Program:
     words = ["--ros-args", "-p", f"model:={model}", "-p", f"backend:={backend}", "-p", "threads:=1"]
-    return Program(words, model.with_suffix(".log"), [sys.executable, str(SCRIPT)])
+    words += ["-p", f"cameras:={cameras}"] if cameras else []
+    return Program(words, model.with_suffix(".log"), [sys.executable, str(script)])
 
 
 def children(program: Program) -> list[int]:
@@ -114,3 +116,46 @@ def test_a_lost_device_ends_the_process_after_it_is_in_diagnostics(ros: Graph, t
     assert ros.spin_until(
         lambda: ros.status("/segment")[:2] == (ERROR, "GPU is lost to this process"), 5
     )
+
+
+def test_cameras_that_wait_are_segmented_at_once(ros: Graph, cache: Path, tmp_path: Path):
+    """Each gets its own mask; one whose frames have no answer costs the others nothing."""
+    names = ["front", "left", "right", "bad"]
+    topics = ", ".join(f"{name}/image_raw" for name in names)
+    program = start(write_tiny_model(tmp_path / "tiny.onnx"), "tensorrt", ON_HOST, f"[{topics}]")
+    masks, confidences, publishers, frames = {}, {}, {}, {}
+    for number, name in enumerate(names):
+        masks[name] = ros.collect(Image, f"{name}/segmentation/mask")
+        publishers[name] = ros.node.create_publisher(Image, f"{name}/image_raw", 1)
+        pixels = np.random.default_rng(number).integers(0, 255, (24, 32, 3), np.uint8)
+        pixels[0, 0, 2] = 255 if name == "bad" else 0
+        frames[name] = image_message(pixels, frame_id=name)
+    confidences["left"] = ros.collect(Image, "left/segmentation/confidence")
+
+    def step() -> None:
+        for name in names:
+            publishers[name].publish(frames[name])
+        ros.spin(0.02)
+
+    def all_seen() -> bool:
+        step()
+        enough = all(len(masks[name]) > 10 for name in names[:3]) and confidences["left"]
+        dropped = ros.status("/bad/image_raw")[2].get("dropped: inference", "0")
+        return bool(enough) and int(dropped) > 5
+
+    try:
+        assert ros.spin_until(all_seen, 60), program.output
+        assert ros.status("/segment")[:2] == (OK, "active")
+    finally:
+        code, _ = program.end()
+    assert code == 0 and "Traceback" not in program.output, program.output
+    assert "ran 4 images" in program.output, program.output
+    for name in names[:3]:
+        pixels = np.frombuffer(frames[name].data, np.uint8).reshape(1, 24, 32, 3)
+        mask, confidence = tiny_answer(pixels)
+        for message in masks[name]:
+            assert message.header.frame_id == name
+            assert bytes(message.data) == mask.tobytes()
+        for message in confidences.get(name, []):
+            assert bytes(message.data) == confidence.tobytes()
+    assert masks["bad"] == []

@@ -143,7 +143,7 @@ def compare(
     agreement = {}
     for backend in load_on_cpu(model):
         equal = [
-            float((backend.infer(image[None])[0] == mask).mean())
+            float((backend.infer(image[None])[0][0] == mask).mean())
             for image, mask in zip(images, expected, strict=True)
         ]
         agreement[backend.name] = float(np.mean(equal))

@@ -129,12 +129,12 @@ class _Frames(CalibrationDataReader):
 def _compare(expected: Path, received: Path, images: Sequence[np.ndarray]) -> dict[str, float]:
     """Share of pixels on which `received`, by backend, gives the class of `expected`, 0..1."""
     reference = create_backend(read_model_file(expected), "onnxruntime")
-    masks = [reference.infer(image[np.newaxis])[0].copy() for image in images]
+    masks = [reference.infer(image[np.newaxis])[0][0].copy() for image in images]
     reference.close()
     agreement = {}
     for backend in load_on_cpu(read_model_file(received)):
         equal = [
-            np.mean(backend.infer(image[np.newaxis])[0] == mask)
+            np.mean(backend.infer(image[np.newaxis])[0][0] == mask)
             for image, mask in zip(images, masks, strict=True)
         ]
         agreement[backend.name] = float(np.mean(equal))

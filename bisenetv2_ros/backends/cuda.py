@@ -132,6 +132,18 @@ class Cuda:
         self._undo.callback(self.call, "cuMemFreeHost", pointer)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer)).reshape(shape)
 
+    def page_lock(self, array: np.ndarray) -> bool:
+        """Let the device read and write a contiguous array itself; False where it cannot.
+
+        Until `close`, as everything here, and so long the array is kept.
+        """
+        try:
+            self.call("cuMemHostRegister", array.ctypes.data, array.nbytes, 0)
+        except CudaError:  # some devices cannot, and some drivers not where a page is shared
+            return False
+        self._undo.callback(lambda: self.call("cuMemHostUnregister", array.ctypes.data))
+        return True
+
     def upload(self, pointer: int, source: np.ndarray) -> None:
         """Queue the copy of a contiguous pinned array to the device."""
         self.call("cuMemcpyHtoDAsync", pointer, source.ctypes.data, source.nbytes, self.stream)

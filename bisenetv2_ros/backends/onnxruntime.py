@@ -16,6 +16,7 @@ from bisenetv2_ros.backends.base import (
     Backend,
     BackendUnavailable,
     BatchProfile,
+    Masks,
     Report,
     refused,
 )
@@ -78,12 +79,12 @@ class OnnxRuntimeBackend(Backend):
             part.SerializeToString(), self._options, [self._provider]
         )
 
-    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
         if confidence not in self._sessions:
             self._sessions[confidence] = self._load(confidence)
         outputs = self._sessions[confidence].run(None, {INPUT: images})
         mask = self._tail.mask(outputs[0]) if self._tail else outputs[0]
-        return mask, outputs[1] if confidence else None
+        return list(mask), list(outputs[1]) if confidence else None
 
 
 def _quantise_unsigned(graph: onnx.GraphProto) -> None:

@@ -20,6 +20,7 @@ from bisenetv2_ros.backends.base import (
     Backend,
     BackendUnavailable,
     BatchProfile,
+    Masks,
     Report,
     refused,
 )
@@ -94,24 +95,21 @@ class OpenVinoBackend(Backend):
                     return output
         raise RuntimeError(f"the graph has lost the tensor {name}")
 
-    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
         if confidence not in self._requests:
             self._requests[confidence] = self._compile(confidence)
         request = self._requests[confidence]
-        if len(images) == 1:
-            outputs = self._run(request, images)
-        else:
-            runs = [self._run(request, images[i : i + 1], copy=True) for i in range(len(images))]
-            outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
-        mask = self._tail.mask(outputs[0]) if self._tail else outputs[0]
-        return mask, outputs[1] if confidence else None
-
-    @staticmethod
-    def _run(
-        request: openvino.InferRequest, image: np.ndarray, copy: bool = False
-    ) -> list[np.ndarray]:
         # OpenVINO shares only memory that it could write to; a view of a message cannot be.
-        image = np.require(image, requirements="W")
-        request.infer([openvino.Tensor(image, shared_memory=True)], share_outputs=True)
-        outputs = [tensor.data for tensor in request.output_tensors]
-        return [output.copy() for output in outputs] if copy else outputs
+        images = np.require(images, requirements="W")
+        masks: Masks = []
+        confidences: Masks = []
+        for i in range(len(images)):
+            image = openvino.Tensor(images[i : i + 1], shared_memory=True)
+            request.infer([image], share_outputs=True)
+            answers = [tensor.data for tensor in request.output_tensors]
+            if len(images) > 1:  # the next run writes to the same memory
+                answers = [answer.copy() for answer in answers]
+            masks += list(self._tail.mask(answers[0]) if self._tail else answers[0])
+            if confidence:
+                confidences += list(answers[1])
+        return masks, confidences if confidence else None

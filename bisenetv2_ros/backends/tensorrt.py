@@ -2,23 +2,32 @@
 
 The engines of a model are built when it is first loaded (engine_builder) and kept (engine_cache).
 Images and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network
-and download are recorded once as a CUDA graph and replayed by a single launch. Masks alone and
-masks with confidence are two engines, the second loaded when it is first asked for.
+and download are recorded once as a CUDA graph and replayed by a single launch. Frames are resized
+into that memory, and masks arrive in what a ROS message can take as it is. Masks alone and masks
+with confidence are two engines, the second loaded when it is first asked for.
 
-The node and most programs give one image at a time, which is what the engines are built for unless
-told otherwise; a larger batch runs in pieces that fit.
+Engines are built for one image at a time unless told otherwise; a larger batch runs in pieces that
+fit.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bisenetv2_ros.backends import engine_cache
-from bisenetv2_ros.backends.base import Backend, BackendUnavailable, BatchProfile, Report
+from bisenetv2_ros.backends.base import (
+    Backend,
+    BackendUnavailable,
+    BatchProfile,
+    Masks,
+    Report,
+    output_memory,
+)
 from bisenetv2_ros.backends.cuda import Cuda
 from bisenetv2_ros.backends.engine_builder import (
     ENGINES,
@@ -42,6 +51,7 @@ class TensorRtBackend(Backend):
     """Devices: '' or 'cuda' (the first GPU), 'cuda:N'. The contract is `Backend`'s."""
 
     name = "tensorrt"
+    gains_from_batches = True
 
     def __init__(
         self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
@@ -67,6 +77,7 @@ class TensorRtBackend(Backend):
         self._logger = make_logger(self._library)
         self._runtime = self._library.Runtime(self._logger)
         self._networks: dict[bool, _Network] = {}
+        self._tensors: dict[str, _Tensor] = {}
         self._engines = self._obtain(model, report)
         try:
             self._network(confidence=False)
@@ -105,9 +116,8 @@ class TensorRtBackend(Backend):
             if engine is None:
                 raise EngineRefused(self._logger.last_error or "it cannot be deserialised")
             check_engine(engine, self._library, ENGINES[name], self._input_size, self._batch)
-            network = _Network(
-                self._cuda, engine, self._logger, ENGINES[name], self._input_size, self._batch
-            )
+            tensors = {name: self._tensor(name) for name in (INPUT, *ENGINES[name])}
+            network = _Network(self._cuda, engine, self._logger, tensors, self._batch)
             if network.compiles_kernels:
                 kernels, _ = engine_cache.obtain(
                     {**self._key, "kernels": name, "driver": self._cuda.call("cuDriverGetVersion")},
@@ -124,19 +134,39 @@ class TensorRtBackend(Backend):
                     f"{len(plan) >> 20} MiB ({error})"
                 ) from error
             raise
+        self._tensors |= tensors
         return network
 
-    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    def _tensor(self, name: str) -> _Tensor:
+        """That of the other network, which never runs at the same time, or a new one."""
+        if name in self._tensors:
+            return self._tensors[name]
+        cuda, (width, height), most = self._cuda, self._input_size, self._batch.maximum
+        if name == INPUT:
+            self._pinned_input = cuda.pinned((most, height, width, 3))
+            host = list(self._pinned_input)
+        else:
+            host = [output_memory((height, width)) for _ in range(most)]
+            if not all(cuda.page_lock(image) for image in host):
+                host = list(cuda.pinned((most, height, width)))
+        return _Tensor(host, cuda.allocate(sum(image.nbytes for image in host)))
+
+    def input_memory(self, count: int) -> np.ndarray:
+        """See `Backend`; page-locked for as many images as run at once."""
+        if count > self._batch.maximum:
+            return super().input_memory(count)
+        return self._pinned_input[:count]
+
+    def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
         self._cuda.use()
         most = self._batch.maximum
         try:
             network = self._network(confidence)
-            if len(images) <= most:
-                outputs = network.run(images)
-            else:
-                pieces = [images[i : i + most] for i in range(0, len(images), most)]
-                runs = [[output.copy() for output in network.run(piece)] for piece in pieces]
-                outputs = [np.concatenate(parts) for parts in zip(*runs, strict=True)]
+            outputs = network.run(images[:most])
+            for i in range(most, len(images), most):  # each piece is written to the same memory
+                before = [[image.copy() for image in output] for output in outputs]
+                after = network.run(images[i : i + most])
+                outputs = [a + b for a, b in zip(before, after, strict=True)]
         except RuntimeError as error:
             self._cuda.check_alive(error)
             raise
@@ -160,44 +190,49 @@ class TensorRtBackend(Backend):
             cuda.close()
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of an engine on both sides, for as many images as run at once."""
+
+    host: list[np.ndarray]  #: page-locked; one array for each image
+    device: int  #: address of the first image; the others follow
+
+
 class _Network:
-    """An engine with its memory on both sides; runs 1 to `batch.maximum` images at once."""
+    """An engine with its tensors; runs 1 to `batch.maximum` images at once."""
 
     def __init__(
         self,
         cuda: Cuda,
         engine: Any,
         logger: Any,
-        outputs: Sequence[str],
-        input_size: tuple[int, int],
+        tensors: dict[str, _Tensor],
         batch: BatchProfile,
     ) -> None:
         self._cuda = cuda
         self._engine = engine
         self._logger = logger
         self._batch = batch
-        self._outputs = outputs
+        self._input = tensors[INPUT]
+        self._outputs = [tensor for name, tensor in tensors.items() if name != INPUT]
+        self._addresses = {name: tensor.device for name, tensor in tensors.items()}
         self._kernels = b""
-        width, height = input_size
-        shapes: dict[str, tuple[int, ...]] = {INPUT: (batch.maximum, height, width, 3)}
-        for name in outputs:
-            shapes[name] = (batch.maximum, height, width)
-        self._host = {name: cuda.pinned(shape) for name, shape in shapes.items()}
-        self._device = {name: cuda.allocate(array.nbytes) for name, array in self._host.items()}
         # A context for each number of images: a recorded graph holds its context's shapes.
         self._contexts: dict[int, Any] = {}
         self._launch: dict[int, Callable[[], None]] = {}
 
-    def run(self, images: np.ndarray) -> list[np.ndarray]:
-        """Outputs for (N, H, W, 3) images, valid until the next run."""
+    def run(self, images: np.ndarray) -> list[Masks]:
+        """Each output of (N, H, W, 3) images, valid until the next run."""
         # Fewer than the engine takes: the rest is whatever lies in the memory.
         count = max(len(images), self._batch.minimum)
         if count not in self._launch:
             self.prepare(count)
-        np.copyto(self._host[INPUT][: len(images)], images)
+        if images.ctypes.data != self._input.host[0].ctypes.data:  # else they are there already
+            for image, place in zip(images, self._input.host, strict=False):
+                np.copyto(place, image)
         self._launch[count]()
         self._cuda.wait()
-        return [self._host[name][: len(images)] for name in self._outputs]
+        return [output.host[: len(images)] for output in self._outputs]
 
     def prepare(self, count: int) -> None:
         """Run `count` images once and record that, so that later runs are one launch."""
@@ -233,11 +268,13 @@ class _Network:
         return {name: 1e-3 * self._cuda.milliseconds(part) for name, part in parts.items()}
 
     def _upload(self, count: int) -> None:
-        self._cuda.upload(self._device[INPUT], self._host[INPUT][:count])
+        for number, image in enumerate(self._input.host[:count]):
+            self._cuda.upload(self._input.device + number * image.nbytes, image)
 
     def _download(self, count: int) -> None:
-        for name in self._outputs:
-            self._cuda.download(self._host[name][:count], self._device[name])
+        for output in self._outputs:
+            for number, image in enumerate(output.host[:count]):
+                self._cuda.download(image, output.device + number * image.nbytes)
 
     def _enqueue(self, context: Any) -> None:
         if not context.execute_async_v3(int(self._cuda.stream)):
@@ -249,10 +286,10 @@ class _Network:
         context = self._create_context()
         if context is None:
             raise EngineRefused(self._logger.last_error or "no execution context for it")
-        shape = (count, *self._host[INPUT].shape[1:])
+        shape = (count, *self._input.host[0].shape)
         if not context.set_input_shape(INPUT, shape):
             raise EngineRefused(f"it does not take images {shape}: {self._logger.last_error}")
-        for name, address in self._device.items():
+        for name, address in self._addresses.items():
             context.set_tensor_address(name, address)
         self._contexts[count] = context
         return context
