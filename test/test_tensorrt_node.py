@@ -132,24 +132,29 @@ def test_cameras_that_wait_are_segmented_at_once(ros: Graph, cache: Path, tmp_pa
         frames[name] = image_message(pixels, frame_id=name)
     confidences["left"] = ros.collect(Image, "left/segmentation/confidence")
 
-    def step() -> None:
-        for name in names:
+    def send(*senders: str) -> None:
+        for name in senders:
             publishers[name].publish(frames[name])
         ros.spin(0.02)
 
-    def all_seen() -> bool:
-        step()
-        enough = all(len(masks[name]) > 10 for name in names[:3]) and confidences["left"]
+    def good_seen() -> bool:
+        send(*names[:3])
+        return all(len(masks[name]) > 10 for name in names[:3]) and bool(confidences["left"])
+
+    def bad_dropped() -> bool:
+        send(*names)
         dropped = ros.status("/bad/image_raw")[2].get("dropped: inference", "0")
-        return bool(enough) and int(dropped) > 5
+        return int(dropped) > 5 and all(len(masks[name]) > 20 for name in names[:3])
 
     try:
-        assert ros.spin_until(all_seen, 60), program.output
+        assert ros.spin_until(good_seen, 60), program.output
+        assert "ran 3 images" in program.output, program.output
+        assert ros.spin_until(bad_dropped, 60), program.output
+        assert "ran 4 images" in program.output, program.output
         assert ros.status("/segment")[:2] == (OK, "active")
     finally:
         code, _ = program.end()
     assert code == 0 and "Traceback" not in program.output, program.output
-    assert "ran 4 images" in program.output, program.output
     for name in names[:3]:
         pixels = np.frombuffer(frames[name].data, np.uint8).reshape(1, 24, 32, 3)
         mask, confidence = tiny_answer(pixels)
