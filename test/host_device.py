@@ -36,6 +36,7 @@ class HostDriver:
         self.memory: dict[int, Any] = {}  # what is allocated, by address
         self.recording: list[Callable[[], Any]] | None = None
         self.launches = 0
+        self.compiled: list[tuple[int, ...]] = []  # shapes of images that had no kernel yet
         self.calls: list[str] = []
         self.fail: dict[str, Any] = {}
 
@@ -53,6 +54,9 @@ class HostDriver:
 
     def cuGetErrorString(self, status: Any) -> tuple:  # noqa: N802
         return OK, b"as the test wants it"
+
+    def _cuDriverGetVersion(self) -> tuple:  # noqa: N802
+        return (13000,)
 
     def _cuDeviceGetCount(self) -> tuple:  # noqa: N802
         return (1,)
@@ -195,13 +199,38 @@ class _Engine:
     def get_tensor_profile_shape(self, name: str, profile: int) -> list[tuple[int, ...]]:
         return [(n, 24, 32, 3) for n in self.sizes]
 
-    def create_execution_context(self) -> Any:
-        return _Context(self)
+    def create_runtime_config(self) -> Any:
+        return _Config()
+
+    def create_execution_context(self, config: _Config) -> Any:
+        return _Context(self, config.kernels)
+
+
+class _Kernels:
+    """A kernel is the number of images that it is for."""
+
+    def __init__(self) -> None:
+        self.counts: set[int] = set()
+
+    def serialize(self) -> bytes:
+        return bytes(sorted(self.counts))
+
+    def deserialize(self, kernels: bytes) -> bool:
+        self.counts = set(kernels)
+        return True
+
+
+class _Config:
+    create_runtime_cache = _Kernels
+
+    def set_runtime_cache(self, kernels: _Kernels) -> None:
+        self.kernels = kernels
 
 
 class _Context:
-    def __init__(self, engine: _Engine) -> None:
+    def __init__(self, engine: _Engine, kernels: _Kernels) -> None:
         self.engine = engine
+        self.kernels = kernels
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
 
@@ -214,6 +243,9 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        if self.shape[0] not in self.kernels.counts:
+            self.engine.device.compiled.append(self.shape)
+            self.kernels.counts.add(self.shape[0])
         self.engine.device.queue(self._run)
         return True
 

@@ -477,6 +477,19 @@ def test_memory_that_cannot_be_locked_is_replaced_by_some_that_is(
     assert device.memory == {}
 
 
+def test_kernels_are_compiled_once_for_every_number_of_images(model: ModelFile, device: HostDriver):
+    for fresh in (True, False):
+        with Segmenter(model, backend="tensorrt", batch=3) as segmenter:
+            assert segmenter.at_once == 3
+        numbers = [shape[0] for shape in device.compiled]
+        assert numbers == [1, 2, 3], f"a start that compiles: {fresh}"
+    with contextlib.closing(
+        create_backend(model, "tensorrt", batch=BatchProfile(1, 30, 40))
+    ) as backend:
+        backend.infer(frames(1))
+    assert [shape[0] for shape in device.compiled[3:]] == [*range(1, 9), 30]
+
+
 def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver):
     device.fail["cuStreamEndCapture"] = driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     original = HostDriver._cuStreamBeginCapture
@@ -557,7 +570,7 @@ def test_the_time_of_the_parts(model: ModelFile, device: HostDriver):
 
 def test_what_the_code_calls_is_in_the_real_library():
     """The data path does not run here, so at least its names are held against the real thing."""
-    context = ("set_input_shape", "set_tensor_address", "execute_async_v3", "get_runtime_config")
+    context = ("set_input_shape", "set_tensor_address", "execute_async_v3")
     names = {
         "IExecutionContext": context,
         "ICudaEngine": ("create_execution_context", "get_tensor_profile_shape", "num_io_tensors"),

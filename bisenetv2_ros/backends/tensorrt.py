@@ -42,6 +42,8 @@ from bisenetv2_ros.model_file import INPUT, ModelFile
 
 _log = logging.getLogger(__name__)
 
+_COMPILED_AHEAD = 8  # up to so many images at once, for every number of them
+
 
 class EngineRefused(RuntimeError):
     """The library does not take an engine here, or the engine is not what it should be."""
@@ -217,6 +219,7 @@ class _Network:
         self._outputs = [tensor for name, tensor in tensors.items() if name != INPUT]
         self._addresses = {name: tensor.device for name, tensor in tensors.items()}
         self._kernels = b""
+        self._kernel_cache: Any = None
         # A context for each number of images: a recorded graph holds its context's shapes.
         self._contexts: dict[int, Any] = {}
         self._launch: dict[int, Callable[[], None]] = {}
@@ -304,11 +307,12 @@ class _Network:
         return config is not None and hasattr(config, "create_runtime_cache")
 
     def compile_kernels(self) -> bytes:
-        """Run once; what was compiled for it."""
-        context = self._context(self._batch.optimum)
-        self._enqueue(context)
-        self._cuda.wait()
-        kernels = context.get_runtime_config().get_runtime_cache().serialize()
+        """Run each number of images once; what was compiled for them."""
+        counts = set(range(self._batch.minimum, min(self._batch.maximum, _COMPILED_AHEAD) + 1))
+        for count in sorted(counts | {self._batch.optimum}):
+            self._enqueue(self._context(count))
+            self._cuda.wait()
+        kernels = self._kernel_cache.serialize()
         return b"" if kernels is None else bytes(kernels)
 
     def take_kernels(self, kernels: bytes) -> None:
@@ -324,10 +328,11 @@ class _Network:
             # Not in the background, after some frames: a frame's time would depend on its number.
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         if hasattr(config, "create_runtime_cache"):
-            cache = config.create_runtime_cache()
-            if self._kernels and not cache.deserialize(self._kernels):
-                _log.warning("kept kernels are not for this driver: they are compiled again")
-            config.set_runtime_cache(cache)
+            if self._kernel_cache is None:  # one for all contexts
+                self._kernel_cache = config.create_runtime_cache()
+                if self._kernels and not self._kernel_cache.deserialize(self._kernels):
+                    _log.warning("kept kernels are not for this driver: they are compiled again")
+            config.set_runtime_cache(self._kernel_cache)
         return self._engine.create_execution_context(config)
 
     def _runtime_config(self) -> Any:

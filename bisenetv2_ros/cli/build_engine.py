@@ -29,6 +29,7 @@ Without a GPU, TensorRT for RTX still builds: that shows that it takes the model
 
 examples:
   bisenetv2 build-engine my_model.onnx
+  bisenetv2 build-engine my_model.onnx --batch 1,4,4        for a node with four cameras
   bisenetv2 build-engine bisenetv2_camvid_640x480_float32 --precision float16
 """
     parser.add_argument(
@@ -45,7 +46,8 @@ examples:
         type=_batch,
         metavar="MIN,OPT,MAX",
         default="1,1,1",
-        help="images at once (default: %(default)s, which is what the node uses)",
+        help="images at once (default: %(default)s, for one camera; the node with N of them, up to "
+        "8, asks for 1,N,N)",
     )
     parser.add_argument("--device", default="", help="cuda:N (default: the first GPU)")
 
