@@ -46,7 +46,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "backends": ("backends.*",),
     "model file": ("model_file", "class_map"),
     "labels": ("labels",),
-    "helpers": ("fastdds", "metrics", "paths", "signals", "topic_names", "yaml_file"),
+    "helpers": ("allocator", "fastdds", "metrics", "paths", "signals", "topic_names", "yaml_file"),
 }
 
 

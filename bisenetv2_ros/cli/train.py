@@ -80,8 +80,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--data is missing: the folder of the data set {recipe.dataset!r}")
     output = args.output or Path("runs") / recipe.name
 
+    from bisenetv2_ros.allocator import keep_freed_tensors
     from bisenetv2_ros.training.loop import TrainingError, train
 
+    keep_freed_tensors()
     print(describe(recipe), f"output: {output}", sep="\n", flush=True)
     try:
         newest = train(
