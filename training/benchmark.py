@@ -1,16 +1,20 @@
 """How much faster a step of ours is than the plain way to write it, measured in one run.
 
 The plain way: float32, channels first, the logits of the head and of every booster enlarged to the
-full size of the label. Both do a whole step (forward, losses, backward, SGD) of the same network on
-the same frames, in turn, so that what else the machine does falls on both.
+full size of the label, memory as the C library treats it. Both do a whole step (forward, losses,
+backward, SGD) of the same network on the same frames, each in a process of its own and in turn, so
+that what else the machine does falls on both.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import itertools
+import multiprocessing
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -18,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bisenetv2_ros.allocator import keep_freed_tensors
 from bisenetv2_ros.training.loop import TrainingState, backward, parameter_groups
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.processes import Place, join_processes
@@ -26,60 +31,84 @@ from bisenetv2_ros.training.recipe import Recipe, load_recipe
 WARM_UP = 2  # steps before the clock starts: memory is allocated, kernels are chosen
 
 
+KEPT_MEMORY = "kept-memory"  # the lever that can be left out
+
+_step: Callable[[], None]  # of a process that times one kind
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure for `bisenetv2 benchmark --training`.
 
     Args:
         args: `config`, the name or path of a recipe; `overrides` of it; `device`, '' for CUDA where
-            present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind.
+            present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind;
+            `without`, KEPT_MEMORY or nothing.
 
     Returns:
         JSON values: recipe, device, batch size, crop, images per second of both, their ratio.
 
     Raises:
-        ValueError: no such recipe, override or device.
+        ValueError: no such recipe, override, lever or device.
     """
     recipe = load_recipe(args.config, args.overrides)
+    if args.without not in ([], [KEPT_MEMORY]):
+        raise ValueError(f"--without {args.without[0]} is not of training, expected {KEPT_MEMORY}")
     if args.threads:
         torch.set_num_threads(args.threads)
-    return compare_steps(recipe, join_processes(args.device), args.rounds)
+    place = join_processes(args.device)
+    threads = torch.get_num_threads()
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    with contextlib.ExitStack() as workers:
+        timers = {}
+        for kind in seconds:
+            options = (kind, recipe, args.device, threads, not args.without)
+            spawn = multiprocessing.get_context("spawn")
+            timers[kind] = workers.enter_context(ProcessPoolExecutor(1, spawn, _prepare, options))
+        for _ in range(WARM_UP + args.rounds):
+            for kind, timer in timers.items():
+                seconds[kind].append(timer.submit(_time_step).result())
+    speed = {kind: recipe.batch_size / median(t[WARM_UP:]) for kind, t in seconds.items()}
+    on_gpu = place.device.type == "cuda"
+    return {
+        "recipe": recipe.name,
+        "device": torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {threads} threads",
+        "precision": recipe.precision,
+        "batch_size": recipe.batch_size,
+        "crop": list(recipe.crop),
+        "rounds": args.rounds,
+        "without": args.without,
+        "images_per_second": speed["ours"],
+        "plain_images_per_second": speed["plain"],
+        "ratio": speed["ours"] / speed["plain"],
+    }
 
 
-def compare_steps(recipe: Recipe, place: Place, rounds: int) -> dict[str, Any]:
-    """Time `rounds` steps of both kinds in turn; see `run` for the result."""
+def _prepare(kind: str, recipe: Recipe, device: str, threads: int, keep_memory: bool) -> None:
+    global _step
+    if kind == "ours" and keep_memory:
+        keep_freed_tensors()
+    torch.set_num_threads(threads)
+    place = join_processes(device)
     torch.manual_seed(recipe.seed)
     width, height = recipe.crop
     images = torch.randint(0, 256, (recipe.batch_size, height, width, 3), dtype=torch.uint8)
     labels = torch.randint(
         0, recipe.model.num_classes, (recipe.batch_size, height, width), dtype=torch.uint8
     )
-    steps = {
-        "ours": _our_step(recipe, place, images, labels),
-        "plain": _plain_step(recipe, place, images, labels),
-    }
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for _ in range(WARM_UP + rounds):
-        for name, step in steps.items():
-            begin = time.perf_counter()
-            step()
-            if place.device.type == "cuda":
-                torch.cuda.synchronize(place.device)
-            seconds[name].append(time.perf_counter() - begin)
-    speed = {name: recipe.batch_size / median(t[WARM_UP:]) for name, t in seconds.items()}
-    on_gpu = place.device.type == "cuda"
-    return {
-        "recipe": recipe.name,
-        "device": torch.cuda.get_device_name(place.device)
-        if on_gpu
-        else f"CPU, {torch.get_num_threads()} threads",
-        "precision": recipe.precision,
-        "batch_size": recipe.batch_size,
-        "crop": list(recipe.crop),
-        "rounds": rounds,
-        "images_per_second": speed["ours"],
-        "plain_images_per_second": speed["plain"],
-        "ratio": speed["ours"] / speed["plain"],
-    }
+    step = (_our_step if kind == "ours" else _plain_step)(recipe, place, images, labels)
+
+    def whole_step() -> None:
+        step()
+        if place.device.type == "cuda":
+            torch.cuda.synchronize(place.device)
+
+    _step = whole_step
+
+
+def _time_step() -> float:
+    begin = time.perf_counter()
+    _step()
+    return time.perf_counter() - begin
 
 
 def _our_step(recipe: Recipe, place: Place, images: Tensor, labels: Tensor) -> Callable[[], None]:

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 PICTURES = 8  # taken in circles
 GRAPH_PICTURES = 4
 TRANSPORTS = ("raw", "compressed")
-KEPT_MEMORY = "kept-memory"  # the lever of training
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -79,7 +78,7 @@ examples:
         default=[],
         metavar="LEVER",
         help="run also without it: bfloat16, sparse-tail or unpinned of OpenVINO, unsigned of "
-        "ONNX Runtime (any number of times); training: run without kept-memory instead",
+        "ONNX Runtime (any number of times); with --training instead without it: kept-memory",
     )
     parser.add_argument(
         "--source",
@@ -367,13 +366,8 @@ def _models(names: list[str]) -> list[ModelFile]:
 
 
 def _training(args: argparse.Namespace) -> int:
-    from bisenetv2_ros.allocator import keep_freed_tensors
     from bisenetv2_ros.training import benchmark
 
-    if args.without not in ([], [KEPT_MEMORY]):
-        raise UserError(f"--without {args.without[0]} is not of training, expected {KEPT_MEMORY}")
-    if not args.without:
-        keep_freed_tensors()
     try:
         facts = benchmark.run(args)
     except ValueError as error:
