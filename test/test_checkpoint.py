@@ -187,10 +187,10 @@ def test_network_of_a_run_and_of_a_checkpoint(run):
     trained = load_network(run)
     assert (trained.step, trained.labels, trained.revision) == (6, CAMVID, "abc")
     assert not trained.network.training
-    assert trained.network.head[2].bias.tolist() == [1.0] * 11
+    assert set(trained.network.head[2].bias.tolist()) == {1.0}
     older = load_network(run / "checkpoints" / "step_00000005")
     assert older.step == 5
-    assert older.network.head[2].bias.tolist() == [2.0] * 11, "the moving average comes first"
+    assert set(older.network.head[2].bias.tolist()) == {2.0}, "the moving average comes first"
 
 
 def test_networks_that_cannot_be_loaded_are_named(run, tmp_path_factory):

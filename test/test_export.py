@@ -233,7 +233,7 @@ def test_verbs_export_and_quantize(
         "model.boosters=[]",
     ]
     recipe = load_recipe("camvid_cpu", [*overrides, "input_size=[64, 48]"])
-    network = small_network().network
+    network = small_network(shuffle=recipe.model.head_shuffle).network
     save_checkpoint(tmp_path / "run", Checkpoint(step=7, model=dict(network.state_dict())))
     labels = label_set_to_dict(CAMVID)
     header = {"recipe": recipe.to_dict(), "labels": labels, "data": {}, "revision": "abc"}

@@ -1,6 +1,6 @@
 """The tail of a model file, from coarse logits to the mask, done here and not by a runtime.
 
-The network's logits have an eighth of the picture's size. The graph enlarges all of them linearly
+The network's logits have a fraction of the picture's size. The graph enlarges all of them linearly
 and takes the argmax of each pixel; but between four logits of the same class every pixel has that
 class, because what is interpolated lies between its corners. So only the seams between classes need
 to be enlarged. The mask is the same: docs/performance.md says what that saves.
