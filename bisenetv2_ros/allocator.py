@@ -15,8 +15,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4  # malloc.h
 def keep_freed_images() -> None:
     """Keep blocks of up to 32 MB, the most that glibc lets be told apart, and 512 MB of them.
 
-    For a node: receiving 1920x1080 rgb8 into fresh memory costs 4500 page faults, three times the
-    receiving itself, while a model's memory is given back once it is loaded.
+    For a node: a large image received into fresh memory costs more in page faults than in copying.
+    What loading a model took beyond that is given back.
     """
     _set({_MMAP_THRESHOLD: 32 << 20, _TRIM_THRESHOLD: 512 << 20})
 

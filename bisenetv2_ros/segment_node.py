@@ -43,7 +43,7 @@ from std_srvs.srv import SetBool
 
 from bisenetv2_ros import diagnostics, parameters
 from bisenetv2_ros.allocator import keep_freed_images
-from bisenetv2_ros.backends import Cancelled, DeviceLost
+from bisenetv2_ros.backends import MOST_AT_ONCE, Cancelled, DeviceLost
 from bisenetv2_ros.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.diagnostics import Level, Status, Watchdog
 from bisenetv2_ros.image_conversion import ChannelOrder, ImageError
@@ -60,7 +60,6 @@ from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.signals import end_signal_handling
 from bisenetv2_ros.view import View, parse_views
 
-MAX_BATCH = 8  # cameras at once: engines and their memory are for as many
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
 WATCH_PERIOD = 0.1  # seconds between looks at the levels; one that changes is reported at once
@@ -177,7 +176,7 @@ class SegmentNode(LifecycleNode):
                     backend=settings.backend,
                     device=settings.device,
                     threads=settings.threads,
-                    batch=min(len(settings.cameras), MAX_BATCH),
+                    batch=min(len(settings.cameras), MOST_AT_ONCE),
                     report=self._on_loading,
                 )
             )

@@ -437,6 +437,7 @@ def test_any_number_of_images(model: ModelFile, device: HostDriver, batch, count
     backend = create_backend(model, "tensorrt", batch=batch)
     for seed in range(2):
         mask, confidence = backend.infer(frames(count, seed), confidence=True)
+        assert np.shape(mask) == (count, 24, 32)
         assert np.array_equal(mask, tiny_answer(frames(count, seed))[0])
         assert confidence is not None
         assert np.array_equal(confidence, tiny_answer(frames(count, seed))[1])

@@ -29,8 +29,6 @@ from bisenetv2_ros.training.processes import Place, join_processes
 from bisenetv2_ros.training.recipe import Recipe, load_recipe
 
 WARM_UP = 2  # steps before the clock starts: memory is allocated, kernels are chosen
-
-
 KEPT_MEMORY = "kept-memory"  # the lever that can be left out
 
 _step: Callable[[], None]  # of a process that times one kind
@@ -60,9 +58,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
     with contextlib.ExitStack() as workers:
         timers = {}
+        spawn = multiprocessing.get_context("spawn")
         for kind in seconds:
             options = (kind, recipe, args.device, threads, not args.without)
-            spawn = multiprocessing.get_context("spawn")
             timers[kind] = workers.enter_context(ProcessPoolExecutor(1, spawn, _prepare, options))
         for _ in range(WARM_UP + args.rounds):
             for kind, timer in timers.items():

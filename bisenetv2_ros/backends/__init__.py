@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterator
 
 from bisenetv2_ros.backends.base import (
+    MOST_AT_ONCE,
     ONE_IMAGE,
     Backend,
     BackendUnavailable,
@@ -25,6 +26,7 @@ from bisenetv2_ros.model_file import ModelFile
 
 __all__ = [
     "BACKENDS",
+    "MOST_AT_ONCE",
     "Backend",
     "BackendUnavailable",
     "BatchProfile",

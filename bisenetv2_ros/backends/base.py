@@ -52,6 +52,7 @@ class BatchProfile:
 
 
 ONE_IMAGE = BatchProfile()
+MOST_AT_ONCE = 8  #: images that the node gives at once; engines are made ready for every number
 
 #: (H, W) uint8 for each image.
 Masks = list[np.ndarray]

@@ -21,6 +21,7 @@ import numpy as np
 
 from bisenetv2_ros.backends import engine_cache
 from bisenetv2_ros.backends.base import (
+    MOST_AT_ONCE,
     Backend,
     BackendUnavailable,
     BatchProfile,
@@ -41,8 +42,6 @@ from bisenetv2_ros.backends.engine_cache import Parts
 from bisenetv2_ros.model_file import INPUT, ModelFile
 
 _log = logging.getLogger(__name__)
-
-_COMPILED_AHEAD = 8  # up to so many images at once, for every number of them
 
 
 class EngineRefused(RuntimeError):
@@ -164,11 +163,15 @@ class TensorRtBackend(Backend):
         most = self._batch.maximum
         try:
             network = self._network(confidence)
-            outputs = network.run(images[:most])
-            for i in range(most, len(images), most):  # each piece is written to the same memory
-                before = [[image.copy() for image in output] for output in outputs]
-                after = network.run(images[i : i + most])
-                outputs = [a + b for a, b in zip(before, after, strict=True)]
+            if len(images) <= most:
+                outputs = network.run(images)
+            else:  # each piece is written to the same memory
+                outputs = [[] for _ in ENGINES["mask+confidence" if confidence else "mask"]]
+                for i in range(0, len(images), most):
+                    for output, part in zip(
+                        outputs, network.run(images[i : i + most]), strict=True
+                    ):
+                        output += [image.copy() for image in part]
         except RuntimeError as error:
             self._cuda.check_alive(error)
             raise
@@ -308,7 +311,7 @@ class _Network:
 
     def compile_kernels(self) -> bytes:
         """Run each number of images once; what was compiled for them."""
-        counts = set(range(self._batch.minimum, min(self._batch.maximum, _COMPILED_AHEAD) + 1))
+        counts = set(range(self._batch.minimum, min(self._batch.maximum, MOST_AT_ONCE) + 1))
         for count in sorted(counts | {self._batch.optimum}):
             self._enqueue(self._context(count))
             self._cuda.wait()
