@@ -6,7 +6,6 @@ Works on graphs as `training/export.py` writes them; knows neither runtimes nor 
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -15,34 +14,18 @@ import onnx.utils
 from onnx import helper, numpy_helper
 
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile, read_model_file, write_metadata
+from bisenetv2_ros.model_size import resize_model
 
 PLAIN_INPUT = "normalised"  #: (N, 3, H, W) float32
 PLAIN_OUTPUT = "logits"  #: (N, classes, H, W) float32
 
 
 def resized(model: ModelFile, size: tuple[int, int], directory: Path) -> ModelFile:
-    """The same weights for pictures of `size` (width, height); the file goes to `directory`.
-
-    Its masks may be poor, for the network was trained at another size; its time is what a network
-    trained at this one takes. ValueError where a size is written into the graph elsewhere.
-    """
+    """The same weights for pictures of `size`, in a file in `directory`; see `resize_model`."""
     if size == model.info.input_size:
         return model
     width, height = size
-    if width % 32 or height % 32:
-        raise ValueError(f"size is {width}x{height}, expected multiples of 32")
-    graph = onnx.load(model.path)
-    for value in (*graph.graph.input, *graph.graph.output):
-        sides = value.type.tensor_type.shape.dim
-        sides[1].dim_value, sides[2].dim_value = height, width
-    for node in graph.graph.node:
-        if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
-            raise ValueError(f"{model.path}: node {node.name} has the size {model.info.input_size}")
-    del graph.graph.value_info[:]
-    name = f"{model.path.stem}_at_{width}x{height}.onnx"
-    write_metadata(graph, dataclasses.replace(model.info, input_size=size, metrics={}))
-    onnx.save(graph, directory / name)
-    return read_model_file(directory / name)
+    return resize_model(model, size, directory / f"{model.path.stem}_at_{width}x{height}.onnx")
 
 
 def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:

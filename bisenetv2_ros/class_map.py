@@ -22,8 +22,7 @@ from typing import Any
 import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
-from bisenetv2_ros.model_file import MASK, ModelFileError, read_model_file, write_metadata
-from bisenetv2_ros.paths import naming, replacing
+from bisenetv2_ros.model_file import MASK, ModelFileError, read_model_file, write_model_file
 from bisenetv2_ros.yaml_file import YamlError, read_yaml
 
 REST = "rest"
@@ -97,11 +96,7 @@ def relabel_model(
     graph.node.insert(place, look_up)
     graph.node.insert(place, to_index)
     info = dataclasses.replace(model_file.info, labels=class_map.labels, metrics=metrics or {})
-    write_metadata(model, info)
-    onnx.checker.check_model(model, full_check=True)
-    with replacing(path) as partial, naming(path):
-        onnx.save(model, partial)
-        read_model_file(partial)
+    write_model_file(model, info, path)
 
 
 def _members(value: Any) -> list[str]:

@@ -11,6 +11,7 @@ how a model is run (backends/) or made (training/export.py).
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bisenetv2_ros.labels import LabelSet
-from bisenetv2_ros.paths import share_directory
+from bisenetv2_ros.paths import naming, replacing, share_directory
 
 if TYPE_CHECKING:
     import onnx
@@ -153,6 +154,21 @@ def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
     model.metadata_props.extend(kept)
     for key, value in values.items():
         model.metadata_props.add(key=_PREFIX + key, value=value)
+
+
+def write_model_file(model: onnx.ModelProto, info: ModelInfo, path: Path) -> ModelFile:
+    """Write `model`, described by `info`, to `path`, and read it back with every check.
+
+    Where it fails, what was at `path` stays. OSError, ModelFileError, onnx.checker.ValidationError.
+    """
+    import onnx
+
+    write_metadata(model, info)
+    onnx.checker.check_model(model, full_check=True)
+    with replacing(path) as partial, naming(path):
+        onnx.save(model, partial)
+        written = read_model_file(partial)
+    return dataclasses.replace(written, path=path)
 
 
 def _read_bytes(path: Path) -> bytes:

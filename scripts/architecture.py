@@ -44,7 +44,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "pictures": ("pictures",),
     "segmenter": ("segmenter",),
     "backends": ("backends.*",),
-    "model file": ("model_file", "class_map"),
+    "model file": ("model_file", "class_map", "model_size"),
     "labels": ("labels",),
     "helpers": ("allocator", "fastdds", "metrics", "paths", "signals", "topic_names", "yaml_file"),
 }

@@ -55,6 +55,7 @@ VERBS: dict[str, Verb] = {
     "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
     "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
     "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
+    "resize": Verb("bisenetv2_ros.cli.resize", "Fit a model file to pictures of another size"),
     "build-engine": Verb(
         "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
     ),

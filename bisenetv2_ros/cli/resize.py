@@ -1,0 +1,66 @@
+"""`bisenetv2 resize`: a model file for pictures of another size."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.model_options import add_metric_option, picture_size
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+The same weights for another size of the network's picture: no training, no data, in a second. Time
+goes with the number of pixels. Camera pictures of any size are still taken, and fitted to this one.
+
+Choose the shape of your camera's picture, or else it is squeezed, and things look other than those
+that the network has learnt. A smaller one is quicker and blinder for what is thin or far away; one
+larger than in training is seldom better. Scores are not carried over: take them anew (`evaluate`).
+
+examples:
+  bisenetv2 resize bisenetv2_camvid_640x480_int8 --size 640x352        for cameras of 1280x720
+  bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x352_int8.onnx
+  bisenetv2 benchmark bisenetv2_camvid_640x352_int8.onnx               what a frame takes here
+"""
+    parser.add_argument("model", help="model file, or name of one of the package's")
+    parser.add_argument(
+        "--size",
+        type=picture_size,
+        required=True,
+        metavar="WxH",
+        help="width and height in pixels, multiples of 32",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="(default: the model's name with the new size, here)",
+    )
+    add_metric_option(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the file and say what it costs beside the one before."""
+    from bisenetv2_ros.model_file import model_path, read_model_file
+    from bisenetv2_ros.model_size import resize_model
+
+    try:
+        source = read_model_file(model_path(args.model))
+        path = args.output or Path(_renamed(source.name, source.info.input_size, args.size))
+        if path.exists() and path.samefile(source.path):
+            raise UserError(f"{path} would be overwritten: name another file with -o")
+        model = resize_model(source, args.size, path, dict(args.metric))
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    (width, height), (old_width, old_height) = model.info.input_size, source.info.input_size
+    share = width * height / (old_width * old_height)
+    print(f"{path}: {width}x{height}, {share:.0%} of the pixels of {old_width}x{old_height}")
+    return 0
+
+
+def _renamed(name: str, before: tuple[int, int], now: tuple[int, int]) -> str:
+    old, new = ("x".join(map(str, size)) for size in (before, now))
+    return f"{name.replace(old, new) if old in name else f'{name}_{new}'}.onnx"
