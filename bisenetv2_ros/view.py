@@ -72,6 +72,20 @@ class View:
         return input_size[::-1] if self.turn in (90, 270) else input_size
 
 
+def parse_crop(text: str) -> tuple[float, float, float, float]:
+    """`View.crop` from 'LEFT TOP RIGHT BOTTOM'; ValueError for another form or order."""
+    try:
+        left, top, right, bottom = map(float, text.split())
+        valid = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(
+            f"crop '{text}': expected 'LEFT TOP RIGHT BOTTOM', within 0..1 and in order"
+        )
+    return left, top, right, bottom
+
+
 def parse_views(
     crops: Sequence[str], rotations: Sequence[str], cameras: Sequence[str]
 ) -> dict[str, View]:
@@ -83,15 +97,11 @@ def parse_views(
     views = dict.fromkeys(cameras, View())
     for camera, value, text in _entries("crop", crops, cameras):
         try:
-            left, top, right, bottom = map(float, value.split())
-            valid = 0 <= left < right <= 1 and 0 <= top < bottom <= 1
+            views[camera] = View(crop=parse_crop(value))
         except ValueError:
-            valid = False
-        if not valid:
             raise ValueError(
                 f"crop '{text}': expected 'CAMERA: LEFT TOP RIGHT BOTTOM', within 0..1 and in order"
-            )
-        views[camera] = View(crop=(left, top, right, bottom))
+            ) from None
     for camera, value, text in _entries("rotation", rotations, cameras):
         if value not in ("0", "90", "180", "270"):
             raise ValueError(f"rotation '{text}': expected 'CAMERA: ' and 0, 90, 180 or 270")

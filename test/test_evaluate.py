@@ -12,7 +12,8 @@ torch = pytest.importorskip("torch")
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.labels import CAMVID  # noqa: E402
-from bisenetv2_ros.metrics import scores  # noqa: E402
+from bisenetv2_ros.metrics import confusion_matrix, scores  # noqa: E402
+from bisenetv2_ros.segmenter import resize_mask  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     Checkpoint,
     label_set_to_dict,
@@ -215,6 +216,22 @@ def test_verb_prints_and_writes_the_scores(run, network, capsys):
     assert all(name in printed for name in CAMVID.names)
 
 
+def test_only_the_crop_is_seen_and_scored(run, network):
+    file = run / "scores.json"
+    words = ("--data", run / "data", "--json", file, "--crop", "0.25 0.5 1 1")
+    assert evaluate_verb(run / "run", *words) == 0
+    predict = network_predictor(*network)
+    dataset = load_dataset("camvid", run / "data", "val")
+    total = 0
+    for sample in map(dataset.__getitem__, range(len(dataset))):
+        image, label = sample.image[36:, 24:], sample.label[36:, 24:]  # of 96x72
+        mask = resize_mask(predict(image), label.shape[::-1])
+        total = total + confusion_matrix(label, mask, len(CAMVID))
+    written = json.loads(file.read_text())
+    assert written["confusion_matrix"] == total.tolist()
+    assert written["data"].endswith("cropped to 0.25 0.5 1 1")
+
+
 def test_verb_writes_a_report(run):
     pytest.importorskip("matplotlib")
     assert evaluate_verb(run / "run", "--data", run / "data", "--report", run / "report") == 0
@@ -250,6 +267,7 @@ def test_model_file_and_checkpoint_agree(run, network, capsys):
         (["run", "--data", "data", "--submission", "out"], "--submission is for cityscapes"),
         (["run", "--dataset", "folder", "--data", "data"], "classes.yaml: No such file"),
         (["run", "--scales", "0,1"], "expected factors"),
+        (["run", "--crop", "0 0.5 1"], "crop '0 0.5 1': expected 'LEFT TOP RIGHT BOTTOM'"),
     ],
 )
 def test_verb_names_what_does_not_fit(run, monkeypatch, capsys, words, message):

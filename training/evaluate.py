@@ -26,9 +26,27 @@ from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Dataset, DatasetErro
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
+from bisenetv2_ros.view import View
 
 Mask = NDArray[np.uint8]
 PANEL_WIDTH = 320  # of each of the three pictures of a panel, pixels
+
+
+class CroppedDataset:
+    """Another data set's samples, cut as the node cuts a camera's picture (parameter `crops`)."""
+
+    def __init__(self, whole: Dataset, view: View) -> None:
+        self.whole = whole
+        self.view = view
+        self.labels = whole.labels
+
+    def __len__(self) -> int:
+        return len(self.whole)
+
+    def __getitem__(self, index: int) -> Sample:
+        """The part of one sample; errors as of the whole."""
+        sample = self.whole[index]
+        return Sample(self.view.cut(sample.image), self.view.cut(sample.label), sample.name)
 
 
 def evaluate(

@@ -32,6 +32,7 @@ examples:
   bisenetv2 evaluate runs/camvid_cpu --data data/camvid
   bisenetv2 evaluate models/bisenetv2_camvid_640x480_int8.onnx --dataset camvid --data data/camvid
   bisenetv2 evaluate runs/cityscapes --data DIR --full-size --flip --scales 0.75,1,1.25
+  bisenetv2 evaluate my_model.onnx --data DIR --crop '0 0.25 1 1'      without the upper quarter
   bisenetv2 evaluate runs/cityscapes --data DIR --split test --submission out
 """
     parser.add_argument("model", help="run folder, checkpoint folder, or model file (.onnx)")
@@ -40,6 +41,13 @@ examples:
         "--data", type=Path, default=Path(), metavar="DIR", help="folder of the data set"
     )
     parser.add_argument("--split", default="val", help="(default: %(default)s)")
+    parser.add_argument(
+        "--crop",
+        type=_crop,
+        metavar="'L T R B'",
+        help="score this part of each frame only: left, top, right, bottom as fractions, as in the "
+        "node's parameter crops",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there")
     parser.add_argument(
         "--report", type=Path, metavar="DIR", help="write plots and report.html there"
@@ -66,8 +74,14 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.metrics import scores
     from bisenetv2_ros.training.datasets import load_dataset_of
-    from bisenetv2_ros.training.evaluate import CityscapesSubmission, Gallery, evaluate
+    from bisenetv2_ros.training.evaluate import (
+        CityscapesSubmission,
+        CroppedDataset,
+        Gallery,
+        evaluate,
+    )
     from bisenetv2_ros.training.report import ReportError, write_report
+    from bisenetv2_ros.view import View
 
     try:
         predict, labels, trained_on, facts = _open_model(args)
@@ -75,6 +89,10 @@ def run(args: argparse.Namespace) -> int:
         dataset = load_dataset_of(labels, args.model, kind, args.data, args.split)
         if args.submission and dataset.labels.name != "cityscapes19":
             raise UserError(f"--submission is for cityscapes, not for {kind}")
+        if args.crop and args.submission:
+            raise UserError("--submission is of whole frames, got --crop with it")
+        if args.crop:
+            dataset = CroppedDataset(dataset, View(crop=args.crop))
         gallery = Gallery(dataset.labels)
         watchers: list[Callable[[Sample, Mask], None]] = [gallery]
         if args.submission:
@@ -92,6 +110,8 @@ def run(args: argparse.Namespace) -> int:
 
     result = scores(matrix)
     facts["data"] = f"{kind}, {args.split} split, {len(dataset)} frames"
+    if args.crop:
+        facts["data"] += ", cropped to {:g} {:g} {:g} {:g}".format(*args.crop)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     print(table(result, matrix, labels))
     if args.json:
@@ -185,6 +205,15 @@ def _as_json(
         "iou": {n: number(v) for n, v in zip(labels.names, result.iou, strict=True)},
         "confusion_matrix": matrix.tolist(),
     }
+
+
+def _crop(text: str) -> tuple[float, float, float, float]:
+    from bisenetv2_ros.view import parse_crop
+
+    try:
+        return parse_crop(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _scales(text: str) -> tuple[float, ...]:
