@@ -119,6 +119,33 @@ def test_the_package_s_models_build_in_every_precision(
     assert any("%" in line for line in lines), "it says how far it is"
 
 
+@pytest.mark.skipif(
+    not hasattr(LIBRARY.BuilderFlag, "REQUIRE_USER_ALLOCATION"), reason="TensorRT needs no flag"
+)
+def test_engines_may_be_recorded(
+    model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch
+):
+    configs = []
+    set_shape = engine_builder._set_shape
+
+    def keep(builder, network, config, request) -> None:
+        configs.append(config)
+        set_shape(builder, network, config, request)
+
+    monkeypatch.setattr(engine_builder, "_set_shape", keep)
+    sender = SimpleNamespace(send=lambda message: None)
+    engine = engine_builder._build_one(
+        LIBRARY,
+        engine_builder.make_logger(LIBRARY),
+        engine_builder._make_monitor(LIBRARY, sender),
+        model.path.read_bytes(),
+        {"input_size": (32, 24), "batch": (1, 2, 4)},
+        target,
+    )
+    assert engine
+    assert configs[0].get_flag(LIBRARY.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
 def test_a_model_that_the_library_refuses(tmp_path: Path, target: Target):
     graph = tiny_model()
     graph.graph.node[3].op_type = "NoSuchOperator"

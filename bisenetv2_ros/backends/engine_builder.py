@@ -246,6 +246,10 @@ def _build_one(
     config.progress_monitor = monitor
     # A float32 file runs in float32, as on the other backends; float16 is a file of its own.
     config.clear_flag(library.BuilderFlag.TF32)
+    # Else engines of TensorRT for RTX for several shapes may allocate while they run, and what does
+    # cannot be recorded as a CUDA graph.
+    if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
+        config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_shape(builder, network, config, request)
     _set_compute_capability(library, config, target)
     engine = builder.build_serialized_network(network, config)
