@@ -15,9 +15,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -533,6 +534,48 @@ def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver)
 def test_too_little_memory_is_said_with_the_numbers(model: ModelFile, device: HostDriver):
     device.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
     with pytest.raises(RuntimeError, match=r"host memory has too little memory .* 3 of 5 MiB were"):
+        create_backend(model, "tensorrt")
+    assert device.memory == {}
+
+
+def replace_runtime(monkeypatch: pytest.MonkeyPatch, make: Callable[..., Any]) -> None:
+    """Let the stand-in's `Runtime` be `make`."""
+    from bisenetv2_ros.backends import tensorrt
+
+    library = tensorrt.load_library()
+    library.Runtime = make
+    monkeypatch.setattr(tensorrt, "load_library", lambda: library)
+
+
+def test_too_little_memory_in_the_words_of_the_library(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch, cache: Path
+):
+    """Else the engine would be thrown away and built anew, for minutes, in vain."""
+    create_backend(model, "tensorrt").close()
+    words = ["Error Code 2: OutOfMemory (no further information)", "Deserialization failed."]
+
+    def runtime(logger) -> SimpleNamespace:
+        def deserialize_cuda_engine(plan: bytes) -> None:
+            for line in words:
+                logger.log(LIBRARY.ILogger.ERROR, line)
+
+        return SimpleNamespace(deserialize_cuda_engine=deserialize_cuda_engine)
+
+    replace_runtime(monkeypatch, runtime)
+    with pytest.raises(RuntimeError, match=r"host memory has too little memory .* 3 of 5 MiB"):
+        create_backend(model, "tensorrt")
+    assert "json" in files(cache), "the engine is thrown away"
+
+
+def test_a_library_that_the_driver_is_too_old_for(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    def runtime(logger) -> None:
+        logger.log(LIBRARY.ILogger.ERROR, "CUDA initialization failure with error: 35.")
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    replace_runtime(monkeypatch, runtime)
+    with pytest.raises(BackendUnavailable, match=r"does not work on host memory, .*old driver: CUDA .* 35"):
         create_backend(model, "tensorrt")
     assert device.memory == {}
 

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -286,16 +287,20 @@ def _set_compute_capability(library: Any, config: Any, target: Target) -> None:
 
 
 def make_logger(library: Any) -> Any:
-    """A logger that remembers the last error, in `last_error`, and prints nothing."""
+    """A logger that remembers errors, the last in `last_error`, and prints nothing."""
 
     class Logger(library.ILogger):
         def __init__(self) -> None:
             super().__init__()
-            self.last_error = ""
+            self.errors: deque[str] = deque(maxlen=8)  # the newest, one line each
+
+        @property
+        def last_error(self) -> str:
+            return self.errors[-1] if self.errors else ""
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
-                self.last_error = " ".join(message.split())
+                self.errors.append(" ".join(message.split()))
 
     return Logger()
 

@@ -13,6 +13,7 @@ fit.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -76,7 +77,14 @@ class TensorRtBackend(Backend):
         self._batch = batch
         self._key = self._target.key(model, batch)
         self._logger = make_logger(self._library)
-        self._runtime = self._library.Runtime(self._logger)
+        try:
+            self._runtime = self._library.Runtime(self._logger)
+        except TypeError as error:  # pybind11's word for a null pointer: a driver too old, say
+            reason = self._logger.last_error or error
+            raise BackendUnavailable(
+                f"{self._target.library} {version} does not work on {cuda.name}, maybe for an "
+                f"old driver: {reason}"
+            ) from error
         self._networks: dict[bool, _Network] = {}
         self._tensors: dict[str, _Tensor] = {}
         self._engines = self._obtain(model, report)
@@ -112,6 +120,7 @@ class TensorRtBackend(Backend):
     def _load_network(self, name: str) -> _Network:
         plan = self._engines[name]
         free, total = self._cuda.memory()
+        self._logger.errors.clear()
         try:
             engine = self._runtime.deserialize_cuda_engine(plan)
             if engine is None:
@@ -128,7 +137,9 @@ class TensorRtBackend(Backend):
                 network.take_kernels(kernels["kernels"])
             network.prepare(self._batch.optimum)
         except RuntimeError as error:
-            if "out of memory" in str(error).lower() or "OUT_OF_MEMORY" in str(error):
+            # TensorRT's word comes before others: "... Error Code 2: OutOfMemory (Requested ...".
+            said = " ".join([str(error), *self._logger.errors])
+            if "outofmemory" in re.sub("[ _]", "", said).lower():
                 raise RuntimeError(
                     f"{self._cuda.name} has too little memory for model '{self._name}': "
                     f"{free >> 20} of {total >> 20} MiB were free, the weights alone take "
