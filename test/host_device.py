@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from weakref import WeakSet
 
 import numpy as np
 from cuda.bindings import driver
@@ -39,6 +40,9 @@ class HostDriver:
         self.compiled: list[tuple[int, ...]] = []  # shapes of images that had no kernel yet
         self.calls: list[str] = []
         self.fail: dict[str, Any] = {}
+        self.retained = 0  # how often the primary context is
+        self.contexts: WeakSet[_Context] = WeakSet()  # of engines, as long as they live
+        self.freed_too_late = 0  # of these, after the primary context
 
     def __getattr__(self, name: str) -> Callable:
         assert hasattr(driver, name), f"the driver has no {name}"
@@ -66,6 +70,14 @@ class HostDriver:
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> tuple:  # noqa: N802
         return (8,)
+
+    def _cuDevicePrimaryCtxRetain(self, device: Any) -> tuple:  # noqa: N802
+        self.retained += 1
+        return (0,)
+
+    def _cuDevicePrimaryCtxRelease(self, device: Any) -> tuple:  # noqa: N802
+        self.retained -= 1
+        return ()
 
     def _cuMemGetInfo(self) -> tuple:  # noqa: N802
         return 3 << 20, 5 << 20
@@ -233,6 +245,10 @@ class _Context:
         self.kernels = kernels
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
+        engine.device.contexts.add(self)
+
+    def __del__(self) -> None:
+        self.engine.device.freed_too_late += not self.engine.device.retained
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape

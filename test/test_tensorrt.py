@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import contextlib
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import host_device
 import numpy as np
 import onnx
 import pytest
@@ -123,9 +125,7 @@ def test_the_package_s_models_build_in_every_precision(
 @pytest.mark.skipif(
     not hasattr(LIBRARY.BuilderFlag, "REQUIRE_USER_ALLOCATION"), reason="TensorRT needs no flag"
 )
-def test_engines_may_be_recorded(
-    model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch
-):
+def test_engines_may_be_recorded(model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch):
     configs = []
     set_shape = engine_builder._set_shape
 
@@ -575,7 +575,9 @@ def test_a_library_that_the_driver_is_too_old_for(
         raise TypeError("pybind11::init(): factory function returned nullptr")
 
     replace_runtime(monkeypatch, runtime)
-    with pytest.raises(BackendUnavailable, match=r"does not work on host memory, .*old driver: CUDA .* 35"):
+    with pytest.raises(
+        BackendUnavailable, match=r"does not work on host memory, .*old driver: CUDA .* 35"
+    ):
         create_backend(model, "tensorrt")
     assert device.memory == {}
 
@@ -606,6 +608,46 @@ def test_an_error_that_stays_is_a_lost_device(model: ModelFile, device: HostDriv
     device.fail["cuCtxSynchronize"] = broken
     with pytest.raises(DeviceLost, match=r"host memory is lost to this process: .*ILLEGAL_ADDRESS"):
         backend.infer(frames(1))
+
+
+def test_a_device_that_is_lost_while_loading_is_said_to_be(model: ModelFile, device: HostDriver):
+    calls = ("cuGraphLaunch", "cuCtxSynchronize", "cuMemFree", "cuMemHostUnregister")
+    device.fail |= dict.fromkeys(calls, driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
+    with pytest.raises(DeviceLost, match=r"host memory is lost .*cuGraphLaunch: CUDA_ERROR_ILL"):
+        Segmenter(model, backend="tensorrt")
+
+
+@pytest.fixture
+def without_gc() -> Iterator[None]:
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_closing_frees_what_runs_the_engines(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    for recorded in (True, False):
+        monkeypatch.setattr(
+            host_device._Context, "is_stream_capturable", lambda *_, r=recorded: r, raising=False
+        )
+        backend = create_backend(model, "tensorrt", batch=BatchProfile(1, 2, 2))
+        backend.infer(frames(1), confidence=True)
+        assert device.contexts
+        backend.close()
+        assert not device.contexts, f"recorded: {recorded}"
+
+
+@pytest.mark.usefixtures("without_gc")
+def test_what_a_traceback_keeps_is_freed_before_the_device(model: ModelFile, device: HostDriver):
+    device.fail["cuStreamSynchronize"] = driver.CUresult.CUDA_ERROR_LAUNCH_FAILED
+    try:
+        create_backend(model, "tensorrt")
+    except CudaError:
+        assert device.contexts and device.memory == {}
+    assert not device.contexts
+    assert device.freed_too_late == 0
 
 
 def test_an_engine_that_the_library_refuses_is_built_once_more(

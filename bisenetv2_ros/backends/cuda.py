@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import re
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,9 @@ def device_index(name: str) -> int:
 
 class Cuda:
     """One GPU, its primary context and one stream. Everything it hands out ends with `close`.
+
+    Only the context stays, with the process: libraries keep modules in it, and what holds memory of
+    theirs may live longer than this, as does a traceback. They crash where the context is gone.
 
     Not thread-safe. A context is current in one thread at a time: the first call of any thread has
     to be `use`.
@@ -82,11 +85,10 @@ class Cuda:
             )
         )
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
-        self._undo.callback(self.call, "cuDevicePrimaryCtxRelease", self._device)
         self.use()
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
         self.stream = self.call("cuStreamCreate", flags)
-        self._undo.callback(self.call, "cuStreamDestroy", self.stream)
+        self._undo.callback(self._free, "cuStreamDestroy", self.stream)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the driver: its result, several as a tuple. CudaError if it fails."""
@@ -122,14 +124,14 @@ class Cuda:
     def allocate(self, size: int) -> int:
         """Address of `size` bytes on the device."""
         pointer = self.call("cuMemAlloc", size)
-        self._undo.callback(self.call, "cuMemFree", pointer)
+        self._undo.callback(self._free, "cuMemFree", pointer)
         return int(pointer)
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
         """A uint8 array in page-locked host memory, which the device reads and writes itself."""
         size = int(np.prod(shape))
         pointer = int(self.call("cuMemHostAlloc", size, 0))
-        self._undo.callback(self.call, "cuMemFreeHost", pointer)
+        self._undo.callback(self._free, "cuMemFreeHost", pointer)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer)).reshape(shape)
 
     def page_lock(self, array: np.ndarray) -> bool:
@@ -141,7 +143,7 @@ class Cuda:
             self.call("cuMemHostRegister", array.ctypes.data, array.nbytes, 0)
         except CudaError:  # some devices cannot, and some drivers not where a page is shared
             return False
-        self._undo.callback(lambda: self.call("cuMemHostUnregister", array.ctypes.data))
+        self._undo.callback(lambda: self._free("cuMemHostUnregister", array.ctypes.data))
         return True
 
     def upload(self, pointer: int, source: np.ndarray) -> None:
@@ -173,7 +175,7 @@ class Cuda:
             executable = self.call("cuGraphInstantiate", graph, 0)
         finally:
             self.call("cuGraphDestroy", graph)
-        self._undo.callback(self.call, "cuGraphExecDestroy", executable)
+        self._undo.callback(self._free, "cuGraphExecDestroy", executable)
         return lambda: self.call("cuGraphLaunch", executable, self.stream)
 
     def milliseconds(self, work: Callable[[], None]) -> float:
@@ -203,9 +205,15 @@ class Cuda:
             ) from cause
 
     def close(self) -> None:
-        """Give everything back, newest first; again does nothing."""
-        self.use()
+        """Give everything back, newest first; again does nothing. Raises nothing."""
+        with suppress(CudaError):
+            self.use()
         self._undo.close()
+
+    def _free(self, name: str, *arguments: Any) -> None:
+        """`call`; a device that is lost refuses this too, which must not hide why it is."""
+        with suppress(CudaError):
+            self.call(name, *arguments)
 
 
 def _import_driver() -> Any:

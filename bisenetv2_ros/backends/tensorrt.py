@@ -12,6 +12,7 @@ fit.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import re
 from collections.abc import Callable, Sequence
@@ -30,7 +31,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     output_memory,
 )
-from bisenetv2_ros.backends.cuda import Cuda
+from bisenetv2_ros.backends.cuda import Cuda, CudaError
 from bisenetv2_ros.backends.engine_builder import (
     ENGINES,
     Target,
@@ -200,8 +201,11 @@ class TensorRtBackend(Backend):
         """Free the device's memory, in the order that the library asks for."""
         cuda = vars(self).pop("_cuda", None)
         if cuda is not None:
-            cuda.use()
-        super().close()  # networks before their engines before the runtime, all before the context
+            with contextlib.suppress(CudaError):  # a lost device
+                cuda.use()
+        for network in vars(self).pop("_networks", {}).values():
+            network.close()
+        super().close()
         if cuda is not None:
             cuda.close()
 
@@ -225,6 +229,12 @@ class _Network:
         tensors: dict[str, _Tensor],
         batch: BatchProfile,
     ) -> None:
+        # A context for each number of images: a recorded graph holds its context's shapes. Both
+        # stand before what they are made of, for that is the order in which they go.
+        self._launch: dict[int, Callable[[], None]] = {}
+        self._contexts: dict[int, Any] = {}
+        self._kernel_cache: Any = None
+        self._kernels = b""
         self._cuda = cuda
         self._engine = engine
         self._logger = logger
@@ -232,11 +242,12 @@ class _Network:
         self._input = tensors[INPUT]
         self._outputs = [tensor for name, tensor in tensors.items() if name != INPUT]
         self._addresses = {name: tensor.device for name, tensor in tensors.items()}
-        self._kernels = b""
-        self._kernel_cache: Any = None
-        # A context for each number of images: a recorded graph holds its context's shapes.
-        self._contexts: dict[int, Any] = {}
-        self._launch: dict[int, Callable[[], None]] = {}
+
+    def close(self) -> None:
+        """Let go of all that runs the engine, then of the engine."""
+        self._launch.clear()  # may refer to this object
+        self._contexts.clear()
+        self._kernel_cache = self._engine = None
 
     def run(self, images: np.ndarray) -> list[Masks]:
         """Each output of (N, H, W, 3) images, valid until the next run."""
