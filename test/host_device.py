@@ -22,6 +22,7 @@ from bisenetv2_ros.backends.base import BatchProfile
 from bisenetv2_ros.backends.engine_builder import ENGINES, load_library
 
 OK = driver.CUresult.CUDA_SUCCESS
+SCRATCH = 999  # bytes for an image that an engine needs while it runs
 Answer = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -167,6 +168,7 @@ def host_library(device: HostDriver, library: Any, answer: Answer) -> Any:
         Builder=object,
         ILogger=library.ILogger,
         TensorIOMode=library.TensorIOMode,
+        ExecutionContextAllocationStrategy=library.ExecutionContextAllocationStrategy,
         uint8=library.uint8,
         Runtime=lambda logger: SimpleNamespace(deserialize_cuda_engine=deserialize),
     )
@@ -188,6 +190,7 @@ class _Engine:
     ) -> None:
         modes = library.TensorIOMode
         count = sizes[0] if len(set(sizes)) == 1 else -1
+        self.device_memory_size_v2 = SCRATCH * sizes[2]
         self.device = device
         self.sizes = sizes
         self.answer = answer
@@ -214,8 +217,11 @@ class _Engine:
     def create_runtime_config(self) -> Any:
         return _Config()
 
-    def create_execution_context(self, config: _Config) -> Any:
-        return _Context(self, config.kernels)
+    def create_execution_context(self, config: Any = None) -> Any:
+        if not isinstance(config, _Config):  # as with TensorRT 10.3, which JetPack brings
+            strategy, config = config, _Config()
+            config.set_execution_context_allocation_strategy(strategy)
+        return _Context(self, config)
 
 
 class _Kernels:
@@ -234,21 +240,34 @@ class _Kernels:
 
 class _Config:
     create_runtime_cache = _Kernels
+    brings_memory = True
+
+    def __init__(self) -> None:
+        self.kernels = _Kernels()
 
     def set_runtime_cache(self, kernels: _Kernels) -> None:
         self.kernels = kernels
 
+    def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
+        self.brings_memory = strategy.name == "STATIC"
+
 
 class _Context:
-    def __init__(self, engine: _Engine, kernels: _Kernels) -> None:
+    def __init__(self, engine: _Engine, config: _Config) -> None:
         self.engine = engine
-        self.kernels = kernels
+        self.kernels = config.kernels
+        size = engine.device_memory_size_v2
+        self.scratch = (ctypes.c_uint8 * size)() if config.brings_memory else None
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         engine.device.contexts.add(self)
 
     def __del__(self) -> None:
         self.engine.device.freed_too_late += not self.engine.device.retained
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        assert size == self.engine.device_memory_size_v2 == len(self.engine.device.memory[address])
+        self.scratch = self.engine.device.memory[address]
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self.shape = shape
@@ -259,6 +278,7 @@ class _Context:
         return True
 
     def execute_async_v3(self, stream: int) -> bool:
+        assert self.scratch is not None
         if self.shape[0] not in self.kernels.counts:
             self.engine.device.compiled.append(self.shape)
             self.kernels.counts.add(self.shape[0])

@@ -492,6 +492,18 @@ def test_frames_are_resized_into_the_memory_that_is_uploaded(model: ModelFile, d
     assert device.memory == {}
 
 
+@pytest.mark.parametrize("configured", [True, False])
+def test_numbers_of_images_share_what_they_run_in(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch, configured: bool
+):
+    if not configured:
+        monkeypatch.delattr(host_device._Engine, "create_runtime_config")
+    with Segmenter(model, backend="tensorrt", batch=4) as segmenter:
+        assert len(device.contexts) == segmenter.at_once == 4
+        assert len({id(context.scratch) for context in device.contexts}) == 1
+    assert device.memory == {}
+
+
 def test_memory_that_cannot_be_locked_is_replaced_by_some_that_is(
     model: ModelFile, device: HostDriver
 ):
@@ -683,16 +695,19 @@ def test_the_time_of_the_parts(model: ModelFile, device: HostDriver):
 
 def test_what_the_code_calls_is_in_the_real_library():
     """The data path does not run here, so at least its names are held against the real thing."""
-    context = ("set_input_shape", "set_tensor_address", "execute_async_v3")
+    context = ("set_input_shape", "set_tensor_address", "execute_async_v3", "set_device_memory")
+    engine = ("create_execution_context", "get_tensor_profile_shape", "num_io_tensors")
     names = {
         "IExecutionContext": context,
-        "ICudaEngine": ("create_execution_context", "get_tensor_profile_shape", "num_io_tensors"),
+        "ICudaEngine": (*engine, "device_memory_size_v2"),
+        "ExecutionContextAllocationStrategy": ("STATIC", "USER_MANAGED"),
         "Runtime": ("deserialize_cuda_engine",),
     }
     if library_name(LIBRARY) == "tensorrt_rtx":
         names["IExecutionContext"] += ("is_stream_capturable",)
         names["ICudaEngine"] += ("create_runtime_config",)
         names["IRuntimeConfig"] = ("create_runtime_cache", "set_runtime_cache")
+        names["IRuntimeConfig"] += ("set_execution_context_allocation_strategy",)
         names["IRuntimeConfig"] += ("dynamic_shapes_kernel_specialization_strategy",)
         names["IRuntimeCache"] = ("serialize", "deserialize")
     for owner, members in names.items():

@@ -128,7 +128,9 @@ class TensorRtBackend(Backend):
                 raise EngineRefused(self._logger.last_error or "it cannot be deserialised")
             check_engine(engine, self._library, ENGINES[name], self._input_size, self._batch)
             tensors = {name: self._tensor(name) for name in (INPUT, *ENGINES[name])}
-            network = _Network(self._cuda, engine, self._logger, tensors, self._batch)
+            network = _Network(
+                self._cuda, self._library, engine, self._logger, tensors, self._batch
+            )
             if network.compiles_kernels:
                 kernels, _ = engine_cache.obtain(
                     {**self._key, "kernels": name, "driver": self._cuda.call("cuDriverGetVersion")},
@@ -224,6 +226,7 @@ class _Network:
     def __init__(
         self,
         cuda: Cuda,
+        library: Any,
         engine: Any,
         logger: Any,
         tensors: dict[str, _Tensor],
@@ -235,7 +238,9 @@ class _Network:
         self._contexts: dict[int, Any] = {}
         self._kernel_cache: Any = None
         self._kernels = b""
+        self._scratch = 0  # address of what layers hand to each other
         self._cuda = cuda
+        self._library = library
         self._engine = engine
         self._logger = logger
         self._batch = batch
@@ -345,9 +350,24 @@ class _Network:
         self._kernels = kernels
 
     def _create_context(self) -> Any:
+        """For one number of images; of several, one runs at a time, so they share their memory.
+
+        That of each would be for the largest number, and there may be 8 of them.
+        """
+        strategies = self._library.ExecutionContextAllocationStrategy
+        several = self._batch.minimum < self._batch.maximum
+        size = getattr(self._engine, "device_memory_size_v2", 0) if several else 0  # not in 10.0
+        context = self._context_with(strategies.USER_MANAGED if size else strategies.STATIC)
+        if context is not None and size:
+            self._scratch = self._scratch or self._cuda.allocate(size)
+            context.set_device_memory(self._scratch, size)
+        return context
+
+    def _context_with(self, strategy: Any) -> Any:
         config = self._runtime_config()
         if config is None:
-            return self._engine.create_execution_context()
+            return self._engine.create_execution_context(strategy)
+        config.set_execution_context_allocation_strategy(strategy)
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             strategies = type(config.dynamic_shapes_kernel_specialization_strategy)
             # Not in the background, after some frames: a frame's time would depend on its number.
