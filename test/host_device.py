@@ -41,6 +41,7 @@ class HostDriver:
         self.compiled: list[tuple[int, ...]] = []  # shapes of images that had no kernel yet
         self.calls: list[str] = []
         self.fail: dict[str, Any] = {}
+        self.multiprocessors = 16
         self.retained = 0  # how often the primary context is
         self.contexts: WeakSet[_Context] = WeakSet()  # of engines, as long as they live
         self.freed_too_late = 0  # of these, after the primary context
@@ -70,7 +71,8 @@ class HostDriver:
         return (b"host memory".ljust(length, b"\0"),)
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> tuple:  # noqa: N802
-        return (8,)
+        counted = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+        return (self.multiprocessors if attribute == counted else 8,)
 
     def _cuDevicePrimaryCtxRetain(self, device: Any) -> tuple:  # noqa: N802
         self.retained += 1

@@ -199,7 +199,7 @@ def test_a_builder_that_dies_is_an_error(model: ModelFile, target: Target):
 
 
 def test_the_key_names_everything_that_decides(model: ModelFile, target: Target):
-    on_gpu = dataclasses.replace(target, gpu="A GPU", compute_capability="8.9")
+    on_gpu = dataclasses.replace(target, gpu="A GPU", compute_capability="8.9", multiprocessors=24)
     key = on_gpu.key(model, BatchProfile(1, 2, 4))
     assert key == {
         "model_sha256": model.sha256,
@@ -211,6 +211,7 @@ def test_the_key_names_everything_that_decides(model: ModelFile, target: Target)
         "platform": os.uname().machine,
         "gpu": "A GPU",
         "compute_capability": "8.9",
+        "multiprocessors": 24,
     }
     assert dataclasses.replace(on_gpu, device=1).key(model, BatchProfile(1, 2, 4)) == key
 
@@ -541,6 +542,17 @@ def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver)
     finally:
         HostDriver._cuStreamBeginCapture = original
     assert device.launches == 0
+
+
+def test_a_device_of_the_same_name_with_less_in_it_has_engines_of_its_own(
+    model: ModelFile, device: HostDriver, cache: Path
+):
+    for number in (16, 16, 8):  # AGX Orin, again, Orin NX
+        device.multiprocessors = number
+        create_backend(model, "tensorrt").close()
+    keys = [json.loads(path.read_text())["key"] for path in cache.glob("*.json")]
+    built = [key["multiprocessors"] for key in keys if "kernels" not in key]
+    assert sorted(built) == [8, 16]
 
 
 def test_too_little_memory_is_said_with_the_numbers(model: ModelFile, device: HostDriver):

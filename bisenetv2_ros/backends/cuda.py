@@ -84,6 +84,11 @@ class Cuda:
                 attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
             )
         )
+        self.multiprocessors: int = self.call(
+            "cuDeviceGetAttribute",
+            attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
+            self._device,
+        )
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.use()
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value

@@ -48,6 +48,7 @@ class Target:
     version: str
     gpu: str = ""  #: name; '' for none
     compute_capability: str = ""  #: such as '8.9'
+    multiprocessors: int = 0  #: all Orins have one name; they, and power modes, differ in these
     device: int = 0  #: number of the GPU for CUDA; no part of the engine's identity
 
     def key(self, model: ModelFile, batch: BatchProfile) -> dict[str, Any]:
@@ -62,6 +63,7 @@ class Target:
             "platform": os.uname().machine,
             "gpu": self.gpu,
             "compute_capability": self.compute_capability,
+            "multiprocessors": self.multiprocessors,
         }
 
 

@@ -72,7 +72,12 @@ class TensorRtBackend(Backend):
         cuda = self._cuda
         version = self._library.__version__
         self._target = Target(
-            library_name(self._library), version, cuda.name, cuda.compute_capability, cuda.index
+            library_name(self._library),
+            version,
+            cuda.name,
+            cuda.compute_capability,
+            cuda.multiprocessors,
+            cuda.index,
         )
         self.device = f"{cuda.name} ({self._target.library} {version})"
         self._batch = batch

@@ -124,7 +124,9 @@ def _target(device: str) -> Target:
         if device or name != "tensorrt_rtx":
             raise
         return Target(name, version)
-    target = Target(name, version, cuda.name, cuda.compute_capability, cuda.index)
+    target = Target(
+        name, version, cuda.name, cuda.compute_capability, cuda.multiprocessors, cuda.index
+    )
     cuda.close()
     return target
 
