@@ -122,29 +122,50 @@ def test_the_package_s_models_build_in_every_precision(
     assert any("%" in line for line in lines), "it says how far it is"
 
 
-@pytest.mark.skipif(
-    not hasattr(LIBRARY.BuilderFlag, "REQUIRE_USER_ALLOCATION"), reason="TensorRT needs no flag"
-)
-def test_engines_may_be_recorded(model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch):
-    configs = []
+@pytest.fixture
+def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The configurations of builders of this process."""
+    kept = []
     set_shape = engine_builder._set_shape
 
     def keep(builder, network, config, request) -> None:
-        configs.append(config)
+        kept.append(config)
         set_shape(builder, network, config, request)
 
     monkeypatch.setattr(engine_builder, "_set_shape", keep)
-    sender = SimpleNamespace(send=lambda message: None)
-    engine = engine_builder._build_one(
+    return kept
+
+
+def build_here(model: ModelFile, target: Target, timings: list[Any]) -> bytes:
+    """An engine built in this process, for 1 to 4 images."""
+    return engine_builder._build_one(
         LIBRARY,
         engine_builder.make_logger(LIBRARY),
-        engine_builder._make_monitor(LIBRARY, sender),
+        engine_builder._make_monitor(LIBRARY, SimpleNamespace(send=lambda message: None)),
         model.path.read_bytes(),
         {"input_size": (32, 24), "batch": (1, 2, 4)},
         target,
+        timings,
     )
-    assert engine
+
+
+@pytest.mark.skipif(
+    not hasattr(LIBRARY.BuilderFlag, "REQUIRE_USER_ALLOCATION"), reason="TensorRT needs no flag"
+)
+def test_engines_may_be_recorded(model: ModelFile, target: Target, configs: list[Any]):
+    assert build_here(model, target, [])
     assert configs[0].get_flag(LIBRARY.BuilderFlag.REQUIRE_USER_ALLOCATION)
+
+
+@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops:DeprecationWarning")
+def test_layers_are_timed_once_for_both_engines(
+    model: ModelFile, target: Target, configs: list[Any]
+):
+    timings: list[Any] = []
+    for _ in range(2):
+        assert build_here(model, dataclasses.replace(target, library="tensorrt"), timings)
+    caches = [config.get_timing_cache() for config in configs]
+    assert caches == timings * 2 and len(timings) == 1
 
 
 def test_a_model_that_the_library_refuses(tmp_path: Path, target: Target):

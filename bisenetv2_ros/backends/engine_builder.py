@@ -214,10 +214,11 @@ def _build(request: dict[str, Any], connection: Connection) -> Parts:
     logger = make_logger(library)
     monitor = _make_monitor(library, connection)
     engines = {}
+    timings: list[Any] = []
     for name, outputs in ENGINES.items():
         monitor.engine = name
         engines[name] = _build_one(
-            library, logger, monitor, _extract(data, outputs), request, target
+            library, logger, monitor, _extract(data, outputs), request, target, timings
         )
     if device is not None:
         device.close()
@@ -233,7 +234,13 @@ def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
 
 
 def _build_one(
-    library: Any, logger: Any, monitor: Any, graph: bytes, request: dict[str, Any], target: Target
+    library: Any,
+    logger: Any,
+    monitor: Any,
+    graph: bytes,
+    request: dict[str, Any],
+    target: Target,
+    timings: list[Any],
 ) -> bytes:
     try:
         builder = library.Builder(logger)
@@ -255,6 +262,10 @@ def _build_one(
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_shape(builder, network, config, request)
     _set_compute_capability(library, config, target)
+    if target.library == "tensorrt":  # which times each layer on the device, for minutes
+        # All engines of a model have the same layers but for the last: they are timed once.
+        timings[:] = timings or [config.create_timing_cache(b"")]
+        config.set_timing_cache(timings[0], False)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise _Refused(logger.last_error or "no engine was built")
