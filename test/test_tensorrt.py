@@ -553,6 +553,23 @@ def test_kernels_are_compiled_once_for_every_number_of_images(model: ModelFile, 
     assert [shape[0] for shape in device.compiled[3:]] == [*range(1, 9), 30]
 
 
+def test_kernels_that_the_driver_refuses_are_compiled_once(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    create_backend(model, "tensorrt").close()
+    with monkeypatch.context() as another_driver:
+        another_driver.setattr(host_device._Kernels, "deserialize", lambda *_: False)
+        another_driver.setattr(host_device._Kernels, "serialize", lambda *_: b"\1\7")
+        create_backend(model, "tensorrt").close()
+    assert len(device.compiled) == 2
+    kept = []
+    monkeypatch.setattr(
+        host_device._Kernels, "deserialize", lambda self, kernels: kept.append(kernels) or True
+    )
+    create_backend(model, "tensorrt").close()
+    assert kept == [b"\1\7"], "the new ones"
+
+
 def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver):
     device.fail["cuStreamEndCapture"] = driver.CUresult.CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED
     original = HostDriver._cuStreamBeginCapture

@@ -137,12 +137,7 @@ class TensorRtBackend(Backend):
                 self._cuda, self._library, engine, self._logger, tensors, self._batch
             )
             if network.compiles_kernels:
-                kernels, _ = engine_cache.obtain(
-                    {**self._key, "kernels": name, "driver": self._cuda.call("cuDriverGetVersion")},
-                    lambda: {"kernels": network.compile_kernels()},
-                    lambda line: None,
-                )
-                network.take_kernels(kernels["kernels"])
+                self._obtain_kernels(network, name)
             network.prepare(self._batch.optimum)
         except RuntimeError as error:
             # TensorRT's word comes before others: "... Error Code 2: OutOfMemory (Requested ...".
@@ -156,6 +151,20 @@ class TensorRtBackend(Backend):
             raise
         self._tensors |= tensors
         return network
+
+    def _obtain_kernels(self, network: _Network, name: str) -> None:
+        key = {**self._key, "kernels": name, "driver": self._cuda.call("cuDriverGetVersion")}
+
+        def obtain() -> bytes:
+            parts, _ = engine_cache.obtain(
+                key, lambda: {"kernels": network.compile_kernels()}, lambda line: None
+            )
+            return parts["kernels"]
+
+        if not network.take_kernels(obtain()):
+            _log.warning("kept kernels of %s are not for this driver: compiled anew", self._name)
+            engine_cache.discard(key)
+            obtain()
 
     def _tensor(self, name: str) -> _Tensor:
         """That of the other network, which never runs at the same time, or a new one."""
@@ -242,7 +251,6 @@ class _Network:
         self._launch: dict[int, Callable[[], None]] = {}
         self._contexts: dict[int, Any] = {}
         self._kernel_cache: Any = None
-        self._kernels = b""
         self._scratch = 0  # address of what layers hand to each other
         self._cuda = cuda
         self._library = library
@@ -350,9 +358,12 @@ class _Network:
         kernels = self._kernel_cache.serialize()
         return b"" if kernels is None else bytes(kernels)
 
-    def take_kernels(self, kernels: bytes) -> None:
-        """Use what `compile_kernels` returned, here or in another process."""
-        self._kernels = kernels
+    def take_kernels(self, kernels: bytes) -> bool:
+        """Use what `compile_kernels` returned, here or in another process; False if refused."""
+        if self._kernel_cache is not None:  # they have been compiled here
+            return True
+        self._kernel_cache = self._runtime_config().create_runtime_cache()
+        return not kernels or self._kernel_cache.deserialize(kernels)
 
     def _create_context(self) -> Any:
         """For one number of images; of several, one runs at a time, so they share their memory.
@@ -380,8 +391,6 @@ class _Network:
         if hasattr(config, "create_runtime_cache"):
             if self._kernel_cache is None:  # one for all contexts
                 self._kernel_cache = config.create_runtime_cache()
-                if self._kernels and not self._kernel_cache.deserialize(self._kernels):
-                    _log.warning("kept kernels are not for this driver: they are compiled again")
             config.set_runtime_cache(self._kernel_cache)
         return self._engine.create_execution_context(config)
 
