@@ -552,6 +552,8 @@ def test_two_processes_under_torchrun_end_like_one(data, tmp_path):
     for name, value in ends[0].model.items():
         if "running" not in name and "num_batches" not in name:
             assert torch.allclose(value, ends[1].model[name], rtol=1e-3, atol=1e-4), name
+    losses = [read_metrics(r / "metrics.jsonl")[0]["loss"] for r in (tmp_path / "one", run)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4), "of both halves, not of the first"
 
 
 def test_a_host_without_the_first_ones_disk_resumes_with_it(data, tmp_path):

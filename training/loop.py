@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -189,20 +190,19 @@ def _train(
         for step in range(first_step, recipe.iterations):
             rate = recipe.learning_rate_at(step)
             state.set_rate(rate)
-            losses, skipped = backward(
+            means, skipped = backward(
                 recipe, place, stepped, state, batches, weights, step, ignore_index
             )
             damaged += skipped
-            broken, stopping = place.any(
-                not all(math.isfinite(value) for value in losses.values()), bool(stop.asked)
-            )
-            if broken:
+            state.step(step)  # first, so that a GPU has it to do while the losses are looked at
+            losses = place.mean(means)
+            if not all(math.isfinite(value) for value in losses.values()):
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
                 raise TrainingError(
                     f"loss is not finite at step {step} ({shown}; learning rate {rate:.3g}); "
                     f"lower learning_rate or lengthen warmup; {_how_to_go_on(run)}"
                 )
-            state.step(step)
+            stopping = place.any(bool(stop.asked))
             done = step + 1
             last = done == recipe.iterations
             if log:
@@ -371,11 +371,12 @@ def backward(
     weights: Tensor | None,
     step: int,
     ignore_index: int = 255,
-) -> tuple[dict[str, float], int]:
+) -> tuple[dict[str, Tensor], int]:
     """Gradients of one batch, in micro batches -> losses by head, damaged samples passed over.
 
-    The losses are means over the micro batches and processes, each of which has taken its own
-    mean over its pixels.
+    The gradients are means over the micro batches and processes, each of which has taken its own
+    mean over its pixels. The losses, scalars on the device, are means over this process's micro
+    batches.
     """
     torch.manual_seed(hash((recipe.seed, 3, step, place.rank)) & 0x7FFF_FFFF)  # dropout
     network.train()
@@ -408,16 +409,20 @@ def backward(
             state.scaler.scale(loss).backward()
         for name, value in losses.items():
             summed[name] = summed.get(name, torch.zeros_like(value)) + value.detach() / parts
-    values = torch.stack(list(summed.values())).tolist()  # one wait for the device, not one a head
-    return dict(zip(summed, values, strict=True)), damaged
+    return summed, damaged
 
 
 def normalise(image: Tensor, recipe: Recipe) -> Tensor:
     """(N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32 in channels-last memory."""
-    mean = torch.tensor(recipe.mean, device=image.device)
-    std = torch.tensor(recipe.std, device=image.device)
+    mean, std = _constant(recipe.mean, image.device), _constant(recipe.std, image.device)
     # the permutation of a channels-last picture is a channels-last tensor: no copy
     return ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copied to the device once: each such copy waits for all that a GPU has still to do."""
+    return torch.tensor(values, device=device)
 
 
 def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
@@ -456,11 +461,16 @@ class MovingAverage:
     def update(self, network: nn.Module, step: int) -> None:
         """Move towards the network's weights after optimiser step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for key, value in network.state_dict().items():
-            if value.dtype.is_floating_point:
-                self.weights[key].lerp_(value, 1 - decay)
-            else:
-                self.weights[key].copy_(value)
+        now = network.state_dict()
+        averaged = [key for key, value in now.items() if value.dtype.is_floating_point]
+        counters = [key for key, value in now.items() if not value.dtype.is_floating_point]
+        # All at once: a GPU waits while hundreds of small calls are made one by one.
+        torch._foreach_lerp_(
+            [self.weights[key] for key in averaged], [now[key] for key in averaged], 1 - decay
+        )
+        torch._foreach_copy_(
+            [self.weights[key] for key in counters], [now[key] for key in counters]
+        )
 
 
 class TrainingState:

@@ -115,7 +115,7 @@ def _hard_pixels(values: Tensor, labelled: Tensor, threshold: float, minimum: fl
     """Mask of the pixels that OHEM keeps, by their loss -log p (see `segmentation_loss`)."""
     candidates = values[labelled]
     keep = math.ceil(minimum * candidates.numel())
-    limit = torch.tensor(-math.log(threshold) if threshold > 0 else math.inf).to(values)
+    limit = values.new_full((), -math.log(threshold) if threshold > 0 else math.inf)
     if keep:
         limit = torch.minimum(limit, torch.topk(candidates, keep).values[-1])
     return values >= limit

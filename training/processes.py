@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -33,13 +34,24 @@ class Place:
         """Whether this process is the one that writes files and speaks."""
         return self.rank == 0
 
-    def any(self, *facts: bool) -> list[bool]:
-        """Whether each fact is true in any of the processes. All of them have to ask."""
+    def any(self, fact: bool) -> bool:
+        """Whether it is true in any of the processes. All of them have to ask."""
         if self.processes == 1:
-            return list(facts)
-        votes = torch.tensor([float(fact) for fact in facts], device=self.device)
-        torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
-        return [vote > 0 for vote in votes.tolist()]
+            return fact
+        vote = torch.tensor(float(fact), device=self.device)
+        torch.distributed.all_reduce(vote, torch.distributed.ReduceOp.MAX)
+        return vote.item() > 0
+
+    def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
+        """The mean of each scalar over the processes. All of them have to ask.
+
+        Waits for the device, once.
+        """
+        together = torch.stack(list(values.values()))
+        if self.processes > 1:
+            torch.distributed.all_reduce(together)
+            together /= self.processes
+        return dict(zip(values, together.tolist(), strict=True))
 
     def from_first(self, value: T) -> T:
         """What the first process gives, for every process. All of them have to ask.
