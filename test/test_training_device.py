@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,6 +11,7 @@ torch = pytest.importorskip("torch")
 from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
+from bisenetv2_ros.cli.main import main  # noqa: E402
 from bisenetv2_ros.training import loop  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
 from bisenetv2_ros.training.processes import Place  # noqa: E402
@@ -82,3 +85,45 @@ def test_the_moving_average_is_few_calls_to_the_device():
     with Calls() as calls:
         average.update(network, 0)
     assert len(calls.found) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "advice"),
+    [
+        ({"batch_size": 8}, "micro_batch=4 or precision=bfloat16 or more GPUs"),
+        ({"batch_size": 8, "micro_batch": 4}, "micro_batch=2 or precision=bfloat16 or more GPUs"),
+        ({"batch_size": 2, "precision": "bfloat16"}, "more GPUs"),
+    ],
+)
+def test_out_of_memory_says_what_needs_less(tmp_path, monkeypatch, capsys, changes, advice):
+    def too_large(*_, **__):
+        raise torch.OutOfMemoryError(
+            "CUDA out of memory. Tried to allocate 608.00 MiB. GPU 0 has a total capacity of 11 GiB"
+        )
+
+    monkeypatch.setattr(loop, "segmentation_loss", too_large)
+    file = tmp_path / "recipe.yaml"
+    file.write_text(json.dumps({**RECIPE, "dataset": "synthetic", "workers": 0, **changes}))
+    words = ["train", "--config", str(file), "--output", str(tmp_path / "run"), "--device", "cpu"]
+    assert main(words) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "frames of 64x64 at once" in error
+    assert f"out of memory. Tried to allocate 608.00 MiB; start anew with {advice};" in error
+    assert error.endswith("there is no checkpoint yet")
+
+
+def on_gpus(count: int) -> Place:
+    return Place(0, count, torch.device("cuda"))
+
+
+def test_one_frame_a_gpu_is_enough_where_they_share_their_statistics():
+    loop._check_fit(recipe(batch_size=4), on_gpus(4))
+    with pytest.raises(loop.TrainingError, match="one frame at once"):
+        loop._check_fit(recipe(batch_size=1), on_gpus(1))
+
+
+def test_a_gpu_without_bfloat16_is_named(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
+    with pytest.raises(loop.TrainingError, match=r"bfloat16 on Tesla T4, .* float16 or float32"):
+        loop._check_fit(recipe(precision="bfloat16"), on_gpus(1))

@@ -255,6 +255,7 @@ def test_a_complete_run_stays_as_it_is(uninterrupted, data, tmp_path):
     run = shutil.copytree(whole, tmp_path / "run")
     said = []
     loop.train(recipe(precision=precision), data, run, resume=True, say=said.append)
+    assert said[0].startswith("device: ") and said[0].endswith(" 1 threads")
     assert f"{run} is complete: {STEPS} steps" in said
     assert_same_end(whole, run)
 

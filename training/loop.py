@@ -95,8 +95,8 @@ def train(
         host without the first process's disk has none, and is given `run`.
 
     Raises:
-        TrainingError: a loss that is not finite, a full disk, a data worker or another process that
-            died, a run folder in use. The checkpoints before it stay.
+        TrainingError: a loss that is not finite, a GPU out of memory, a full disk, a data worker or
+            another process that died, a run folder in use. The checkpoints before it stay.
         DatasetError, CheckpointError, ValueError: what was given does not fit; names file or key.
     """
     place = join_processes(device)
@@ -104,6 +104,8 @@ def train(
         say = _say_nothing
     try:
         _train(recipe, data, run, resume, start, place, say)
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(_out_of_memory(recipe, place, run, error)) from error
     except DataLoadingError as error:
         raise TrainingError(f"data loading failed: {error}; {_how_to_go_on(run)}") from error
     except OSError as error:
@@ -135,6 +137,21 @@ def _how_to_go_on(run: Path) -> str:
     return f"the last good checkpoint is {saved[-1]}, go on with --resume"
 
 
+def _out_of_memory(recipe: Recipe, place: Place, run: Path, error: Exception) -> str:
+    plan = BatchPlan(recipe, place, 0)
+    smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
+    advice = [f"micro_batch={smaller[-1]}"] if smaller else []
+    if recipe.precision == "float32":
+        advice.append("precision=bfloat16")
+    advice.append("more GPUs")
+    reason = " ".join(str(error).split()).partition(" GPU ")[0].rstrip(".")
+    return (
+        f"{place.device} with {plan.micro} frames of {recipe.crop[0]}x{recipe.crop[1]} at once in "
+        f"{recipe.precision}: {reason}; start anew with {' or '.join(advice)}; "
+        f"{_how_to_go_on(run)}"
+    )
+
+
 def _train(
     recipe: Recipe,
     data: Path,
@@ -160,6 +177,8 @@ def _train(
     torch.manual_seed(recipe.seed)
     network = BiSeNetV2(recipe.model)
     header = run_header(recipe, training, place)
+    shared = f", {place.processes} processes" if place.processes > 1 else ""
+    say(f"device: {header['device']}{shared}")
     found, again = _find(run, header, say) if resume and place.is_first else (None, None)
     found, again = place.from_first((found, again))
     if start and not found:
@@ -316,7 +335,8 @@ def _check_fit(recipe: Recipe, place: Place) -> None:
         raise TrainingError(
             f"micro_batch is {micro}, expected a divisor of the {share} frames a process has"
         )
-    if micro == 1 and recipe.model.branches != "detail":
+    synchronised = place.processes > 1 and place.device.type == "cuda"
+    if micro == 1 and recipe.model.branches != "detail" and not synchronised:
         raise TrainingError(
             "one frame at once on a device, expected 2 or more: the context embedding normalises "
             "one value a frame over the batch"
@@ -324,6 +344,15 @@ def _check_fit(recipe: Recipe, place: Place) -> None:
     if recipe.precision == "float16" and place.device.type != "cuda":
         raise TrainingError(
             f"precision is float16 on {place.device}, expected bfloat16 or float32 without CUDA"
+        )
+    if (
+        recipe.precision == "bfloat16"
+        and place.device.type == "cuda"
+        and not torch.cuda.is_bf16_supported(including_emulation=False)
+    ):
+        raise TrainingError(
+            f"precision is bfloat16 on {torch.cuda.get_device_name(place.device)}, which only "
+            "emulates it, expected float16 or float32"
         )
 
 
