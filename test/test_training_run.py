@@ -25,7 +25,7 @@ torch = pytest.importorskip("torch")
 from long_run import long_or_short  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
-from bisenetv2_ros.training import loop, run_record  # noqa: E402
+from bisenetv2_ros.training import loop, processes, run_record  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     CheckpointError,
     list_checkpoints,
@@ -585,6 +585,20 @@ def test_all_processes_stop_when_one_is_asked_to(data, tmp_path):
     (newest,) = list_checkpoints(run)
     steps = [record["step"] for record in read_metrics(run / "metrics.jsonl")]
     assert load_checkpoint(newest).step == max(steps)
+
+
+def test_a_signal_that_torchrun_passes_on_is_not_a_second_one(monkeypatch):
+    with processes.StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    with processes.StopRequest(2) as stop:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        assert stop.asked == "SIGINT"
+        monkeypatch.setattr(processes, "ONE_REQUEST", 0.0)  # long after
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
 
 
 def test_a_lost_process_ends_the_run_by_name(data, tmp_path):

@@ -204,7 +204,11 @@ def _train(
     ignore_index = training.labels.ignore_index
     done = saved = first_step
     damaged = 0
-    with StopRequest() as stop, contextlib.closing(batches), contextlib.ExitStack() as stack:
+    with (
+        StopRequest(place.processes) as stop,
+        contextlib.closing(batches),
+        contextlib.ExitStack() as stack,
+    ):
         log = stack.enter_context(RunLog(run, first_step, recipe, say)) if place.is_first else None
         for step in range(first_step, recipe.iterations):
             rate = recipe.learning_rate_at(step)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import os
 import signal
+import time
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -19,6 +20,7 @@ T = TypeVar("T")
 
 # The first process validates while the others wait for it.
 PATIENCE = datetime.timedelta(hours=1)
+ONE_REQUEST = 2.0  # seconds, see StopRequest
 
 
 @dataclass(frozen=True)
@@ -104,10 +106,16 @@ def leave_processes(place: Place) -> None:
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for the end of the current step; a second one is not caught."""
+    """SIGTERM and SIGINT ask for the end of the current step; a second one is not caught.
 
-    def __init__(self) -> None:
+    Of several processes, each may be sent the signal by the system (systemd, Slurm) and once more
+    by torchrun, which passes it on: there, what comes within ONE_REQUEST counts as one.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
         self.asked = ""  # name of the signal that came
+        self._alone = processes == 1
+        self._first: dict[int, float] = {}
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -121,4 +129,9 @@ class StopRequest:
 
     def _ask(self, number: int, _: object) -> None:
         self.asked = signal.Signals(number).name
-        signal.signal(number, self._previous[number])
+        now = time.monotonic()
+        late = now - self._first.setdefault(number, now) >= ONE_REQUEST
+        if self._alone or late:
+            signal.signal(number, self._previous[number])
+        if late:
+            signal.raise_signal(number)
