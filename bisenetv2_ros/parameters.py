@@ -167,9 +167,15 @@ FIELDS: dict[str, Field] = {field.name: field for field in dataclasses.fields(Pa
 
 
 def problem(field: Field, value: Any) -> str | None:
-    """What is wrong with `value` for the parameter `field`, in one line, or None."""
-    expected = _expected(field)
-    if isinstance(field.default, tuple):
+    """What is wrong with `value` for the parameter `field`, in one line, or None.
+
+    None is what ROS makes of an empty list: right where the default stands for one, [''].
+    """
+    expected, got = _expected(field), repr(value)
+    if value is None and isinstance(field.default, tuple):
+        valid = field.default == ("",)
+        expected, got = "at least one string", "an empty list"
+    elif isinstance(field.default, tuple):
         valid = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     elif isinstance(field.default, bool) or not isinstance(value, bool):
         valid = isinstance(value, type(field.default))
@@ -180,7 +186,7 @@ def problem(field: Field, value: Any) -> str | None:
     if valid and field.metadata["limits"] is not None:
         low, high = field.metadata["limits"]
         valid = math.isfinite(value) and low <= value <= high
-    return None if valid else f"parameter {field.name}: got {value!r}, expected {expected}"
+    return None if valid else f"parameter {field.name}: got {got}, expected {expected}"
 
 
 def unknown(names: Iterable[str], declared: Iterable[str]) -> list[str]:
@@ -235,7 +241,8 @@ def declare(node: Node) -> list[str]:
         if wrong:
             problems.append(wrong)
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        node.declare_parameter(name, default, descriptor, ignore_override=wrong is not None)
+        ignored = wrong is not None or (name in overrides and overrides[name].value is None)
+        node.declare_parameter(name, default, descriptor, ignore_override=ignored)
     return problems
 
 

@@ -132,6 +132,17 @@ def test_wrong_overrides_are_all_reported_and_the_defaults_stand(make_node):
     assert parameters.read(node) == Parameters()
 
 
+def test_an_empty_list_is_no_regions_but_not_no_cameras(make_node):
+    """ROS has no type for `[]`, and gives the value None."""
+    node = make_node("regions:=[]", "crops:=[]")
+    assert parameters.declare(node) == []
+    assert parameters.read(node) == Parameters()
+    node = make_node("cameras:=[]")
+    assert parameters.declare(node) == [
+        "parameter cameras: got an empty list, expected at least one string"
+    ]
+
+
 def test_changes_out_of_range_or_read_only_are_refused_with_a_reason(make_node):
     from rclpy.parameter import Parameter
 
