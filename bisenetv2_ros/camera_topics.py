@@ -261,7 +261,8 @@ class CameraTopics:
             self._publish_image("color_mask", header, segmenter.colour(mask), "rgb8")
         if "overlay" in wanted:
             rgb = image if order == "rgb" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            overlay = segmenter.overlay(rgb, segmentation.mask, settings.overlay_opacity)
+            opacity = min(settings.overlay_opacity, 1.0)  # rclpy lets 1.000001 pass
+            overlay = segmenter.overlay(rgb, segmentation.mask, opacity)
             if self.watch is not None:
                 draw_regions(overlay, self.watch.regions)
             self._publish_image("overlay", header, overlay, "rgb8")

@@ -452,6 +452,15 @@ def test_changes_out_of_range_are_refused_with_a_reason_and_harm_nothing(ros, st
     assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
 
 
+def test_an_opacity_that_is_rounded_up_costs_no_frame(ros, start, scene):
+    """rclpy takes what is within a millionth of the range."""
+    start()
+    overlays = ros.collect(Image, "segmentation/overlay")
+    publisher = camera(ros)
+    assert set_parameter(ros, "overlay_opacity", 1.0000005).successful
+    assert publish_until(ros, publisher, image_message(scene), lambda: overlays)
+
+
 def test_describe_is_the_manual(ros, start):
     start()
     names = ["overlay_opacity", "mask_size"]
