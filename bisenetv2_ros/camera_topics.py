@@ -7,9 +7,10 @@ The module does not know when a frame is segmented, nor on which thread.
 
 from __future__ import annotations
 
+import contextlib
 import posixpath
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import cv2
@@ -113,7 +114,7 @@ class CameraTopics:
     ) -> None:
         """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
         compressed, `view` what to use of its pictures, `watch` for a camera that has regions of
-        interest."""
+        interest. ValueError, with none left behind, where one cannot be created."""
         self.view = view
         self.watch = watch
         self.statistics = CameraStatistics()
@@ -134,33 +135,37 @@ class CameraTopics:
         self._subscriptions: list[Subscription] = []
         self._camera_info: CameraInfo | None = None
         self._buffers = {name: ImageBuffer() for name, kind in OUTPUTS.items() if kind is Image}
-        self._publishers: dict[str, Publisher] = {
-            name: node.create_publisher(
-                kind,
-                self._output_names[name],
-                _reliable(depth=1 if kind is Image else 10),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            )
-            for name, kind in OUTPUTS.items()
-        }
+        self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(topic, "label_info")
         self._label_info_publisher: Publisher | None = None
         self.rate_limit = RateLimit()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.destroy)
+            for name, kind in OUTPUTS.items():
+                with _naming(node, self._output_names[name]):
+                    self._publishers[name] = node.create_publisher(
+                        kind,
+                        self._output_names[name],
+                        _reliable(depth=1 if kind is Image else 10),
+                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    )
+            undo.pop_all()
 
     def subscribe(self, on_image: Callable[[Any], None]) -> None:
-        """Begin to call `on_image` with each image message."""
-        self._subscriptions = [
-            self._node.create_subscription(
-                self._type,
-                self._name,
-                on_image,
-                _newest(),
-                qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-            ),
-            self._node.create_subscription(
-                CameraInfo, self._camera_info_name, self._keep_camera_info, _newest()
-            ),
-        ]
+        """Begin to call `on_image` with each image message. ValueError where that cannot be."""
+        with _naming(self._node, self._name):
+            self._subscriptions = [
+                self._node.create_subscription(
+                    self._type,
+                    self._name,
+                    on_image,
+                    _newest(),
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                ),
+                self._node.create_subscription(
+                    CameraInfo, self._camera_info_name, self._keep_camera_info, _newest()
+                ),
+            ]
 
     def unsubscribe(self) -> None:
         """End the calls of `on_image`."""
@@ -313,6 +318,16 @@ class CameraTopics:
 
     def _keep_camera_info(self, message: CameraInfo) -> None:
         self._camera_info = message
+
+
+@contextlib.contextmanager
+def _naming(node: Node, name: str) -> Iterator[None]:
+    """Make a ValueError with the topic in full of what rclpy raises: for an override of the
+    quality of service that makes no sense it has several kinds, and not all tell the topic."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"topic {node.resolve_topic_name(name)}: {error}") from error
 
 
 def _beside(node: Node, topic: str, other: Callable[[str], str]) -> str:

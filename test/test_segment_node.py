@@ -485,6 +485,10 @@ def test_describe_is_the_manual(ros, start):
         ({"cameras": "[a/one, a/two]"}, r"'a/one' and 'a/two' would share .*/a/segmentation/mask"),
         ({"cameras": "[a/one, /a/one]"}, r"'a/one' and '/a/one' would share .*/a/one"),
         ({"cameras": "['no topic']"}, r"cameras: .*no topic"),
+        (
+            {"qos_overrides./segmentation/mask.publisher.depth": "deep"},
+            r"topic /segmentation/mask: .*'deep'.* expecting type 'INTEGER'",
+        ),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
 )
@@ -633,6 +637,17 @@ def test_failed_configure_is_reported_and_can_be_tried_again(ros, start, models,
     masks = ros.collect(Image, "segmentation/mask")
     assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
     assert ros.spin_until(lambda: ros.status("/segment")[0] == OK)
+
+
+def test_failed_configure_leaves_no_publishers_behind(ros, start):
+    override = {"qos_overrides./segmentation/confidence.publisher.reliability": "maybe"}
+    start(autostart=False, **override)
+    assert not change_state(ros, CONFIGURE)
+    assert ros.spin_until(lambda: ros.status("/segment")[0] == ERROR)
+    assert ros.status("/segment")[1].startswith("cannot configure: topic /segmentation/confidence:")
+    assert ros.spin_until(
+        lambda: not ros.node.get_publishers_info_by_topic("segmentation/mask"), 3.0
+    )
 
 
 # Faults
