@@ -138,6 +138,7 @@ class SegmentNode(LifecycleNode):
         self._segmenter: Segmenter | None = None
         self._cameras: list[CameraTopics] = []
         self._active = False
+        self._finalized = False
         self._frames: LatestFrame[Any] = LatestFrame(0)
         self._threads: list[threading.Thread] = []
         self._watchdog = Watchdog()
@@ -247,6 +248,7 @@ class SegmentNode(LifecycleNode):
 
     @_transition
     def on_shutdown(self) -> None:
+        self._finalized = True  # also where the rest fails
         self._stop()
         self._free()
 
@@ -258,6 +260,8 @@ class SegmentNode(LifecycleNode):
 
     @property
     def _state(self) -> str:
+        if self._finalized:
+            return "finalized"
         if self._segmenter is None:
             return "unconfigured"
         return "active" if self._active else "inactive"

@@ -552,6 +552,7 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
     assert state(ros) == "unconfigured"
     assert change_state(ros, SHUTDOWN["unconfigured"])
     assert state(ros) == "finalized"
+    assert ros.spin_until(lambda: ros.status("/segment")[1] == "finalized")
     assert program.process.poll() is None
 
 
