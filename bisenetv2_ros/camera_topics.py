@@ -70,7 +70,11 @@ def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
         except InvalidTopicNameException as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
-        names = [node.resolve_topic_name(name) for name in (topic, output_topic(topic, "mask"))]
+        try:  # what is wrong only together with the namespace
+            names = [node.resolve_topic_name(name) for name in (topic, output_topic(topic, "mask"))]
+        except RuntimeError as error:
+            reason = str(error)
+            raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
         for name in names:
             if name in owners:
                 raise ValueError(

@@ -62,7 +62,10 @@ def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Re
     for text in filter(str.strip, texts):
         match = _REGION.fullmatch(text)
         if match is None:
-            raise ValueError(f"region '{text}': expected 'NAME: X Y, X Y, X Y' or 'NAME @ CAMERA:'")
+            raise ValueError(
+                f"region '{text}': expected 'NAME: X Y, X Y, X Y' or 'NAME @ CAMERA: ...', NAME of "
+                "letters, digits and _, a letter first"
+            )
         name, camera, corners = match[1], match[2] or "", match[3].split(",")
         try:
             points = tuple((float(x), float(y)) for x, y in map(str.split, corners))
@@ -74,7 +77,8 @@ def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Re
                 "between them"
             )
         if camera and cameras and camera not in cameras:
-            raise ValueError(f"region '{text}': no camera '{camera}', known: {', '.join(cameras)}")
+            listed = ", ".join(filter(None, cameras)) or "none"  # a video is the camera ''
+            raise ValueError(f"region '{text}': no camera '{camera}', known: {listed}")
         for other in regions:
             if other.name == name and (not camera or other.camera in ("", camera)):
                 raise ValueError(f"region '{text}': another one is called {name}")

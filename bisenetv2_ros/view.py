@@ -113,8 +113,10 @@ def _entries(what: str, texts: Sequence[str], cameras: Sequence[str]) -> list[tu
     """Camera, value and whole text of each entry."""
     entries: list[tuple[str, str, str]] = []
     for text in filter(str.strip, texts):
-        camera, _, value = text.partition(":")
+        camera, colon, value = text.partition(":")
         camera = camera.strip()
+        if not colon:
+            raise ValueError(f"{what} '{text}': expected 'CAMERA: ...', with a colon")
         if camera not in cameras:
             raise ValueError(f"{what} '{text}': no camera '{camera}', known: {', '.join(cameras)}")
         if camera in (entry[0] for entry in entries):

@@ -36,6 +36,7 @@ class TestTexts:
         ("text", "message"),
         [
             ("0 0, 1 0, 1 1", "expected 'NAME: X Y, X Y, X Y'"),
+            ("a-b: 0 0, 1 0, 1 1", "NAME of letters, digits and _"),
             ("a: 0 0, 1 0", "at least three points"),
             ("a: 0 0, 1 0, 1 1.1", "within 0..1"),
             ("a: 0 0, 1 0, 1 nan", "within 0..1"),
@@ -49,6 +50,10 @@ class TestTexts:
         with pytest.raises(ValueError, match="region") as caught:
             parse_regions([LEFT, text], ("x", "y"))
         assert f"'{text}'" in str(caught.value) and message in str(caught.value)
+
+    def test_a_camera_where_there_is_none(self):
+        with pytest.raises(ValueError, match="no camera 'front', known: none"):
+            parse_regions(["a @ front: 0 0, 1 0, 1 1"], ("",))
 
     def test_limits(self):
         regions = parse_regions([LEFT])

@@ -485,6 +485,7 @@ def test_describe_is_the_manual(ros, start):
         ({"cameras": "[a/one, a/two]"}, r"'a/one' and 'a/two' would share .*/a/segmentation/mask"),
         ({"cameras": "[a/one, /a/one]"}, r"'a/one' and '/a/one' would share .*/a/one"),
         ({"cameras": "['no topic']"}, r"cameras: .*no topic"),
+        ({"cameras": "[a, b//c]"}, r"cameras: 'b//c' is no topic name: .*repeated '/'"),
         (
             {"qos_overrides./segmentation/mask.publisher.depth": "deep"},
             r"topic /segmentation/mask: .*'deep'.* expecting type 'INTEGER'",

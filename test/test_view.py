@@ -29,12 +29,13 @@ def test_texts():
     ("crop", "rotation", "message"),
     [
         ("front/image_raw: 0 0 1", "", "expected 'CAMERA: LEFT TOP RIGHT BOTTOM'"),
+        ("front/image_raw 0 0 1 1", "", "expected 'CAMERA: ...', with a colon"),
         ("front/image_raw: 0 0 1 nan", "", "within 0..1 and in order"),
         ("front/image_raw: 0.5 0 0.5 1", "", "within 0..1 and in order"),
         ("front/image_raw: 0 0 1 1.5", "", "within 0..1 and in order"),
         ("left/image_raw: 0 0 1 1", "", "no camera 'left/image_raw', known: front/image_raw, rear"),
         ("", "front/image_raw: 45", "expected 'CAMERA: ' and 0, 90, 180 or 270"),
-        ("", "90", "no camera '90'"),
+        ("", "90", "expected 'CAMERA: ...', with a colon"),
     ],
 )
 def test_what_is_no_view_is_named(crop, rotation, message):
