@@ -104,7 +104,7 @@ def open_source(
             10.
         labels: a folder of label maps, one byte a pixel. A picture's label is the file of the same
             stem; pictures without one have the label None.
-        topics: image topics of a bag; none takes the only one.
+        topics: image topics of a bag, and of nothing else; none takes the only one.
         loop: begin again after the last picture or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
         size: frames are resized to this; None leaves them as they are. The synthetic street is
@@ -115,7 +115,8 @@ def open_source(
             and the next frame follows.
 
     Raises:
-        SourceError: there is no such source, or it has no frames, or no picture has a label.
+        SourceError: there is no such source, or it has no frames, or no picture has a label, or
+            labels or topics are given for a source that has none.
     """
     rate = rate or DEFAULT_RATE
     if spec in ("", SYNTHETIC):
@@ -126,15 +127,19 @@ def open_source(
         paths = _find(spec)
         if paths[0].suffix.lower() in SUFFIXES:
             label_paths = _find_labels(paths, labels) if labels else {}
-            return _Pictures(paths, label_paths, rate, size, loop, on_damaged)
-        if _is_bag(paths[0]):
+            source = _Pictures(paths, label_paths, rate, size, loop, on_damaged)
+            labels = ""  # taken
+        elif _is_bag(paths[0]):
             from bisenetv2_ros.bag import BagFrames  # the one kind that needs a further library
 
             source = BagFrames(paths[0], topics, size, loop, on_damaged)
+            topics = ()
         else:
             source = _Video(paths[0], size, loop)
     if labels:
         raise SourceError(f"labels '{labels}': expected pictures as the source, got '{spec}'")
+    if topics:
+        raise SourceError(f"topic '{topics[0]}': expected a bag as the source, got '{spec}'")
     return source
 
 

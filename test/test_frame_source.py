@@ -207,6 +207,13 @@ def test_labels_are_for_pictures(spec, video):
         open_source(str(video) if spec == "video" else spec, labels=".")
 
 
+@pytest.mark.parametrize("spec", ["", "pictures", "video"])
+def test_topics_are_for_bags(spec, video, drive):
+    spec = {"pictures": str(drive), "video": str(video)}.get(spec, spec)
+    with pytest.raises(SourceError, match=r"topic '/image_raw': expected a bag as the source"):
+        open_source(spec, topics=["/image_raw"])
+
+
 def test_labels_that_fit_no_picture_are_refused(drive):
     (drive.parent / "labels").mkdir()
     with pytest.raises(SourceError, match=r"such as frame1\.png"):
