@@ -24,6 +24,7 @@ import cv2
 import numpy as np
 import rclpy
 from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -61,7 +62,10 @@ class CameraNode(Node):
     """The topics of the camera, and the waiting for what others do."""
 
     def __init__(self, options: CameraOptions, *, labelled: bool) -> None:
-        """Create the publishers, that of `label` where `labelled`."""
+        """Create the publishers, that of `label` where `labelled`.
+
+        RuntimeError where the pace topic is none.
+        """
         super().__init__("camera")
         reliability = (
             ReliabilityPolicy.RELIABLE if options.reliable else ReliabilityPolicy.BEST_EFFORT
@@ -76,7 +80,12 @@ class CameraNode(Node):
         self._answered = Header()
         if options.pace_topic:
             answers = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-            self.create_subscription(Header, options.pace_topic, self._take_answer, answers)
+            try:
+                self.create_subscription(Header, options.pace_topic, self._take_answer, answers)
+            except InvalidTopicNameException as error:
+                self.destroy_node()
+                reason = str(error).splitlines()[0]
+                raise RuntimeError(f"'{options.pace_topic}' is no topic name: {reason}") from error
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
 
@@ -167,7 +176,7 @@ def publish_source(
 ) -> int:
     """Run the node until the source ends or a signal comes; return how many frames were sent.
 
-    Raises what the source raises, and RuntimeError where ROS refuses `ros_args`.
+    Raises what the source raises, and RuntimeError where ROS refuses `ros_args` or the pace topic.
     """
     rclpy.init(args=list(ros_args))
     node = None

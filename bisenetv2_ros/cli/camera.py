@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
             on_damaged=skip,
         )
         sent = publish_source(source, options, args.ros_args)
-    except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses its arguments
+    except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses names or arguments
         raise UserError(" ".join(str(error).split())) from error
     also = f", {len(skipped)} skipped" if skipped else ""
     print(f"camera: {sent} frames sent{also} in {time.monotonic() - start:.1f} s")
