@@ -173,8 +173,8 @@ class BagFrames(FrameSource):
             return list(known)
         if not topics:
             raise SourceError(
-                f"bag '{self.path}': expected --topic TOPIC, any number of times; "
-                f"image topics: {listed}"
+                f"bag '{self.path}': expected --topic TOPIC, any number of times (only `predict` "
+                f"and `view` have it); image topics: {listed}"
             )
         for topic in topics:
             if topic not in known:

@@ -314,7 +314,11 @@ def test_interrupt_leaves_a_whole_bag(tmp_path, model, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ((), f"expected --topic TOPIC, any number of times; image topics: {FRONT}, {REAR}"),
+        (
+            (),
+            "expected --topic TOPIC, any number of times (only `predict` and `view` have it); "
+            f"image topics: {FRONT}, {REAR}",
+        ),
         (("--topic", "/talk"), f"no image topic '/talk'; image topics: {FRONT}, {REAR}"),
         (("--topic", FRONT, "--topic", FRONT), "would share the topic /front/segmentation/mask"),
     ],
