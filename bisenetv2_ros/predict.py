@@ -7,8 +7,8 @@ What is written to the output directory:
     video.mp4           frame | colour mask | overlay with the legend; of a bag's several cameras
                         video_CAMERA.mp4 each
     fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class
-    fractions.jsonl     the same as one JSON object a line; of a bag's frames also where they are
-                        from
+    fractions.jsonl     the same as one JSON object a line, and that of the regions of interest; of
+                        a bag's frames also where they are from
     bag/                a copy of the source bag with segmentation topics beside its images
 NAME is the frame's without suffix; of frames that share it, later ones get _2, _3 and so on.
 Each frame's files are written before the next frame is read: who stops it keeps what is done.

@@ -32,7 +32,7 @@ what --save names, in the output directory:
   overlay    overlay/NAME.png  colours over the frame
   video      video.mp4         frame, colour mask and overlay side by side, with a legend
   fractions  fractions.csv     share of each class, a line per frame
-  jsonl      fractions.jsonl   the same, a JSON object per frame
+  jsonl      fractions.jsonl   the same, a JSON object per frame; also of regions
   bag        bag/              the source bag and its segmentation topics, times and stamps kept
 
 A picture or message that cannot be read is named and passed over; the exit code is then 1.
