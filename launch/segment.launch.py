@@ -69,7 +69,10 @@ ARGUMENTS = [
         "log_level", default_value="info", description="debug, info, warn, error or fatal."
     ),
     DeclareLaunchArgument(
-        "rviz", default_value="false", description="true: show camera, overlay and colour mask."
+        "rviz",
+        default_value="false",
+        description="true: show camera, overlay and colour mask of image_topic; of one of several "
+        "cameras after a change of the displays' topics.",
     ),
     DeclareLaunchArgument(
         "autostart",
