@@ -187,13 +187,23 @@ def resize_image(
 ) -> np.ndarray:
     """Resize a (H, W, 3) uint8 frame to size (width, height): the way every frame goes in.
 
-    Averages areas where an axis shrinks to less than half, else interpolates linearly. A frame of
-    that size is returned as it is, not copied; any other is written to `out`, if that is given.
+    Halved, each pixel the average of four, while it is twice as large either way; what is left is
+    interpolated linearly, or averaged by areas where one axis alone shrinks to less than half. A
+    frame of that size is returned as it is, not copied; any other is written to `out`, if given.
     """
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
     image = _readable_by_opencv(image)
+    # Averaging areas in one step takes OpenCV ten times as long, unless they are of two by two.
+    while width >= 2 * size[0] and height >= 2 * size[1]:
+        width, height = width // 2, height // 2
+        last = (width, height) == size
+        image = cv2.resize(
+            image, (width, height), dst=out if last else None, interpolation=cv2.INTER_AREA
+        )
+        if last:
+            return image
     if width > 2 * size[0] or height > 2 * size[1]:
         # INTER_AREA averages only where no axis grows: one that does has a step of its own.
         part = (min(width, size[0]), min(height, size[1]))

@@ -239,6 +239,25 @@ def test_interpolation_changes_at_one_half(size: tuple[int, int], interpolation:
     assert np.array_equal(resize_image(image, (32, 24)), expected)
 
 
+@pytest.mark.parametrize(("size", "halves"), [((96, 72), 1), ((200, 100), 2)])
+def test_large_frames_are_halved_and_then_interpolated(size: tuple[int, int], halves: int):
+    image = noise(size[1], size[0])
+    expected = image.astype(float)
+    for _ in range(halves):
+        height, width = expected.shape[0] // 2, expected.shape[1] // 2
+        expected = expected.reshape(height, 2, width, 2, 3).mean((1, 3))
+    expected = cv2.resize(expected, (32, 24), interpolation=cv2.INTER_LINEAR)
+    assert np.abs(resize_image(image, (32, 24)) - expected).max() <= 1.5  # rounded at each step
+
+
+@pytest.mark.parametrize("size", [(64, 48), (65, 49), (128, 96), (50, 40), (90, 30), (20, 10)])
+def test_a_resized_frame_goes_where_it_is_asked_to(size: tuple[int, int]):
+    image = noise(size[1], size[0])
+    out = np.zeros((24, 32, 3), np.uint8)
+    assert np.shares_memory(resize_image(image, (32, 24), out), out)
+    assert np.array_equal(out, resize_image(image, (32, 24)))
+
+
 def test_equal_sizes_are_not_copied():
     image = noise()
     assert resize_image(image, (32, 24)) is image
