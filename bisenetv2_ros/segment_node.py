@@ -101,6 +101,8 @@ def _transition(work: Callable[[SegmentNode], None]) -> Callable[..., Transition
             name = work.__name__.removeprefix("on_")
             node.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"
             node.get_logger().error(node.refusal)
+            if isinstance(error, DeviceLost):  # no other transition would fare better
+                node.lose_device(error)
             return TransitionCallbackReturn.FAILURE
         node.refusal = ""
         return TransitionCallbackReturn.SUCCESS
@@ -360,14 +362,18 @@ class SegmentNode(LifecycleNode):
                 self._drop(job.camera, "inference", error)
             self._failures_in_row += 1
             if isinstance(error, DeviceLost):
-                self._device_lost = True
-                self._fatal = str(error)
+                self.lose_device(error)
             elif self._failures_in_row >= MAX_FAILURES:
                 # Whatever it is, a new process may be without it.
                 self._fatal = f"inference failed {MAX_FAILURES} times in a row: {error}"
             return
         self._failures_in_row = 0
         yield from zip(jobs, results, strict=True)
+
+    def lose_device(self, error: DeviceLost) -> None:
+        """Let the process end: only a new one gets the device back."""
+        self._device_lost = True
+        self._fatal = str(error)
 
     def _answer(self, jobs: Sequence[_Job]) -> list[Segmentation]:
         """Segment frames, without confidence from when only that fails: memory may be short."""

@@ -2,6 +2,7 @@
 
 backend tensorrt      builds its engines by the real builder, as on the first start on a robot
 backend onnxruntime   loses its device at the first frame that is not black
+backend openvino      loses its device at the first frame, which is that of loading
 
 Run as a program with the node's arguments.
 """
@@ -38,9 +39,15 @@ class Loses(OnnxRuntimeBackend):
         return super()._infer(images, confidence)
 
 
+class LosesAtOnce(OnnxRuntimeBackend):
+    def _infer(self, images: np.ndarray, confidence: bool) -> Any:
+        raise DeviceLost("GPU is lost to this process")
+
+
 if __name__ == "__main__":
     from bisenetv2_ros import segment_node
 
     backends.BACKENDS["tensorrt"] = "node_without_gpu.Builds"
     backends.BACKENDS["onnxruntime"] = "node_without_gpu.Loses"
+    backends.BACKENDS["openvino"] = "node_without_gpu.LosesAtOnce"
     sys.exit(segment_node.main(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,8 @@ pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messa
 pytest.importorskip("onnxruntime", reason="stands in for the GPU")
 
 import ros_graph
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from ros_graph import Graph, Program, graph, image_message
 from sensor_msgs.msg import Image
 from tiny_model import tiny_answer, write_slow_model, write_tiny_model
@@ -45,9 +47,12 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache" / "bisenetv2_ros" / "engines"
 
 
-def start(model: Path, backend: str, script: Path = SCRIPT, cameras: str = "") -> Program:
+def start(
+    model: Path, backend: str, script: Path = SCRIPT, cameras: str = "", more: Sequence[str] = ()
+) -> Program:
     words = ["--ros-args", "-p", f"model:={model}", "-p", f"backend:={backend}", "-p", "threads:=1"]
     words += ["-p", f"cameras:={cameras}"] if cameras else []
+    words += more
     return Program(words, model.with_suffix(".log"), [sys.executable, str(script)])
 
 
@@ -116,6 +121,21 @@ def test_a_lost_device_ends_the_process_after_it_is_in_diagnostics(ros: Graph, t
     assert ros.spin_until(
         lambda: ros.status("/segment")[:2] == (ERROR, "GPU is lost to this process"), 5
     )
+
+
+def test_a_device_that_is_lost_while_loading_ends_the_process(ros: Graph, tmp_path: Path):
+    """Also where a manager configures the node, and would do so again."""
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    program = start(model, "openvino", more=["-p", "autostart:=false"])
+    configure = Transition(id=Transition.TRANSITION_CONFIGURE)
+    try:
+        answer = ros.call(ChangeState, "segment/change_state", transition=configure)
+        assert answer is None or not answer.success
+        assert ros.spin_until(lambda: program.process.poll() is not None, 10), program.output
+    finally:
+        program.end()
+    assert program.wait() == 1
+    assert "cannot configure: GPU is lost to this process" in program.output
 
 
 def test_cameras_that_wait_are_segmented_at_once(ros: Graph, cache: Path, tmp_path: Path):
