@@ -263,6 +263,15 @@ def test_built_once_then_there_already_then_damaged(model: ModelFile, cache: Pat
     assert len(list(cache.glob("*.engine"))) == 2
 
 
+def test_the_verb_leaves_the_device_to_the_builder(device: HostDriver):
+    from bisenetv2_ros.cli.build_engine import _target
+
+    assert _target("") == Target(
+        library_name(LIBRARY), LIBRARY.__version__, "host memory", "8.8", 16, 0
+    )
+    assert "cuDevicePrimaryCtxRetain" not in device.calls, "a context takes 100 MB and more"
+
+
 def test_two_at_once_build_once(model: ModelFile, cache: Path):
     processes = [
         subprocess.Popen([*PROGRAM, model.path], stdout=subprocess.PIPE, text=True)

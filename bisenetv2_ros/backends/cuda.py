@@ -43,18 +43,11 @@ def device_index(name: str) -> int:
     return int(found[1] or 0)
 
 
-class Cuda:
-    """One GPU, its primary context and one stream. Everything it hands out ends with `close`.
-
-    Only the context stays, with the process: libraries keep modules in it, and what holds memory of
-    theirs may live longer than this, as does a traceback. They crash where the context is gone.
-
-    Not thread-safe. A context is current in one thread at a time: the first call of any thread has
-    to be `use`.
-    """
+class Gpu:
+    """What the driver says of a GPU; takes nothing of it."""
 
     def __init__(self, device: str = "") -> None:
-        """Open a device by the names of `device_index`.
+        """Find a device by the names of `device_index`.
 
         BackendUnavailable, saying what is missing, without bindings, driver or such a device.
         """
@@ -74,7 +67,6 @@ class Cuda:
             )
         attributes = self._driver.CUdevice_attribute
         self.index = index
-        self._undo = ExitStack()
         self._device = self.call("cuDeviceGet", index)
         self.name: str = self.call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
         self.compute_capability: str = ".".join(
@@ -89,11 +81,6 @@ class Cuda:
             attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
             self._device,
         )
-        self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
-        self.use()
-        flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
-        self.stream = self.call("cuStreamCreate", flags)
-        self._undo.callback(self._free, "cuStreamDestroy", self.stream)
 
     def call(self, name: str, *arguments: Any) -> Any:
         """Call a function of the driver: its result, several as a tuple. CudaError if it fails."""
@@ -104,6 +91,27 @@ class Cuda:
         if len(results) > 1:
             return tuple(results)
         return results[0] if results else None
+
+
+class Cuda(Gpu):
+    """One GPU, its primary context and one stream. Everything it hands out ends with `close`.
+
+    Only the context stays, with the process: libraries keep modules in it, and what holds memory of
+    theirs may live longer than this, as does a traceback. They crash where the context is gone.
+
+    Not thread-safe. A context is current in one thread at a time: the first call of any thread has
+    to be `use`.
+    """
+
+    def __init__(self, device: str = "") -> None:
+        """Open a device; names and errors as for `Gpu`, and CudaError where it has no room."""
+        super().__init__(device)
+        self._undo = ExitStack()
+        self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
+        self.use()
+        flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
+        self.stream = self.call("cuStreamCreate", flags)
+        self._undo.callback(self._free, "cuStreamDestroy", self.stream)
 
     def use(self) -> None:
         """Make this device the calling thread's."""

@@ -113,22 +113,18 @@ def _end(*_: object) -> None:
 def _target(device: str) -> Target:
     """For this GPU, or for none where the library can do without."""
     from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.backends.cuda import Cuda
+    from bisenetv2_ros.backends.cuda import Gpu
     from bisenetv2_ros.backends.engine_builder import Target, library_name, load_library
 
     library = load_library()
     name, version = library_name(library), library.__version__
     try:
-        cuda = Cuda(device)
+        gpu = Gpu(device)
     except BackendUnavailable:
         if device or name != "tensorrt_rtx":
             raise
         return Target(name, version)
-    target = Target(
-        name, version, cuda.name, cuda.compute_capability, cuda.multiprocessors, cuda.index
-    )
-    cuda.close()
-    return target
+    return Target(name, version, gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.index)
 
 
 def _in_precision(model: ModelFile, precision: str | None) -> ModelFile:
