@@ -449,7 +449,7 @@ class SegmentNode(LifecycleNode):
         self._logged_levels[status.name] = status.level
         if status.level == before:
             return
-        name = status.name.removeprefix("segment: ")
+        name = status.name.partition(": ")[2]
         text = f"{name}: {before.name} -> {status.level.name}: {status.message}"
         if status.level is Level.OK:
             self.get_logger().info(text)
@@ -458,6 +458,8 @@ class SegmentNode(LifecycleNode):
 
     def _statuses(self) -> Iterator[Status]:
         settings = parameters.read(self)
+        # Unique in the graph: nodes of several namespaces may have the same camera.
+        prefix = self.get_fully_qualified_name().removeprefix("/")
         hardware = "none"
         values = {"state": self._state}
         if self._segmenter is not None:
@@ -478,7 +480,7 @@ class SegmentNode(LifecycleNode):
         elif (busy := self._watchdog.busy()) > settings.watchdog_timeout:
             level, message = Level.ERROR, f"inference hangs: no result for {busy:.0f} s"
         yield Status(
-            f"segment: {self.get_fully_qualified_name()}", level, message, hardware, values
+            f"{prefix}: {self.get_fully_qualified_name()}", level, message, hardware, values
         )
 
         for camera in self._cameras:
@@ -495,10 +497,10 @@ class SegmentNode(LifecycleNode):
                     level = Level.WARN if level is Level.OK else level
                     message = "; ".join([message, *problems])
             values = diagnostics.camera_values(report)
-            yield Status(f"segment: {camera.topic}", level, message, hardware, values)
+            yield Status(f"{prefix}: {camera.topic}", level, message, hardware, values)
             if camera.watch is not None:
                 for name, level, message, values in camera.watch.assess(settings.stale_periods):
-                    name = f"segment: {camera.topic} {name}"
+                    name = f"{prefix}: {camera.topic} {name}"
                     yield Status(name, level, message, hardware, values)
 
     # Threads

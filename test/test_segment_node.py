@@ -11,6 +11,8 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -557,16 +559,23 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
     assert program.process.poll() is None
 
 
-@pytest.fixture
-def node(models):
+@contextmanager
+def node_here(models, *arguments: str) -> Iterator[SegmentNode]:
     """The node in this process; its callbacks are called by the test alone."""
     words = ["--ros-args", "-p", f"model:={models}/tiny.onnx", "-p", "backend:=onnxruntime"]
+    words += arguments
     rclpy.init(args=words, domain_id=DOMAIN, signal_handler_options=SignalHandlerOptions.NO)
     made = SegmentNode()
     yield made
     made.close()
     made.destroy_node()
     rclpy.shutdown()
+
+
+@pytest.fixture
+def node(models):
+    with node_here(models) as made:
+        yield made
 
 
 def test_a_model_that_cannot_be_freed_leaves_a_node_that_can_be_configured(node, monkeypatch):
@@ -829,6 +838,21 @@ def test_diagnostics_come_once_a_second_whatever_happens(ros, start, scene):
     assert values["state"] == "active"
     assert (values["backend"], values["model"]) == ("onnxruntime", "trouble")
     assert len(values["model sha256"]) == 64
+
+
+def test_nodes_of_two_namespaces_on_one_camera_have_statuses_of_their_own(models):
+    names = []
+    for namespace in ("left", "right"):
+        words = ("-r", f"__ns:=/{namespace}", "-r", "image_raw:=/camera/image_raw")
+        with node_here(models, *words) as node:
+            assert node.trigger_configure() == Outcome.SUCCESS
+            names += [status.name for status in node._statuses()]
+    assert names == [
+        "left/segment: /left/segment",
+        "left/segment: /camera/image_raw",
+        "right/segment: /right/segment",
+        "right/segment: /camera/image_raw",
+    ]
 
 
 def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
