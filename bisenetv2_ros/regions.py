@@ -170,13 +170,18 @@ class RegionWatch:
         self.counts = counts  # at once: the diagnostics read it on another thread
         self._times.append(self._clock())
 
-    def assess(self, stale_periods: float) -> Iterator[tuple[str, Level, str, dict[str, str]]]:
+    def assess(
+        self, stale_periods: float, max_rate: float = 0.0
+    ) -> Iterator[tuple[str, Level, str, dict[str, str]]]:
         """Judge each region that has limits: name, level, one line why, and all shares.
 
-        STALE where no mask came for `stale_periods` times their median distance.
+        STALE where no mask came for `stale_periods` times their median distance, or that of
+        `max_rate` [Hz] (0: unlimited), which the masks of before may not know yet.
         """
         times, counts = list(self._times), self.counts
         period = float(np.median(np.diff(times))) if len(times) > 1 else WINDOW / stale_periods
+        if max_rate:
+            period = max(period, 1 / max_rate)
         age = self._clock() - times[-1] if times else math.inf
         for region in self.regions:
             limits = [limit for limit in self.limits if limit.region == region.name]

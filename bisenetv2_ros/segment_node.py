@@ -499,7 +499,8 @@ class SegmentNode(LifecycleNode):
             values = diagnostics.camera_values(report)
             yield Status(f"{prefix}: {camera.topic}", level, message, hardware, values)
             if camera.watch is not None:
-                for name, level, message, values in camera.watch.assess(settings.stale_periods):
+                judged = camera.watch.assess(settings.stale_periods, settings.max_rate)
+                for name, level, message, values in judged:
                     name = f"{prefix}: {camera.topic} {name}"
                     yield Status(name, level, message, hardware, values)
 

@@ -171,6 +171,16 @@ class TestWatch:
             (Level.STALE, "no mask for 1.6 s")
         ]
 
+    def test_a_lower_rate_that_was_asked_for_is_not_silence(self):
+        watch = self.watch("left: road < 0.75 WARN")
+        for self.now in (0.0, 0.1, 0.2):
+            watch.update(np.full((4, 8), 2, np.uint8))
+        self.now = 1.2
+        assert [level for _, level, *_ in watch.assess(3.0)] == [Level.STALE]
+        assert [level for _, level, *_ in watch.assess(3.0, max_rate=1.0)] == [Level.OK]
+        self.now = 3.3
+        assert [level for _, level, *_ in watch.assess(3.0, max_rate=1.0)] == [Level.STALE]
+
     def test_regions_without_limits_are_not_judged(self):
         watch = self.watch()
         watch.update(np.zeros((4, 8), np.uint8))
