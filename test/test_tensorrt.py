@@ -681,10 +681,13 @@ def test_an_error_that_stays_is_a_lost_device(model: ModelFile, device: HostDriv
         backend.infer(frames(1))
 
 
-def test_a_device_that_is_lost_while_loading_is_said_to_be(model: ModelFile, device: HostDriver):
-    calls = ("cuGraphLaunch", "cuCtxSynchronize", "cuMemFree", "cuMemHostUnregister")
+@pytest.mark.parametrize("call", ["cuStreamSynchronize", "cuGraphLaunch"])
+def test_a_device_that_is_lost_while_loading_is_said_to_be(
+    model: ModelFile, device: HostDriver, call: str
+):
+    calls = (call, "cuCtxSynchronize", "cuMemFree", "cuMemHostUnregister")
     device.fail |= dict.fromkeys(calls, driver.CUresult.CUDA_ERROR_ILLEGAL_ADDRESS)
-    with pytest.raises(DeviceLost, match=r"host memory is lost .*cuGraphLaunch: CUDA_ERROR_ILL"):
+    with pytest.raises(DeviceLost, match=rf"host memory is lost .*{call}: CUDA_ERROR_ILLEGAL"):
         Segmenter(model, backend="tensorrt")
 
 

@@ -61,11 +61,13 @@ class TensorRtBackend(Backend):
     ) -> None:
         self._describe(model)
         self._library = load_library()
-        self._cuda = Cuda(device)
+        self._cuda = cuda = Cuda(device)
         try:
             self._load(model, batch, report)
-        except BaseException:
+        except BaseException as error:
             self.close()
+            if isinstance(error, RuntimeError):
+                cuda.check_alive(error)
             raise
 
     def _load(self, model: ModelFile, batch: BatchProfile, report: Report) -> None:
