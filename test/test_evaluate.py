@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import cv2
 import numpy as np
@@ -20,7 +21,12 @@ from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     save_checkpoint,
     write_run_header,
 )
-from bisenetv2_ros.training.datasets import CITYSCAPES_IDS, Sample, load_dataset  # noqa: E402
+from bisenetv2_ros.training.datasets import (  # noqa: E402
+    CITYSCAPES_IDS,
+    DatasetError,
+    Sample,
+    load_dataset,
+)
 from bisenetv2_ros.training.evaluate import (  # noqa: E402
     CityscapesSubmission,
     Gallery,
@@ -83,6 +89,37 @@ def test_scores_are_those_of_cityscapes_scripts(cityscapes, tmp_path):
     assert result.mean_iou == pytest.approx(theirs["averageScoreClasses"], rel=1e-15)
     assert np.isfinite(result.iou).sum() == 19 and 0.2 < result.mean_iou < 0.8
     assert result.iou[18] == 0, "bicycle is in no label but predicted"
+
+
+class OneWaitsForTheOther:
+    """The first sample is not read before the second is asked for, which is damaged."""
+
+    labels = CAMVID
+
+    def __init__(self) -> None:
+        self.second = threading.Event()
+
+    def __len__(self) -> int:
+        return 3
+
+    def __getitem__(self, index: int) -> Sample:
+        if index == 1:
+            self.second.set()
+            raise DatasetError("damaged")
+        assert self.second.wait(20), "frames are not read ahead"
+        return Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), f"frame{index}")
+
+
+def test_frames_are_read_ahead_and_scored_in_order():
+    told = []
+    matrix = evaluate(
+        lambda image: image[..., 0],
+        OneWaitsForTheOther(),
+        lambda sample, _: told.append(sample.name),
+        lambda error: told.append(str(error)),
+    )
+    assert told == ["frame0", "damaged", "frame2"]
+    assert matrix.sum() == matrix[0, 0] == 8
 
 
 def test_submission_holds_label_ids(tmp_path):

@@ -7,7 +7,9 @@ the same wrapper (`DeployedModel`), the same mask resize. Knows nothing of train
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.view import View
 
 Mask = NDArray[np.uint8]
+READERS = 4  # threads that read frames
 PANEL_WIDTH = 320  # of each of the three pictures of a panel, pixels
 
 
@@ -66,9 +69,9 @@ def evaluate(
     """
     classes = len(dataset.labels)
     total = np.zeros((classes, classes + 1), np.int64)
-    for index in range(len(dataset)):
+    for read in _read_ahead(dataset):
         try:
-            sample = dataset[index]
+            sample = read()
         except DatasetError as error:
             if on_damaged is None:
                 raise
@@ -80,6 +83,24 @@ def evaluate(
         if on_sample:
             on_sample(sample, mask)
     return total
+
+
+def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
+    """The samples in their order, each as what returns it or raises: READERS threads are ahead.
+
+    A large picture takes longer to decode than a GPU needs for it.
+    """
+    ahead: collections.deque[Future[Sample]] = collections.deque()
+    pool = ThreadPoolExecutor(READERS)
+    try:
+        for index in range(len(dataset)):
+            ahead.append(pool.submit(dataset.__getitem__, index))
+            if len(ahead) > READERS:
+                yield ahead.popleft().result
+        while ahead:
+            yield ahead.popleft().result
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Mask]:
