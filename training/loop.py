@@ -383,8 +383,12 @@ def _parallel(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.
     if recipe.compile:
         network.compile()
     if place.processes > 1:
-        devices = [place.device] if place.device.type == "cuda" else None
-        network = nn.parallel.DistributedDataParallel(network, device_ids=devices)
+        on_gpu = place.device.type == "cuda"
+        network = nn.parallel.DistributedDataParallel(
+            network,
+            device_ids=[place.device] if on_gpu else None,
+            broadcast_buffers=not on_gpu,  # statistics that are synchronised are equal already
+        )
     return network
 
 
