@@ -87,6 +87,8 @@ class Observer:
         self.measured = Measurements()
         self.newest_fractions: list[tuple[str, float]] = []
         self._clock = node.get_clock()
+        # What the names of the node's statuses on /diagnostics begin with.
+        self._statuses = f"{node.get_namespace()}/segment: ".lstrip("/")
         self._on_frame = on_frame
         self._with_labels = with_labels
         self._pending: dict[int, _Parts] = {}  # by stamp
@@ -147,7 +149,7 @@ class Observer:
 
     def _take_diagnostics(self, message: DiagnosticArray) -> None:
         for status in message.status:
-            if status.name.startswith("segment"):
+            if status.name.startswith(self._statuses):
                 values = {pair.key: pair.value for pair in status.values}
                 self.measured.node_values.update(values)
                 self.measured.node_values_time = time.monotonic()
