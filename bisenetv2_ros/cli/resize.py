@@ -17,7 +17,8 @@ goes with the number of pixels. Camera pictures of any size are still taken, and
 
 Choose the shape of your camera's picture, or else it is squeezed, and things look other than those
 that the network has learnt. A smaller one is quicker and blinder for what is thin or far away; one
-larger than in training is seldom better. Scores are not carried over: take them anew (`evaluate`).
+larger than in training costs more than it gains. Scores are not carried over: take them anew
+(`evaluate`).
 
 examples:
   bisenetv2 resize bisenetv2_camvid_640x480_int8 --size 640x352        for cameras of 1280x720
