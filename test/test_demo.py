@@ -269,6 +269,9 @@ class FakeNode:
     def create_timer(self, period, callback) -> None:
         self.callbacks["timer"] = callback
 
+    def get_namespace(self) -> str:
+        return "/demo"
+
     def get_clock(self):
         from rclpy.clock import Clock
 
