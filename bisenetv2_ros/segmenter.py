@@ -195,7 +195,7 @@ def resize_image(
     if (width, height) == size:
         return image
     image = _readable_by_opencv(image)
-    # Averaging areas in one step takes OpenCV ten times as long, unless they are of two by two.
+    # Averaging areas in one step takes OpenCV several times as long, unless they are of two by two.
     while width >= 2 * size[0] and height >= 2 * size[1]:
         width, height = width // 2, height // 2
         last = (width, height) == size

@@ -288,6 +288,10 @@ def test_verbs_export_and_quantize(
         (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
         (["quantize", "nowhere_float32.onnx", *source], "no such file"),
         (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),
+        (
+            ["quantize", "model.onnx", *source, "-o", str(tmp_path / "model.onnx")],
+            "model.onnx would be overwritten",
+        ),
     ]:
         assert main(arguments) == 2
         error = capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
@@ -39,6 +40,12 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=VALUE",
         help="score to carry in the file, such as 'camvid_val_miou=0.68' (any number of times)",
     )
+
+
+def refuse_overwriting(path: Path, source: Path) -> None:
+    """UserError where `path`, that of a new file, is the file that it is made of."""
+    if path.exists() and path.samefile(source):
+        raise UserError(f"{path} would be overwritten: name another file with -o")
 
 
 def sample_frames(spec: str, count: int) -> list[np.ndarray]:

@@ -6,7 +6,11 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.model_options import add_metric_option, sample_frames
+from bisenetv2_ros.cli.model_options import (
+    add_metric_option,
+    refuse_overwriting,
+    sample_frames,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,8 +54,7 @@ def run(args: argparse.Namespace) -> int:
         # One of the package's own is named without a place; its int8 file comes here, not there.
         beside = model if model == Path(args.model) else Path(model.name)
         path = args.output or beside.with_name(beside.name.replace("float32", "int8"))
-        if path == model:
-            raise UserError(f"{path} would be overwritten: name another file with -o")
+        refuse_overwriting(path, model)
         frames = sample_frames(args.data, args.frames)
         agreement = quantize_model(model, path, frames, dict(args.metric))
     except (ValueError, QuantizationError) as error:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.model_options import add_metric_option
+from bisenetv2_ros.cli.model_options import add_metric_option, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +44,7 @@ def run(args: argparse.Namespace) -> int:
         before = read_model_file(source).info.labels
         class_map = read_class_map(args.classes, before)
         path = args.output or Path(f"{source.stem}_{class_map.labels.name}.onnx")
-        if path.exists() and path.samefile(source):
-            raise UserError(f"{path} would be overwritten: name another file with -o")
+        refuse_overwriting(path, source)
         relabel_model(source, class_map, path, dict(args.metric))
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.model_options import add_metric_option, picture_size
+from bisenetv2_ros.cli.model_options import add_metric_option, picture_size, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         source = read_model_file(model_path(args.model))
         path = args.output or Path(_renamed(source.name, source.info.input_size, args.size))
-        if path.exists() and path.samefile(source.path):
-            raise UserError(f"{path} would be overwritten: name another file with -o")
+        refuse_overwriting(path, source.path)
         model = resize_model(source, args.size, path, dict(args.metric))
     except ValueError as error:
         raise UserError(str(error)) from error
