@@ -8,7 +8,7 @@ import pytest
 pytest.importorskip("torch")
 
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.training.datasets import Sample
+from bisenetv2_ros.training.datasets import Sample, SceneDataset
 from bisenetv2_ros.training.recipe import known_recipes, load_recipe
 from bisenetv2_ros.training.samples import TrainingStream
 
@@ -55,3 +55,17 @@ def test_frames_and_scenes_are_trained_at_the_scale_they_are_scored_at(name):
 def test_scenes_are_resized_with_the_frames():
     recipe = load_recipe("camvid_cpu", ["train_size=[240, 180]"])
     assert TrainingStream(Frames((480, 360)), recipe).scenes.size == (240, 180)
+
+
+def test_scenes_are_drawn_from_as_many_as_the_recipe_says(monkeypatch):
+    drawn = set()
+    monkeypatch.setattr(
+        SceneDataset,
+        "__getitem__",
+        lambda scenes, index: drawn.add(index) or Frames(scenes.size)[index],
+    )
+    recipe = load_recipe("camvid_cpu", ["synthetic=1", "scenes=3"])
+    stream = TrainingStream(Frames((480, 360)), recipe)
+    for k in range(40):
+        stream[k]
+    assert drawn == {0, 1, 2}

@@ -45,6 +45,8 @@ class Recipe:
         jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
         synthetic: share of the training samples that are rendered street scenes instead, 0..1, of
             the frames' size; for data sets with CamVid's 11 classes.
+        scenes: how many such scenes there are to draw from, 1..10000. Each data worker renders one
+            when it first needs it, and keeps it in memory (0.7 MB at 480x360).
         damaged: what a frame or label that cannot be read does to the run: `fail` ends it, `skip`
             counts it and takes the next one; `class_weights` and validation leave it out.
         mean, std: of the RGB channels over 255, carried into the deployed model. The default is
@@ -93,6 +95,7 @@ class Recipe:
     flip: bool = True
     jitter: float = 0.0
     synthetic: float = 0.0
+    scenes: int = 512
     damaged: Literal["fail", "skip"] = "fail"
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
@@ -136,6 +139,7 @@ class Recipe:
             ("warmup", 0, self.iterations),
             ("jitter", 0, 1),
             ("synthetic", 0, 1),
+            ("scenes", 1, 10_000),
             ("ema", 0, 0.999999),
             ("dice_weight", 0, 100),
             ("booster_weight", 0, 100),

@@ -71,7 +71,7 @@ class TrainingStream(TorchDataset[Batch]):
         if size is None:
             height, width = self._read(0)[0].label.shape
             size = width, height
-        return SceneDataset("train", size)
+        return SceneDataset("train", size, self.recipe.scenes)
 
     def _read(self, k: int) -> tuple[Sample, int]:
         count = len(self.dataset)
