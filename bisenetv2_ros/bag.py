@@ -26,7 +26,7 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from bisenetv2_ros.frame_source import (
+from bisenetv2_ros.frame import (
     DEFAULT_RATE,
     Frame,
     FrameSource,

@@ -31,7 +31,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from bisenetv2_ros.frame_source import Frame, FrameSource
+from bisenetv2_ros.frame import Frame, FrameSource
 from bisenetv2_ros.messages import ImageBuffer
 from bisenetv2_ros.signals import end_signal_handling
 

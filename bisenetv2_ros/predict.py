@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 
-from bisenetv2_ros.frame_source import Frame, FrameSource
+from bisenetv2_ros.frame import Frame, FrameSource
 from bisenetv2_ros.pictures import VideoFile, side_by_side, write_picture
 from bisenetv2_ros.regions import Region, RegionWatch, draw_regions, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter, resize_mask

@@ -22,7 +22,7 @@ import numpy as np
 import rerun
 import rerun.blueprint
 
-from bisenetv2_ros.frame_source import Frame, FrameSource
+from bisenetv2_ros.frame import Frame, FrameSource
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.paths import naming
 from bisenetv2_ros.regions import Region, watch_cameras

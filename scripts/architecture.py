@@ -36,7 +36,7 @@ BOXES: dict[str, tuple[str, ...]] = {
     "training": ("training.*",),
     "predict": ("predict",),
     "rerun log": ("rerun_log",),
-    "frame source": ("frame_source", "bag", "image_file", "street_scene", "street_parts"),
+    "frame source": ("frame", "frame_source", "bag", "image_file", "street_scene", "street_parts"),
     "image conversion": ("image_conversion",),
     "view": ("view",),
     "regions": ("regions",),

@@ -38,6 +38,14 @@ def test_every_module_is_in_a_box_and_every_box_has_one():
     assert boxes == set(architecture.BOXES)
 
 
+def test_no_modules_import_each_other_in_a_circle():
+    """Not even inside of functions."""
+    known = architecture.modules()
+    imports = {module: architecture.imported(path, known) for module, path in known.items()}
+    assert "bag" in imports["frame_source"]  # which is inside of a function
+    graphlib.TopologicalSorter(imports).prepare()  # CycleError names them
+
+
 def test_the_main_line_is_one_way():
     line = ("segment node", "segmenter", "backends", "model file", "labels")
     for above, below in itertools.pairwise(line):

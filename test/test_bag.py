@@ -24,7 +24,7 @@ from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros import bag
 from bisenetv2_ros.cli.main import main
-from bisenetv2_ros.frame_source import SourceError
+from bisenetv2_ros.frame import SourceError
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.predict import ResultFiles
 from bisenetv2_ros.regions import draw_regions, parse_regions

@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from bisenetv2_ros.frame_source import SourceError, open_source
+from bisenetv2_ros.frame import SourceError
+from bisenetv2_ros.frame_source import open_source
 from bisenetv2_ros.image_file import ImageFileError
 from bisenetv2_ros.street_scene import StreetScene
 

@@ -66,27 +66,6 @@ class TestWhoMayImportWhom:
         runtimes = ["openvino", "onnxruntime", "onnx", "tensorrt", "tensorrt_rtx", "torch", "rclpy"]
         assert loaded_by(modules, runtimes) == []
 
-    def test_no_circle(self) -> None:
-        pytest.importorskip("rclpy")
-        modules = modules_below(SOURCE / "bisenetv2_ros", "bisenetv2_ros")
-        modules = [name for name in modules if ".training" not in name]
-        assert "bisenetv2_ros.labels" in modules
-        # Each as the first one: a circle shows from one side only.
-        run_python(
-            f"""
-            import importlib, sys
-            from bisenetv2_ros.cli.main import OPTIONAL_MODULES as optional
-            for name in {modules!r}:
-                for loaded in [name for name in sys.modules if name.startswith("bisenetv2_ros")]:
-                    del sys.modules[loaded]
-                try:
-                    importlib.import_module(name)
-                except ModuleNotFoundError as error:
-                    if error.name not in optional:
-                        raise
-            """
-        )
-
 
 class TestShareDirectory:
     def test_holds_models_and_configuration(self) -> None:

@@ -86,7 +86,8 @@ def run(args: argparse.Namespace) -> int:
     """Publish until the source ends or a signal comes."""
     os.environ.update(profile_variables())
     from bisenetv2_ros.camera_node import CameraOptions, publish_source
-    from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.frame import SourceError
+    from bisenetv2_ros.frame_source import open_source
     from bisenetv2_ros.image_file import ImageFileError
 
     skipped: list[ImageFileError] = []

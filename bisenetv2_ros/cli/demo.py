@@ -26,7 +26,8 @@ from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.processes import Child, end_all
 from bisenetv2_ros.demo.results import Results
 from bisenetv2_ros.fastdds import profile_variables
-from bisenetv2_ros.frame_source import SYNTHETIC, WEBCAM, SourceError, open_source
+from bisenetv2_ros.frame import SourceError
+from bisenetv2_ros.frame_source import SYNTHETIC, WEBCAM, open_source
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, model_path, read_model_file
 from bisenetv2_ros.paths import naming

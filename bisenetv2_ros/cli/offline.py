@@ -15,7 +15,7 @@ from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.paths import naming
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.frame_source import Frame, FrameSource
+    from bisenetv2_ros.frame import Frame, FrameSource
     from bisenetv2_ros.regions import Region
     from bisenetv2_ros.segmenter import Segmentation, Segmenter
 
@@ -81,7 +81,8 @@ def segment_source(
     from tqdm import tqdm
 
     from bisenetv2_ros.backends.base import BackendUnavailable
-    from bisenetv2_ros.frame_source import SourceError, open_source
+    from bisenetv2_ros.frame import SourceError
+    from bisenetv2_ros.frame_source import open_source
     from bisenetv2_ros.regions import parse_regions
     from bisenetv2_ros.segmenter import InferenceError, Segmenter
 

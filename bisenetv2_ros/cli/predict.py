@@ -11,7 +11,7 @@ from bisenetv2_ros.cli.offline import add_source_options, segment_source
 from bisenetv2_ros.predict import BAG_TOPICS, KINDS, ResultFiles
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.frame_source import FrameSource
+    from bisenetv2_ros.frame import FrameSource
     from bisenetv2_ros.regions import Region
     from bisenetv2_ros.segmenter import Segmenter
 
