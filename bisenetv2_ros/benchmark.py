@@ -47,6 +47,7 @@ TURN = 5  # frames in a row
 #: What makes frames quicker and can be left out: backend, module, and its constant.
 LEVERS = {
     "bfloat16": ("openvino", "bisenetv2_ros.backends.openvino", "BFLOAT16"),
+    "depthwise": ("openvino", "bisenetv2_ros.backends.depthwise", "ENABLED"),
     "sparse-tail": ("openvino", "bisenetv2_ros.backends.tail", "ENABLED"),
     "unsigned": ("onnxruntime", "bisenetv2_ros.backends.onnxruntime", "UNSIGNED"),
     "unpinned": ("openvino", "bisenetv2_ros.backends.openvino", "UNPINNED"),

@@ -353,7 +353,7 @@ def test_the_installed_program(tmp_path: Path):
     ("arguments", "message"),
     [
         (["--backend", "tflite"], "backend 'tflite' is unknown, expected tensorrt, openvino"),
-        (["--without", "wings"], "--without wings is unknown, expected bfloat16, sparse-tail, "),
+        (["--without", "wings"], "--without wings is unknown, expected bfloat16, depthwise, "),
         (["nowhere.onnx"], "model 'nowhere.onnx': no such file"),
         (["tiny.onnx", "--source", "nowhere"], "'nowhere'"),
         pytest.param(

@@ -2,7 +2,8 @@
 
 One image at a time: the graph is compiled for batch 1, because fixed shapes are faster and a batch
 gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
-made when it is first asked for. On a CPU they end at the logits, and `tail` makes the mask.
+made when it is first asked for. On a CPU they end at the logits, and `tail` makes the mask;
+`depthwise` rewrites what oneDNN has no quick kernels for.
 
 A float32 file is the reference and runs in float32. What an int8 file leaves in float runs in
 bfloat16 where the CPU computes that natively: docs/performance.md has what it saves and what it
@@ -16,6 +17,7 @@ import numpy as np
 import onnx
 import openvino
 
+from bisenetv2_ros.backends import depthwise
 from bisenetv2_ros.backends.base import (
     Backend,
     BackendUnavailable,
@@ -66,8 +68,11 @@ class OpenVinoBackend(Backend):
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
         self._tail: Tail | None = None
         self.device = self._target
+        graph = onnx.load(model.path)
         if self._target == "CPU":
-            self._tail = find_tail(onnx.load(model.path).graph)
+            if model.info.precision == "int8" and depthwise.ENABLED:  # float32 gains nothing
+                depthwise.repeat_inputs(graph.graph)
+            self._tail = find_tail(graph.graph)
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
             # A pinned thread waits for its core while another idles: on a machine that runs more
             # than this, a frame took 67 ms without and 77 ms with.
@@ -75,7 +80,7 @@ class OpenVinoBackend(Backend):
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size
         try:
-            self._graph = self._core.read_model(model.path)
+            self._graph = self._core.read_model(graph.SerializeToString())
             self._graph.reshape([1, height, width, 3])
             self._requests = {False: self._compile(confidence=False)}
         except RuntimeError as error:

@@ -77,8 +77,9 @@ examples:
         action="append",
         default=[],
         metavar="LEVER",
-        help="run also without it: bfloat16, sparse-tail or unpinned of OpenVINO, unsigned of "
-        "ONNX Runtime (any number of times); with --training instead without it: kept-memory",
+        help="run also without it: bfloat16, depthwise, sparse-tail or unpinned of OpenVINO, "
+        "unsigned of ONNX Runtime (any number of times); with --training instead without it: "
+        "kept-memory",
     )
     parser.add_argument(
         "--source",

@@ -1,0 +1,137 @@
+"""Depthwise convolutions with several outputs a channel, as ones with a single output.
+
+A gather-and-expansion layer (paper, section 4.2) widens its picture sixfold: each channel has six
+filters. Runtimes for CPUs have quick kernels for one filter a channel and none for six; so the
+picture is repeated six times along its channels, and each copy has one filter. The channels then
+come in another order, which the weights of whatever follows are brought into, up to the dense
+convolution that ends it. What is computed is the same; docs/performance.md says what it saves.
+
+Works on ONNX graphs. Knows neither runtimes nor pictures.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+ENABLED = True  #: what the benchmark can do without, to measure what it is worth
+
+
+def repeat_inputs(graph: onnx.GraphProto) -> int:
+    """Rewrite such convolutions in place, and return how many were.
+
+    One is left as it is where its channels are used by anything but, in turn, ReLUs, quantisation
+    by a single scale, depthwise and at last a dense convolution, each with weights of its own.
+    """
+    from onnx import helper, numpy_helper
+
+    weights = _Weights(graph)
+    count = 0
+    for node in list(graph.node):
+        if not (chain := weights.chain_from(node)):
+            continue
+        groups = _attribute(node, "group", 1)
+        filters = weights.tensors[node.input[1]].dims[0] // groups
+        order = np.arange(groups * filters).reshape(groups, filters).T.ravel()
+        for name in chain.by_output:
+            tensor = weights.tensors[name]
+            array = np.ascontiguousarray(numpy_helper.to_array(tensor)[order])
+            tensor.CopyFrom(numpy_helper.from_array(array, name))
+        last = weights.tensors[chain.by_input]
+        array = np.ascontiguousarray(numpy_helper.to_array(last)[:, order])
+        last.CopyFrom(numpy_helper.from_array(array, chain.by_input))
+        for convolution in chain.depthwise:
+            _set_attribute(convolution, "group", groups * filters)
+        repeated, repeats = f"{node.output[0]}_repeated", f"{node.output[0]}_repeats"
+        graph.initializer.append(
+            numpy_helper.from_array(np.array([1, filters, 1, 1], np.int64), repeats)
+        )
+        tile = helper.make_node("Tile", [node.input[0], repeats], [repeated], repeated)
+        graph.node.insert(list(graph.node).index(node), tile)
+        node.input[0] = repeated
+        count += 1
+    return count
+
+
+@dataclass(frozen=True)
+class _Chain:
+    """What has to be brought into the new order of channels."""
+
+    depthwise: list[onnx.NodeProto]
+    by_output: list[str]  #: initializers whose first axis is the channels
+    by_input: str  #: the initializer whose second axis is the channels
+
+
+class _Weights:
+    """The initializers of a graph, and who uses which tensor."""
+
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.tensors = {tensor.name: tensor for tensor in graph.initializer}
+        self._makers = {name: node for node in graph.node for name in node.output}
+        self._users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self._users[name].append(node)
+        self._kept = {output.name for output in graph.output}
+
+    def chain_from(self, node: onnx.NodeProto) -> _Chain | None:
+        """From a depthwise convolution of several filters a channel to the dense one behind it."""
+        groups = _attribute(node, "group", 1)
+        if node.op_type != "Conv" or groups == 1 or not self._own(node.input[1]):
+            return None
+        shape = self.tensors[node.input[1]].dims
+        channels = shape[0]
+        if len(shape) != 4 or shape[1] != 1 or channels == groups:
+            return None
+        depthwise, by_output = [node], list(node.input[1:])
+        while True:
+            if not all(map(self._own, by_output)) or len(self._users[node.output[0]]) != 1:
+                return None
+            if node.output[0] in self._kept:
+                return None
+            before, node = node.output[0], self._users[node.output[0]][0]
+            if node.input[0] != before:
+                return None
+            if node.op_type == "Relu" or self._has_one_scale(node):
+                continue
+            if node.op_type != "Conv":
+                return None
+            if _attribute(node, "group", 1) == 1:
+                name = self._quantised(node.input[1])
+                return _Chain(depthwise, by_output, name) if self._own(name) else None
+            if _attribute(node, "group", 1) != channels or not self._own(node.input[1]):
+                return None
+            if self.tensors[node.input[1]].dims[0] != channels:
+                return None
+            depthwise.append(node)
+            by_output += node.input[1:]
+
+    def _own(self, name: str) -> bool:
+        return name in self.tensors and len(self._users[name]) == 1
+
+    def _has_one_scale(self, node: onnx.NodeProto) -> bool:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
+            return False
+        return all(name in self.tensors and not self.tensors[name].dims for name in node.input[1:])
+
+    def _quantised(self, name: str) -> str:
+        """The int8 weights behind dense ones, where these are of one scale or one an output."""
+        maker = self._makers.get(name)
+        if maker is None or maker.op_type != "DequantizeLinear" or len(self._users[name]) != 1:
+            return name
+        along_outputs = _attribute(maker, "axis", 1) == 0
+        return maker.input[0] if along_outputs or self._has_one_scale(maker) else name
+
+
+def _attribute(node: onnx.NodeProto, name: str, default: int) -> int:
+    return next((one.i for one in node.attribute if one.name == name), default)
+
+
+def _set_attribute(node: onnx.NodeProto, name: str, value: int) -> None:
+    next(one for one in node.attribute if one.name == name).i = value
