@@ -328,3 +328,23 @@ def test_help_names_every_layout():
 def test_data_sets_need_no_torch():
     code = "import sys, bisenetv2_ros.training.datasets; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_splits_are_joined_and_sequences_left_out(tmp_path):
+    for split, names in {"train": ["a_1", "a_2", "b_1"], "val": ["b_2", "c_1"]}.items():
+        for name in names:
+            for kind, pixels in (("images", np.zeros((8, 8, 3))), ("labels", np.zeros((8, 8)))):
+                (tmp_path / split / kind).mkdir(parents=True, exist_ok=True)
+                cv2.imwrite(str(tmp_path / split / kind / f"{name}.png"), pixels)
+
+    def names(split):
+        return [sample.name for sample in load_dataset("camvid", tmp_path, split)]
+
+    assert names("train+val") == ["a_1", "a_2", "b_1", "b_2", "c_1"]
+    assert names("train+val:!b*") == ["a_1", "a_2", "c_1"]
+    assert names("train+val:b*") == ["b_1", "b_2"]
+    assert names("train:a*") == ["a_1", "a_2"]
+    with pytest.raises(DatasetError, match="no frame of .* fits 'x\\*'"):
+        names("train:x*")
+    with pytest.raises(DatasetError, match="name of one split for synthetic"):
+        load_dataset("synthetic", "", "train+val")

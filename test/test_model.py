@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 torch = pytest.importorskip("torch")
 
+from bisenetv2_ros.training.loss import segmentation_loss  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2, count_cost  # noqa: E402
 from bisenetv2_ros.training.model_config import ModelConfig  # noqa: E402
 
@@ -132,6 +134,18 @@ def test_initialisation_is_kaiming_normal():
     torch.manual_seed(0)
     weight = BiSeNetV2(SMALL).detail[2][0][0].weight  # 3x3, 64 to 128
     assert weight.detach().std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.02)
+
+
+@pytest.mark.parametrize("classes", [3, 11, 19])
+@pytest.mark.parametrize("shuffle", [1, 2])
+def test_first_losses_are_those_of_a_guess(classes, shuffle):
+    """ln C for each head; classifiers with large first logits made it several times that."""
+    torch.manual_seed(0)
+    network = BiSeNetV2(ModelConfig(num_classes=classes, head_shuffle=shuffle)).train()
+    target = torch.randint(classes, (4, 64, 96))
+    losses = segmentation_loss(network(torch.randn(4, 3, 64, 96)), target)
+    for name, loss in losses.items():
+        assert float(loss) == pytest.approx(math.log(classes), rel=0.2), name
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from bisenetv2_ros.segmenter import resize_image
-from bisenetv2_ros.training.transforms import Augmentation, jitter_colours
+from bisenetv2_ros.training.transforms import (
+    Augmentation,
+    add_noise,
+    cast_shadow,
+    change_gamma,
+    jitter_colours,
+    mix_classes,
+)
 
 
 class Draws:
@@ -156,3 +163,51 @@ def test_the_generator_alone_decides():
     one, two, other = (augment(image, label, np.random.default_rng(s)) for s in (5, 5, 6))
     assert np.array_equal(one[0], two[0]) and np.array_equal(one[1], two[1])
     assert not np.array_equal(one[0], other[0])
+
+
+def noise_frame(seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    "change", [{"gamma": 0.5}, {"blur": 1.0}, {"noise": 8.0}, {"shadow": 1.0}], ids=str
+)
+def test_changes_of_appearance_leave_the_label_alone(change):
+    image = noise_frame()
+    label = np.arange(32 * 48, dtype=np.uint8).reshape(32, 48)
+    augment = Augmentation(crop=(48, 32), flip=False, **change)
+    changed, same = augment(image, label, np.random.default_rng(1))
+    assert (same == label).all()
+    assert changed.dtype == np.uint8 and (changed != image).mean() > 0.3
+
+
+def test_gamma_keeps_black_white_and_order():
+    ramp = np.arange(256, dtype=np.uint8).reshape(1, 256, 1).repeat(3, axis=2)
+    changed = change_gamma(ramp, 0.7, np.random.default_rng(3))[0, :, 0].astype(int)
+    assert changed[0] == 0 and changed[255] == 255
+    assert (np.diff(changed) >= 0).all()
+
+
+def test_a_shadow_darkens_one_side_only():
+    grey = np.full((60, 80, 3), 200, np.uint8)
+    for seed in range(8):
+        shaded = cast_shadow(grey, np.random.default_rng(seed))
+        assert shaded.max() <= 200 and shaded.min() >= 200 * 0.4 - 1
+
+
+def test_noise_has_the_deviation_asked_for():
+    grey = np.full((200, 200, 3), 128, np.uint8)
+    noisy = add_noise(grey, 6.0, np.random.default_rng(0)).astype(float)
+    assert noisy.std() == pytest.approx(6, rel=0.03) and noisy.mean() == pytest.approx(128, abs=0.1)
+
+
+def test_class_mix_pastes_whole_classes_and_never_unlabelled_pixels():
+    image, other = np.zeros((8, 8, 3), np.uint8), np.full((8, 8, 3), 9, np.uint8)
+    label = np.zeros((8, 8), np.uint8)
+    other_label = np.repeat(np.uint8([1, 2, 3, 7]), 2)[:, None].repeat(8, axis=1)
+    mixed, mixed_label = mix_classes(image, label, other, other_label, 7, np.random.default_rng(0))
+    pasted = mixed_label != 0
+    chosen = set(np.unique(mixed_label)) - {0}
+    assert len(chosen) == 2 and chosen <= {1, 2, 3}
+    assert (pasted == np.isin(other_label, list(chosen))).all()
+    assert (mixed[pasted] == 9).all() and (mixed[~pasted] == 0).all()

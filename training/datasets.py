@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import fnmatch
 import functools
 import io
 from collections.abc import Callable, Iterable, Iterator
@@ -156,7 +157,9 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     Args:
         kind: a key of `STRUCTURES`.
         root: folder of the data set; not looked at for `synthetic`.
-        split: `train`, `val`, ... as the data set names it.
+        split: `train`, `val`, ... as the data set names it; or several, joined by `+`; and behind
+            a colon a pattern of the frames' names that keeps those frames, with `!` the others.
+            `train+val:!0006R0*` is all that is labelled but one sequence.
 
     Raises:
         DatasetError: unknown kind, missing folder or split, no frames.
@@ -165,7 +168,23 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
         near = difflib.get_close_matches(kind, STRUCTURES, 1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         raise DatasetError(f"dataset {kind!r}{hint}: expected one of {sorted(STRUCTURES)}")
-    return STRUCTURES[kind](Path(root), split)
+    names, _, pattern = split.partition(":")
+    if "+" not in names and not pattern:
+        return STRUCTURES[kind](Path(root), names)
+    parts = [STRUCTURES[kind](Path(root), name) for name in names.split("+")]
+    files = [part for part in parts if isinstance(part, FileDataset)]
+    if len(files) < len(parts):
+        raise DatasetError(f"split {split!r}, expected the name of one split for {kind}")
+    kept = [
+        (frame, label)
+        for part in files
+        for frame, label in part.pairs
+        if not pattern
+        or fnmatch.fnmatchcase(frame.stem, pattern.removeprefix("!")) != pattern.startswith("!")
+    ]
+    if not kept:
+        raise DatasetError(f"split {split!r}: no frame of {root} has a name that fits {pattern!r}")
+    return FileDataset(files[0].labels, kept, files[0].decode, label_pattern="")
 
 
 def load_dataset_of(

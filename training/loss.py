@@ -33,9 +33,9 @@ def segmentation_loss(
         outputs: `[main, *boosters]` logits (N, C, h, w) at any scale.
         target: (N, H, W) int64 class indices, or `ignore_index`.
         weights: (C,) weight of each class, or None.
-        hard_threshold: with a number, the main loss is OHEM: the mean over the pixels whose true
-            class has a probability below it, and over at least `hard_minimum` of the labelled
-            pixels, the hardest. The boosters keep plain cross entropy.
+        hard_threshold: if set, each head's loss is OHEM (as in CoinCheung/BiSeNet and
+            mmsegmentation): the mean over the pixels whose true class has a probability below it,
+            and over at least `hard_minimum` of the labelled pixels, the hardest.
         dice_weight: factor on the Dice loss of the main head (`_dice`); 0 leaves it out.
         booster_weight: factor on each booster's loss.
         booster_stride: booster losses are taken on every so-many-th pixel in both directions, the
@@ -55,7 +55,9 @@ def segmentation_loss(
     coarse = target[:, offset::booster_stride, offset::booster_stride]
     for index, logits in enumerate(outputs[1:]):
         logits = _upsample(logits, coarse.shape[1:], align_corners)
-        value = _cross_entropy(logits, coarse, ignore_index, weights)
+        value = _cross_entropy(
+            logits, coarse, ignore_index, weights, hard_threshold, hard_minimum
+        )
         losses[f"booster{index}"] = booster_weight * value
     return losses
 

@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from bisenetv2_ros.training.model_config import BOOSTER_STAGES, ModelConfig
 
+#: Standard deviation of a classifier's first weights, as in mmsegmentation's decode heads.
+CLASSIFIER_STD = 0.01
+
 
 def conv_bn(
     in_channels: int,
@@ -229,6 +232,13 @@ class SegmentationHead(nn.Sequential):
         if shuffle > 1:
             self.append(nn.PixelShuffle(shuffle))
 
+    @property
+    def classifier(self) -> nn.Conv2d:
+        """The last convolution, whose outputs are the logits."""
+        classifier = self[2]
+        assert isinstance(classifier, nn.Conv2d)
+        return classifier
+
 
 class BiSeNetV2(nn.Module):
     """The network: (N,3,H,W) normalised RGB, H and W multiples of 8 -> logits at 1/8.
@@ -261,6 +271,8 @@ class BiSeNetV2(nn.Module):
                     widths[stage], config.booster_channels, config.num_classes, config.dropout
                 )
         self.apply(_kaiming_normal)
+        for head in (self.head, *self.boosters.values()):
+            nn.init.normal_(head.classifier.weight, std=CLASSIFIER_STD)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         height, width = x.shape[2:]
@@ -294,7 +306,11 @@ class BiSeNetV2(nn.Module):
 
 
 def _kaiming_normal(module: nn.Module) -> None:
-    """Kaiming normal initialisation of the convolutions (paper, section 5.1)."""
+    """Kaiming normal initialisation of the convolutions (paper, section 5.1).
+
+    Not for the classifiers: their fan-out is the number of classes, which would make the first
+    logits large and the first losses several times ln C.
+    """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         if module.bias is not None:

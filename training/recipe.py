@@ -43,6 +43,11 @@ class Recipe:
         scale_range: see `scales`.
         flip: mirror with probability 1/2 (5.1).
         jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
+        gamma: the exponent of the intensities is drawn log-uniformly from exp(±gamma), 0..1.
+        blur, shadow: probabilities of a Gaussian blur of up to 1.5 pixels and of a shadow.
+        noise: greatest standard deviation of Gaussian noise, in levels of 0..255.
+        class_mix: probability that the pixels of half of the classes of another sample are pasted
+            over a sample (ClassMix, arXiv 2007.07936).
         synthetic: share of the training samples that are rendered street scenes instead, 0..1, of
             the frames' size; for data sets with CamVid's 11 classes.
         scenes: how many such scenes there are to draw from, 1..10000. Each data worker renders one
@@ -94,6 +99,11 @@ class Recipe:
     scale_range: bool = False
     flip: bool = True
     jitter: float = 0.0
+    gamma: float = 0.0
+    blur: float = 0.0
+    shadow: float = 0.0
+    noise: float = 0.0
+    class_mix: float = 0.0
     synthetic: float = 0.0
     scenes: int = 512
     damaged: Literal["fail", "skip"] = "fail"
@@ -138,6 +148,11 @@ class Recipe:
             ("weight_decay", 0, 1),
             ("warmup", 0, self.iterations),
             ("jitter", 0, 1),
+            ("gamma", 0, 1),
+            ("blur", 0, 1),
+            ("shadow", 0, 1),
+            ("noise", 0, 50),
+            ("class_mix", 0, 1),
             ("synthetic", 0, 1),
             ("scenes", 1, 10_000),
             ("ema", 0, 0.999999),

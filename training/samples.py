@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
 from bisenetv2_ros.training.processes import Place
 from bisenetv2_ros.training.recipe import Recipe
-from bisenetv2_ros.training.transforms import Augmentation
+from bisenetv2_ros.training.transforms import Augmentation, Pixels, mix_classes
 
 LOADER_TIMEOUT = 300  # seconds without a batch after which a data worker counts as dead
 
@@ -46,6 +46,10 @@ class TrainingStream(TorchDataset[Batch]):
             scale_range=recipe.scale_range,
             flip=recipe.flip,
             jitter=recipe.jitter,
+            gamma=recipe.gamma,
+            blur=recipe.blur,
+            shadow=recipe.shadow,
+            noise=recipe.noise,
             fill=tuple(round(255 * m) for m in recipe.mean),  # type: ignore[arg-type]
             ignore_index=dataset.labels.ignore_index,
         )
@@ -56,13 +60,23 @@ class TrainingStream(TorchDataset[Batch]):
         DatasetError for a damaged sample, unless the recipe says to skip those.
         """
         rng = np.random.default_rng((self.recipe.seed, 1, k))
+        image, label, damaged = self._augmented(k, rng)
+        if self.recipe.class_mix and rng.random() < self.recipe.class_mix:
+            other, other_label, more = self._augmented(int(rng.integers(2**31)), rng)
+            image, label = mix_classes(
+                image, label, other, other_label, self.augment.ignore_index, rng
+            )
+            damaged += more
+        return torch.from_numpy(image), torch.from_numpy(label), torch.tensor(damaged)
+
+    def _augmented(self, k: int, rng: np.random.Generator) -> tuple[Pixels, Pixels, int]:
+        """A rendered scene or sample k of the data set, augmented; damaged samples passed over."""
         damaged = 0
         if rng.random() < self.recipe.synthetic:
             sample = self.scenes[int(rng.integers(len(self.scenes)))]
         else:
             sample, damaged = self._read(k)
-        image, label = self.augment(sample.image, sample.label, rng)
-        return torch.from_numpy(image), torch.from_numpy(label), torch.tensor(damaged)
+        return *self.augment(sample.image, sample.label, rng), damaged
 
     @functools.cached_property
     def scenes(self) -> SceneDataset:

@@ -26,6 +26,10 @@ class Augmentation:
         scales: factors to draw from; with `scale_range`, the ends of a log-uniform range.
         flip: mirror with probability 1/2.
         jitter: brightness, contrast and saturation are each multiplied by 1 ± jitter.
+        gamma: the exponent of the intensities is drawn log-uniformly from exp(±gamma).
+        blur: probability of a Gaussian blur of up to 1.5 pixels.
+        noise: greatest standard deviation of Gaussian noise, in levels of 0..255.
+        shadow: probability of a shadow: one side of a random line darkened by up to 60 %.
         fill: RGB put where the crop reaches beyond the frame; the label there is `ignore_index`.
     """
 
@@ -34,6 +38,10 @@ class Augmentation:
     scale_range: bool = False
     flip: bool = True
     jitter: float = 0.0
+    gamma: float = 0.0
+    blur: float = 0.0
+    noise: float = 0.0
+    shadow: float = 0.0
     fill: tuple[int, int, int] = (124, 116, 104)
     ignore_index: int = 255
 
@@ -48,6 +56,14 @@ class Augmentation:
         )
         if self.jitter:
             image = jitter_colours(image, self.jitter, rng)
+        if self.gamma:
+            image = change_gamma(image, self.gamma, rng)
+        if self.shadow and rng.random() < self.shadow:
+            image = cast_shadow(image, rng)
+        if self.blur and rng.random() < self.blur:
+            image = cv2.GaussianBlur(image, (0, 0), rng.uniform(0.3, 1.5))
+        if self.noise:
+            image = add_noise(image, rng.uniform(0, self.noise), rng)
         return image, label
 
     def _warp_image(self, image: Pixels, matrix: NDArray[np.float64]) -> Pixels:
@@ -101,3 +117,49 @@ def jitter_colours(image: Pixels, strength: float, rng: np.random.Generator) -> 
     image = cv2.LUT(image, np.clip(ramp, 0, 255).astype(np.uint8))
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return cv2.addWeighted(image, saturation, grey, 1 - saturation, 0)
+
+
+def change_gamma(image: Pixels, strength: float, rng: np.random.Generator) -> Pixels:
+    """Raise the intensities to a power drawn log-uniformly from exp(±strength)."""
+    exponent = float(np.exp(rng.uniform(-strength, strength)))
+    levels = 255 * (np.arange(256) / 255) ** exponent
+    return cv2.LUT(image, np.round(levels).astype(np.uint8))
+
+
+def cast_shadow(image: Pixels, rng: np.random.Generator) -> Pixels:
+    """Darken one side of a random line by 20 to 60 %, with a soft edge of random width."""
+    height, width = image.shape[:2]
+    angle = rng.uniform(0, 2 * np.pi)
+    y, x = np.ogrid[:height, :width]
+    along = np.cos(angle) * (x - rng.uniform(0, width)) + np.sin(angle) * (
+        y - rng.uniform(0, height)
+    )
+    edge = np.clip(0.5 + along / rng.uniform(2, 40), 0, 1)
+    factor = 1 - rng.uniform(0.2, 0.6) * edge
+    return np.round(image * factor[..., None]).astype(np.uint8)
+
+
+def add_noise(image: Pixels, deviation: float, rng: np.random.Generator) -> Pixels:
+    """Add Gaussian noise of this standard deviation, in levels of 0..255."""
+    noise = rng.normal(0, deviation, image.shape).astype(np.float32)
+    return np.clip(np.round(image + noise), 0, 255).astype(np.uint8)
+
+
+def mix_classes(
+    image: Pixels,
+    label: Pixels,
+    other: Pixels,
+    other_label: Pixels,
+    ignore_index: int,
+    rng: np.random.Generator,
+) -> tuple[Pixels, Pixels]:
+    """Paste the pixels of half of another frame's classes (ClassMix, arXiv 2007.07936).
+
+    Both frames are (H, W, 3) and both labels (H, W), all of one size. Pixels without a class are
+    never pasted.
+    """
+    present = np.unique(other_label)
+    present = present[present != ignore_index]
+    chosen = rng.permutation(present)[: (len(present) + 1) // 2]
+    pasted = np.isin(other_label, chosen)
+    return np.where(pasted[..., None], other, image), np.where(pasted, other_label, label)
