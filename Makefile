@@ -49,7 +49,7 @@ lint: | python ## check form and types
 	@$(BOOTSTRAP) test
 	@. ./env.sh && $(LINT)
 
-LINT = ruff check --output-format concise && mypy
+LINT = ruff check --output-format concise && mypy && lint-imports --no-logo
 
 docs: | python ## make web pages of README.md, docs/ and the others in build/docs
 	@test -x build/docs_env/bin/pip || $(PYTHON) -m venv build/docs_env

@@ -41,7 +41,7 @@ COLCON_CURRENT_PREFIX=$_bisenetv2_root/install
 . "$_bisenetv2_root/install/local_setup.sh"
 
 # Images need more shared memory than Fast DDS gives by default. A profile of your own stays.
-eval "$(python3 -m bisenetv2_ros.fastdds)"
+eval "$(python3 -m bisenetv2_ros.node.fastdds)"
 
 unset -f _bisenetv2_prepend
 unset _bisenetv2_root _bisenetv2_old COLCON_CURRENT_PREFIX

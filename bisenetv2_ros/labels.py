@@ -7,6 +7,7 @@ for tools that have no model at hand. This module knows nothing of models, image
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,3 +89,23 @@ CITYSCAPES = LabelSet(
         (0, 60, 100), (0, 80, 100), (0, 0, 230), (119, 11, 32),
     ),
 )  # fmt: skip
+
+
+def label_set_to_dict(labels: LabelSet) -> dict[str, Any]:
+    """As JSON values."""
+    return {
+        "name": labels.name,
+        "names": list(labels.names),
+        "palette": [list(colour) for colour in labels.palette],
+        "ignore_index": labels.ignore_index,
+    }
+
+
+def label_set_from_dict(values: dict[str, Any]) -> LabelSet:
+    """The inverse of `label_set_to_dict`."""
+    return LabelSet(
+        name=values["name"],
+        names=tuple(values["names"]),
+        palette=tuple((r, g, b) for r, g, b in values["palette"]),
+        ignore_index=values["ignore_index"],
+    )

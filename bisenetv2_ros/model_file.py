@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from bisenetv2_ros.files.paths import naming, replacing, share_directory
 from bisenetv2_ros.labels import LabelSet
-from bisenetv2_ros.paths import naming, replacing, share_directory
 
 if TYPE_CHECKING:
     import onnx

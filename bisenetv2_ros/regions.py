@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from bisenetv2_ros.diagnostics import MIN_STALE, WINDOW, Level
+from bisenetv2_ros.node.diagnostics import MIN_STALE, WINDOW, Level
 
 _REGION = re.compile(r"\s*([A-Za-z]\w*)\s*(?:@\s*([^\s:]+)\s*)?:(.*)", re.DOTALL)
 _LIMIT = re.compile(r"\s*([A-Za-z]\w*)\s*:\s*(.+?)\s*([<>])\s*(\S+)\s+(WARN|ERROR)\s*")
@@ -231,20 +231,3 @@ def watch_cameras(
     return {
         camera: RegionWatch(of_camera(regions, camera), (), size, class_names) for camera in cameras
     }
-
-
-def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
-    """Draw outlines and names into a (H, W, 3) uint8 RGB picture, white with a dark edge."""
-    height, width = picture.shape[:2]
-    thickness = max(1, round(height / 360))
-    for region in regions:
-        corners = np.array(region.points) * (width, height) - 0.5
-        corners = np.clip(np.round(corners), 0, (width - 1, height - 1)).astype(np.int32)
-        left, top = corners.min(0)
-        place = (int(left) + 4 * thickness, max(int(top) - 4 * thickness, 14 * thickness))
-        for ink, edge in (((0, 0, 0), 2 * thickness), ((255, 255, 255), 0)):
-            cv2.polylines(picture, [corners], True, ink, thickness + edge, cv2.LINE_AA)
-            cv2.putText(
-                picture, region.name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thickness, ink,
-                thickness + edge, cv2.LINE_AA,
-            )  # fmt: skip

@@ -23,6 +23,7 @@ import numpy as np
 
 from bisenetv2_ros.backends import BatchProfile, Report, create_backend
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
+from bisenetv2_ros.resize import check_image, resize_image, resize_mask
 
 #: (H, W, 3) uint8 of any size and strides, and the order of its channels.
 Frame = tuple[np.ndarray, Literal["rgb", "bgr"]]
@@ -111,7 +112,7 @@ class Segmenter:
         for whichever frame it is.
         """
         for image, order in frames:
-            _check_image(image)
+            check_image(image)
             if order not in ("rgb", "bgr"):
                 raise ValueError(f"channel_order must be 'rgb' or 'bgr', got '{order}'")
         start = time.perf_counter()
@@ -159,7 +160,7 @@ class Segmenter:
         mask: (h, w) uint8 of any size. opacity: 0 shows the frame alone, 1 the colours alone;
         ValueError beyond.
         """
-        _check_image(image_rgb)
+        check_image(image_rgb)
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be within 0..1, got {opacity}")
         height, width = image_rgb.shape[:2]
@@ -180,57 +181,3 @@ class Segmenter:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def resize_image(
-    image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
-) -> np.ndarray:
-    """Resize a (H, W, 3) uint8 frame to size (width, height): the way every frame goes in.
-
-    Halved, each pixel the average of four, while it is twice as large either way; what is left is
-    interpolated linearly, or averaged by areas where one axis alone shrinks to less than half. A
-    frame of that size is returned as it is, not copied; any other is written to `out`, if given.
-    """
-    height, width = image.shape[:2]
-    if (width, height) == size:
-        return image
-    image = _readable_by_opencv(image)
-    # Averaging areas in one step takes OpenCV several times as long, unless they are of two by two.
-    while width >= 2 * size[0] and height >= 2 * size[1]:
-        width, height = width // 2, height // 2
-        last = (width, height) == size
-        image = cv2.resize(
-            image, (width, height), dst=out if last else None, interpolation=cv2.INTER_AREA
-        )
-        if last:
-            return image
-    if width > 2 * size[0] or height > 2 * size[1]:
-        # INTER_AREA averages only where no axis grows: one that does has a step of its own.
-        part = (min(width, size[0]), min(height, size[1]))
-        if part == size:
-            return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_AREA)
-        image = cv2.resize(image, part, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
-
-
-def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a (H, W) mask or confidence to size (width, height) by nearest pixel centres.
-
-    The one way masks become another size. A mask of that size is returned as it is, not copied.
-    """
-    if mask.shape == (size[1], size[0]):
-        return mask
-    return cv2.resize(np.ascontiguousarray(mask), size, interpolation=cv2.INTER_NEAREST_EXACT)
-
-
-def _check_image(image: np.ndarray) -> None:
-    if not isinstance(image, np.ndarray):
-        raise ValueError(f"image is {type(image).__name__}, expected a uint8 array (H, W, 3)")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise ValueError(f"image is {image.dtype} {image.shape}, expected uint8 (H, W, 3)")
-
-
-def _readable_by_opencv(image: np.ndarray) -> np.ndarray:
-    """OpenCV walks padded rows without a copy, but not swapped or stepped pixels."""
-    whole_pixels = image.strides[1:] == (3, 1) and image.strides[0] >= 3 * image.shape[1]
-    return image if whole_pixels else np.ascontiguousarray(image)

@@ -13,7 +13,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
-from bisenetv2_ros.fastdds import profile_variables
+from bisenetv2_ros.node.fastdds import profile_variables
 
 
 def config(name: str) -> PathJoinSubstitution:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "support"))  # what several tests share
 
 # A shell's background ignores Ctrl-C, and programs inherit that: those of the tests must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

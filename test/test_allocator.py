@@ -9,7 +9,7 @@ import pytest
 
 PAGES = """
 import resource
-from bisenetv2_ros import allocator
+from bisenetv2_ros.system import malloc
 {call}
 for size in 2 * [{megabytes} << 20]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -31,11 +31,11 @@ def test_memory_is_kept(call: str, megabytes: int):
     pages = megabytes << 20 >> 12
     if faults("", megabytes) < pages / 10:
         pytest.skip("this C library keeps it unasked")
-    assert faults(f"allocator.{call}()", megabytes) < pages / 100
+    assert faults(f"malloc.{call}()", megabytes) < pages / 100
 
 
 def test_large_blocks_of_a_model_go_back():
     pages = 200 << 20 >> 12
     if faults("", 200) < pages / 10:
         pytest.skip("this C library keeps it unasked")
-    assert faults("allocator.keep_freed_images()", 200) > pages / 10
+    assert faults("malloc.keep_freed_images()", 200) > pages / 10

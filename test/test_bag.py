@@ -22,13 +22,16 @@ from rosbags.interfaces import QosDurability
 from rosbags.rosbag2 import StoragePlugin, Writer
 from tiny_model import tiny_info, write_tiny_model
 
-from bisenetv2_ros import bag
 from bisenetv2_ros.cli.main import main
-from bisenetv2_ros.frame import SourceError
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.predict import ResultFiles
-from bisenetv2_ros.regions import draw_regions, parse_regions
-from bisenetv2_ros.segmenter import Segmenter, resize_mask
+from bisenetv2_ros.offline import bag_copy
+from bisenetv2_ros.offline.result_files import ResultFiles
+from bisenetv2_ros.regions import parse_regions
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.sources import bag
+from bisenetv2_ros.sources.frame import SourceError
+from bisenetv2_ros.visualization import draw_regions
 
 SIZE = (150, 100)
 FRAMES = 4
@@ -74,7 +77,7 @@ def write_bag(
     with Writer(path, version=9, storage_plugin=plugin) as writer:
         text = "std_msgs/msg/String"
         talk = writer.add_connection(
-            "/talk", text, typestore=TYPES, offered_qos_profiles=[bag._qos(latched=True)]
+            "/talk", text, typestore=TYPES, offered_qos_profiles=[bag_copy._qos(latched=True)]
         )
         kinds = {
             topic: f"sensor_msgs/msg/{'CompressedImage' if 'compressed' in topic else 'Image'}"

@@ -18,18 +18,13 @@ import pytest
 from gpu import what_is_missing
 from tiny_model import tiny_info, write_tiny_model
 
-from bisenetv2_ros import benchmark
 from bisenetv2_ros.backends import BackendUnavailable, create_backend
-from bisenetv2_ros.benchmark import (
-    PLAIN,
-    STAGES,
-    TORCH,
-    Case,
-    Result,
+from bisenetv2_ros.benchmark import frames as benchmark
+from bisenetv2_ros.benchmark.case import PLAIN, STAGES, TORCH, Case, Result
+from bisenetv2_ros.benchmark.frames import measure
+from bisenetv2_ros.benchmark.frames_report import (
     as_json,
     floor_table,
-    machine,
-    measure,
     reference_of,
     speed_up,
     table,
@@ -37,6 +32,7 @@ from bisenetv2_ros.benchmark import (
     verdicts,
     write_plot,
 )
+from bisenetv2_ros.benchmark.machine import machine
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.model_file import ModelFileError, read_model_file
 
@@ -182,8 +178,8 @@ def test_torch_s_network_in_half_gives_the_same_masks():
     torch = pytest.importorskip("torch")
     from small_network import SIZE, small_network, street_frames
 
-    from bisenetv2_ros.benchmark import _half_network
-    from bisenetv2_ros.segmenter import resize_image
+    from bisenetv2_ros.benchmark.references import _half_network
+    from bisenetv2_ros.resize import resize_image
 
     frame = torch.from_numpy(np.ascontiguousarray(resize_image(street_frames(1)[0], SIZE)))
     deployed = small_network()
@@ -303,8 +299,8 @@ def test_variants_of_a_model_compute_what_they_say(tmp_path: Path):
     import torch
     from small_network import MEAN, STD, street_frames
 
-    from bisenetv2_ros.benchmark_models import PLAIN_INPUT, plain, resized, without_tail
-    from bisenetv2_ros.segmenter import resize_image
+    from bisenetv2_ros.benchmark.model_variants import PLAIN_INPUT, plain, resized, without_tail
+    from bisenetv2_ros.resize import resize_image
 
     size = (64, 32)
     other = resized(read_model_file(path), size, tmp_path)
@@ -333,7 +329,7 @@ def test_variants_of_a_model_compute_what_they_say(tmp_path: Path):
 
 
 def test_a_model_without_a_tail_has_no_variants(tmp_path: Path):
-    from bisenetv2_ros.benchmark_models import plain, without_tail
+    from bisenetv2_ros.benchmark.model_variants import plain, without_tail
 
     tiny = read_model_file(write_tiny_model(tmp_path / "tiny.onnx"))
     assert plain(tiny) is None and without_tail(tiny, tmp_path) is None

@@ -18,7 +18,7 @@ from ros_graph import ENVIRONMENT, RELIABLE, Program, graph
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.street.scene import StreetScene
 
 COUNT = 6
 SHAPE = (48, 64)

@@ -13,11 +13,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from bisenetv2_ros.labels import CAMVID  # noqa: E402
+from bisenetv2_ros.labels import (  # noqa: E402
+    CAMVID,
+    label_set_to_dict,
+)
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     Checkpoint,
     CheckpointError,
-    label_set_to_dict,
     list_checkpoints,
     load_checkpoint,
     load_network,

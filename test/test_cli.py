@@ -18,7 +18,7 @@ import pytest
 import bisenetv2_ros
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
-from bisenetv2_ros.cli.model_options import sample_frames
+from bisenetv2_ros.cli.options import sample_frames
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main"]

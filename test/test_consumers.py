@@ -19,8 +19,8 @@ from tiny_model import tiny_answer, tiny_info, write_tiny_model
 
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import model_path, read_model_file
-from bisenetv2_ros.parameters import FIELDS, problem
-from bisenetv2_ros.topic_names import output_topic
+from bisenetv2_ros.node.parameters import FIELDS, problem
+from bisenetv2_ros.outputs import output_topic
 
 CONFIG = Path(__file__).resolve().parent.parent / "config"
 NAV2 = CONFIG / "nav2_semantic_layer.yaml"

@@ -14,13 +14,8 @@ import pytest
 
 from bisenetv2_ros.cli import main as cli
 from bisenetv2_ros.cli.check_data import LAYOUTS
-from bisenetv2_ros.training.datasets import (
-    CAMVID_COLOURS,
-    STRUCTURES,
-    DatasetError,
-    find_faults,
-    load_dataset,
-)
+from bisenetv2_ros.training.dataset_layouts import CAMVID_COLOURS, STRUCTURES, load_dataset
+from bisenetv2_ros.training.datasets import DatasetError, find_faults
 
 WIDTH, HEIGHT = 6, 4
 
@@ -344,7 +339,7 @@ def test_splits_are_joined_and_sequences_left_out(tmp_path):
     assert names("train+val:!b*") == ["a_1", "a_2", "c_1"]
     assert names("train+val:b*") == ["b_1", "b_2"]
     assert names("train:a*") == ["a_1", "a_2"]
-    with pytest.raises(DatasetError, match="no frame of .* fits 'x\\*'"):
+    with pytest.raises(DatasetError, match=r"no frame of .* fits 'x\*'"):
         names("train:x*")
     with pytest.raises(DatasetError, match="name of one split for synthetic"):
         load_dataset("synthetic", "", "train+val")

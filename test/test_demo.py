@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 from tiny_model import tiny_info, write_tiny_model
 
-from bisenetv2_ros.frame_source import open_source
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.metrics import confusion_matrix, scores
-from bisenetv2_ros.segmenter import Segmenter, resize_mask
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.sources.frame_source import open_source
+from bisenetv2_ros.street.scene import StreetScene
 
 pytest.importorskip("rclpy")
 pytest.importorskip("bisenetv2_ros.msg", reason="the messages are not built")
@@ -197,9 +198,9 @@ def test_node_that_fails_ends_the_demo_with_its_words(tmp_path, model):
 def test_no_mask_in_time_is_a_failure(tmp_path, model):
     """A node that is there but does nothing."""
     code = (
-        "import sys; from bisenetv2_ros.cli import demo, main\n"
-        "demo.FIRST_MASK_TIMEOUT = 1.0\n"
-        "demo._segment_command = lambda args: [sys.executable, '-c', "
+        "import sys; from bisenetv2_ros.cli import main; from bisenetv2_ros.demo import run\n"
+        "run.FIRST_MASK_TIMEOUT = 1.0\n"
+        "run._segment_command = lambda args: [sys.executable, '-c', "
         "'import time; print(\"idle\", flush=True); time.sleep(60)']\n"
         "sys.exit(main.main(sys.argv[1:], verb='demo'))"
     )
@@ -214,8 +215,8 @@ def test_no_mask_in_time_is_a_failure(tmp_path, model):
 
 def test_source_without_end_ends_on_a_slow_machine(tmp_path, model):
     code = (
-        "import sys; from bisenetv2_ros.cli import demo, main\n"
-        "demo.ENDLESS_FRAMES, demo.ENDLESS_SECONDS = 100000, 1.0\n"
+        "import sys; from bisenetv2_ros.cli import main; from bisenetv2_ros.demo import run\n"
+        "run.ENDLESS_FRAMES, run.ENDLESS_SECONDS = 100000, 1.0\n"
         "sys.exit(main.main(sys.argv[1:], verb='demo'))"
     )
     result = demo("--model", model, "--output", tmp_path, program=[sys.executable, "-c", code])

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bisenetv2_ros.demo.live_view import LiveView, Progress
-from bisenetv2_ros.demo.processes import Child, end_all
 from bisenetv2_ros.demo.results import EvenlySpaced, Results, SegmentedFrame
 from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.system.child_process import Child, end_all
 
 
 @given(length=st.integers(0, 400), count=st.integers(2, 8))
@@ -129,7 +129,7 @@ def test_child_is_interrupted_once(tmp_path):
 
 
 def test_child_that_does_not_obey_is_terminated(tmp_path, monkeypatch):
-    monkeypatch.setattr("bisenetv2_ros.demo.processes.GRACE", 0.2)
+    monkeypatch.setattr("bisenetv2_ros.system.child_process.GRACE", 0.2)
     deaf = child(tmp_path, DEAF)
     end_all([deaf])
     assert deaf.exit_code() == -15
@@ -147,7 +147,7 @@ def test_child_ends_when_its_parent_is_killed(tmp_path):
     parent = child(
         tmp_path,
         "import os, sys, time; from pathlib import Path\n"
-        "from bisenetv2_ros.demo.processes import Child\n"
+        "from bisenetv2_ros.system.child_process import Child\n"
         f"Child('orphan', [sys.executable, '-c', {OBEDIENT!r}], os.environ, Path({str(log)!r}))\n"
         "print('up', flush=True); time.sleep(60)",
         "parent",

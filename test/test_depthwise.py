@@ -13,7 +13,7 @@ from onnx.reference import ReferenceEvaluator
 from bisenetv2_ros.backends import depthwise
 from bisenetv2_ros.model_file import models_directory
 from bisenetv2_ros.segmenter import Segmenter
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.street.scene import StreetScene
 
 CHANNELS, FILTERS = 3, 4
 WIDE = CHANNELS * FILTERS

@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from bisenetv2_ros.diagnostics import (
+from bisenetv2_ros.node.diagnostics import (
     ERROR_STREAK,
     WINDOW,
     CameraStatistics,

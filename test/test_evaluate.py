@@ -12,29 +12,22 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
-from bisenetv2_ros.labels import CAMVID  # noqa: E402
-from bisenetv2_ros.metrics import confusion_matrix, scores  # noqa: E402
-from bisenetv2_ros.segmenter import resize_mask  # noqa: E402
-from bisenetv2_ros.training.checkpoint import (  # noqa: E402
-    Checkpoint,
+from bisenetv2_ros.labels import (  # noqa: E402
+    CAMVID,
     label_set_to_dict,
-    save_checkpoint,
-    write_run_header,
 )
-from bisenetv2_ros.training.datasets import (  # noqa: E402
-    CITYSCAPES_IDS,
-    DatasetError,
-    Sample,
-    load_dataset,
-)
+from bisenetv2_ros.metrics import confusion_matrix, scores  # noqa: E402
+from bisenetv2_ros.resize import resize_mask  # noqa: E402
+from bisenetv2_ros.training.checkpoint import Checkpoint, save_checkpoint, write_run_header  # noqa: E402
+from bisenetv2_ros.training.dataset_layouts import CITYSCAPES_IDS, load_dataset  # noqa: E402
+from bisenetv2_ros.training.datasets import DatasetError, Sample  # noqa: E402
 from bisenetv2_ros.training.evaluate import (  # noqa: E402
     CityscapesSubmission,
-    Gallery,
     averaging_predictor,
     evaluate,
     network_predictor,
-    panel,
 )
+from bisenetv2_ros.training.gallery import Gallery, panel  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
 from bisenetv2_ros.training.recipe import load_recipe  # noqa: E402
 

@@ -21,17 +21,14 @@ from small_network import MEAN, SIZE, STD, small_network, street_frames
 from bisenetv2_ros import backends
 from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.cli.main import main
-from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.convert import int8 as quantize
+from bisenetv2_ros.labels import CAMVID, label_set_to_dict
 from bisenetv2_ros.model_file import NO_CLASS, ModelInfo, model_path, read_model_file
-from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image
-from bisenetv2_ros.street_scene import StreetScene
-from bisenetv2_ros.training import export, quantize
-from bisenetv2_ros.training.checkpoint import (
-    Checkpoint,
-    label_set_to_dict,
-    save_checkpoint,
-    write_run_header,
-)
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.segmenter import InferenceError, Segmenter
+from bisenetv2_ros.street.scene import StreetScene
+from bisenetv2_ros.training import export
+from bisenetv2_ros.training.checkpoint import Checkpoint, save_checkpoint, write_run_header
 from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
 from bisenetv2_ros.training.recipe import load_recipe
 

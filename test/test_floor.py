@@ -7,7 +7,14 @@ from pathlib import Path
 import pytest
 from gpu import needs_gpu
 
-from bisenetv2_ros.floor import Rates, Work, floor_seconds, measure_cpu, measure_gpu, work_of
+from bisenetv2_ros.benchmark.roofline import (
+    Rates,
+    Work,
+    floor_seconds,
+    measure_cpu,
+    measure_gpu,
+    work_of,
+)
 
 
 def test_multiply_adds_are_those_that_torch_counts(tmp_path: Path):

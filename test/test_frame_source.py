@@ -8,10 +8,10 @@ import cv2
 import numpy as np
 import pytest
 
-from bisenetv2_ros.frame import SourceError
-from bisenetv2_ros.frame_source import open_source
-from bisenetv2_ros.image_file import ImageFileError
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.files.images import ImageFileError
+from bisenetv2_ros.sources.frame import SourceError
+from bisenetv2_ros.sources.frame_source import open_source
+from bisenetv2_ros.street.scene import StreetScene
 
 RED = np.full((12, 16, 3), (250, 10, 20), np.uint8)
 

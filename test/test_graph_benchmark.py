@@ -9,19 +9,10 @@ from pathlib import Path
 import pytest
 from tiny_model import write_tiny_model
 
+from bisenetv2_ros.benchmark.ros_graph import Measurement, Report, find_peak, jitters, merged
+from bisenetv2_ros.benchmark.ros_graph_report import as_json, table, verdicts, write_plot
 from bisenetv2_ros.cli.main import main
-from bisenetv2_ros.fastdds import profile_variables
-from bisenetv2_ros.graph_benchmark import (
-    Measurement,
-    Report,
-    as_json,
-    find_peak,
-    jitters,
-    merged,
-    table,
-    verdicts,
-    write_plot,
-)
+from bisenetv2_ros.node.fastdds import profile_variables
 
 
 def measurement(latency_ms: float, **values: object) -> Measurement:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from bisenetv2_ros.latest_frame import LatestFrame
+from bisenetv2_ros.node.intake import LatestFrame
 
 
 def test_newest_frame_wins_and_the_replaced_one_is_reported():

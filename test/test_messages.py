@@ -19,7 +19,7 @@ from std_msgs.msg import Header
 from bisenetv2_ros.backends.base import output_memory
 from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES
-from bisenetv2_ros.messages import (
+from bisenetv2_ros.node.messages import (
     ImageBuffer,
     class_fractions_message,
     label_info,

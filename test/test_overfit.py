@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from bisenetv2_ros.training import loop  # noqa: E402
-from bisenetv2_ros.training.datasets import load_dataset  # noqa: E402
+from bisenetv2_ros.training.dataset_layouts import load_dataset  # noqa: E402
 from bisenetv2_ros.training.recipe import recipe_from_dict  # noqa: E402
 from bisenetv2_ros.training.run_record import read_metrics  # noqa: E402
 

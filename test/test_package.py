@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 import bisenetv2_ros
-from bisenetv2_ros import fastdds, paths
 from bisenetv2_ros.cli.main import VERBS
+from bisenetv2_ros.files import paths
+from bisenetv2_ros.node import fastdds
 
 SOURCE = Path(__file__).resolve().parent.parent
 MESSAGES = ("ClassFraction", "ClassFractions", "RegionFractions")
@@ -51,14 +52,14 @@ def modules_below(directory: Path, package: str) -> list[str]:
 class TestWhoMayImportWhom:
     def test_the_node_never_imports_torch_or_training(self) -> None:
         pytest.importorskip("rclpy")
-        modules = ["bisenetv2_ros.segment_node", "bisenetv2_ros.backends"]
+        modules = ["bisenetv2_ros.node.segment_node", "bisenetv2_ros.backends"]
         assert loaded_by(modules, ["torch", "bisenetv2_ros.training"]) == []
 
     def test_training_never_imports_ros(self) -> None:
         pytest.importorskip("torch")
         modules = modules_below(SOURCE / "training", "bisenetv2_ros.training")
         assert modules, "no training modules found"
-        ros = ["rclpy", "sensor_msgs", "bisenetv2_ros.msg", "bisenetv2_ros.segment_node"]
+        ros = ["rclpy", "sensor_msgs", "bisenetv2_ros.msg", "bisenetv2_ros.node.segment_node"]
         assert loaded_by(modules, ros) == []
 
     def test_runtimes_are_imported_on_demand(self) -> None:
@@ -81,14 +82,16 @@ class TestShareDirectory:
     ) -> None:
         share = tmp_path / "share" / "bisenetv2_ros"
         share.mkdir(parents=True)
-        module = tmp_path / packages / "bisenetv2_ros" / "paths.py"
+        module = tmp_path / packages / "bisenetv2_ros" / "files" / "paths.py"
         monkeypatch.setattr(paths, "__file__", str(module))
         assert paths.share_directory() == share
 
     def test_its_absence_is_an_error_that_says_what_to_do(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(paths, "__file__", str(tmp_path / "bisenetv2_ros" / "paths.py"))
+        monkeypatch.setattr(
+            paths, "__file__", str(tmp_path / "bisenetv2_ros" / "files" / "paths.py")
+        )
         with pytest.raises(FileNotFoundError, match=r"share/bisenetv2_ros.*install it again"):
             paths.share_directory()
 

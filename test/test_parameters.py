@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bisenetv2_ros import parameters
-from bisenetv2_ros.parameters import FIELDS, Parameters, markdown, problem, unknown
+from bisenetv2_ros.node import parameters
+from bisenetv2_ros.node.parameters import FIELDS, Parameters, markdown, problem, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -58,7 +58,7 @@ def test_unknown_names_come_with_the_nearest_known_one():
 
 def test_markdown_table_has_one_row_a_parameter_and_needs_no_ros():
     blocked = "import sys; sys.modules['rclpy'] = sys.modules['rcl_interfaces'] = None; "
-    run = "import runpy; runpy.run_module('bisenetv2_ros.parameters', run_name='__main__')"
+    run = "import runpy; runpy.run_module('bisenetv2_ros.node.parameters', run_name='__main__')"
     result = subprocess.run(
         [sys.executable, "-c", blocked + run], capture_output=True, text=True, check=True
     )

@@ -6,15 +6,15 @@ import cv2
 import numpy as np
 import pytest
 
+from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES, LabelSet
-from bisenetv2_ros.pictures import (
+from bisenetv2_ros.visualization import (
     MARGIN,
     PANEL_HEIGHT,
     TITLE_HEIGHT,
-    VideoFile,
     draw_legend,
     side_by_side,
-    write_picture,
 )
 
 

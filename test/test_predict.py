@@ -18,11 +18,13 @@ from drive import NAMES, SIZE, write_drive
 from tiny_model import tiny_info, write_model_without_class, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
-from bisenetv2_ros.frame_source import open_source
+from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.pictures import VideoFile, write_picture
-from bisenetv2_ros.predict import KINDS, ResultFiles
-from bisenetv2_ros.segmenter import Segmenter, resize_mask
+from bisenetv2_ros.offline.result_files import KINDS, ResultFiles
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.sources.frame_source import open_source
 
 
 @pytest.fixture(scope="module")

@@ -15,11 +15,11 @@ pytest.importorskip("torch", reason="torch is not installed")
 from small_network import SIZE, small_network, street_frames
 
 from bisenetv2_ros.backends import onnxruntime
+from bisenetv2_ros.convert import int8 as quantize
+from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
 from bisenetv2_ros.model_file import read_model_file
 from bisenetv2_ros.segmenter import Segmenter
-from bisenetv2_ros.training import quantize
 from bisenetv2_ros.training.export import export_model
-from bisenetv2_ros.training.quantize import QuantizationError, quantize_model
 
 
 @pytest.fixture(scope="module")

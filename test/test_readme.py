@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bisenetv2_ros import parameters
 from bisenetv2_ros.cli.main import VERBS
+from bisenetv2_ros.node import parameters
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -18,7 +18,7 @@ def test_the_table_of_parameters_is_the_code_s():
     found = re.search(r"<!-- parameters:[^\n]*-->\n(.*?)<!-- end of parameters -->", README, re.S)
     assert found
     assert found[1].strip() == parameters.markdown().strip(), (
-        "write it anew: python -m bisenetv2_ros.parameters"
+        "write it anew: python -m bisenetv2_ros.node.parameters"
     )
 
 

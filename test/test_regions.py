@@ -6,16 +6,10 @@ import numpy as np
 import pytest
 from tiny_model import tiny_answer, write_tiny_model
 
-from bisenetv2_ros.diagnostics import Level
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.regions import (
-    Region,
-    RegionWatch,
-    draw_regions,
-    inside,
-    parse_limits,
-    parse_regions,
-)
+from bisenetv2_ros.node.diagnostics import Level
+from bisenetv2_ros.regions import Region, RegionWatch, inside, parse_limits, parse_regions
+from bisenetv2_ros.visualization import draw_regions
 
 CLASSES = ("sky", "traffic light", "road")
 LEFT = "left: 0 0, 0.5 0, 0.5 1, 0 1"

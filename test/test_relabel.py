@@ -11,12 +11,12 @@ import yaml
 from onnx import helper
 from tiny_model import tiny_model, write_tiny_model
 
-from bisenetv2_ros.class_map import ClassMapError, read_class_map
 from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.convert.relabel import ClassMapError, read_class_map
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES
 from bisenetv2_ros.model_file import models_directory, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.street.scene import StreetScene
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "classes"
 GROUPS = """\

@@ -11,8 +11,9 @@ from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.model_file import models_directory, read_model_file
-from bisenetv2_ros.segmenter import Segmenter, resize_image
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.street.scene import StreetScene
 
 
 def resize(*words: object) -> int:

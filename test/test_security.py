@@ -15,8 +15,8 @@ from tiny_model import write_tiny_model
 
 pytest.importorskip("yaml")
 
-from bisenetv2_ros import yaml_file
-from bisenetv2_ros.yaml_file import YamlError, parse_yaml, read_yaml
+from bisenetv2_ros.files import safe_yaml as yaml_file
+from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCES = [path for name in ("bisenetv2_ros", "training") for path in (ROOT / name).rglob("*.py")]

@@ -46,11 +46,12 @@ from std_srvs.srv import SetBool
 from tiny_model import tiny_answer, write_tiny_model
 from trouble_model import FAILURE, seconds_to_blue, write_trouble_model
 
-from bisenetv2_ros.camera_topics import CameraTopics, RateLimit
-from bisenetv2_ros.graph_benchmark import resident_memory
+from bisenetv2_ros.benchmark.ros_graph import resident_memory
+from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.segment_node import SegmentNode
-from bisenetv2_ros.view import View
+from bisenetv2_ros.node.camera_topics import CameraTopics
+from bisenetv2_ros.node.intake import RateLimit
+from bisenetv2_ros.node.segment_node import SegmentNode
 
 OK, WARN, ERROR, STALE = range(4)
 CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
@@ -1044,7 +1045,7 @@ def test_hostile_calibrations_harm_no_mask(ros, start, scene):
 
 FAULTY = """
 import sys
-from bisenetv2_ros import segment_node as node
+from bisenetv2_ros.node import segment_node as node
 
 def fail_at_first(owner, name, left=2):
     real = getattr(owner, name)
@@ -1185,7 +1186,7 @@ import os, signal, sys
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
-        if name == "bisenetv2_ros.segment_node":
+        if name == "bisenetv2_ros.node.segment_node":
             try:
                 os.kill(os.getpid(), signal.SIGINT)
             except KeyboardInterrupt:
@@ -1208,7 +1209,7 @@ def test_a_library_that_swallows_the_signal_amid_its_import_does_not_keep_the_pr
 TEARDOWN = """
 import os, signal
 from rclpy.executors import SingleThreadedExecutor
-from bisenetv2_ros import segment_node
+from bisenetv2_ros.node import process, segment_node
 
 def threads():
     return len(os.listdir("/proc/self/task"))
@@ -1225,7 +1226,7 @@ class Executor(SingleThreadedExecutor):
         before = threads()
         raise KeyboardInterrupt
 
-segment_node.SingleThreadedExecutor = Executor
+process.SingleThreadedExecutor = Executor
 print("exit code:", segment_node.main(["--ros-args", "-p", "autostart:=false"]))
 """
 

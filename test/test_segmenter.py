@@ -15,7 +15,8 @@ from tiny_model import tiny_answer, write_model_without_class, write_tiny_model
 from bisenetv2_ros.backends import Backend
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFileError, read_model_file
-from bisenetv2_ros.segmenter import InferenceError, Segmenter, resize_image, resize_mask
+from bisenetv2_ros.resize import resize_image, resize_mask
+from bisenetv2_ros.segmenter import InferenceError, Segmenter
 
 
 @pytest.fixture(scope="module")

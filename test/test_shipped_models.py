@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.metrics import confusion_matrix, scores
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
-from bisenetv2_ros.paths import share_directory
-from bisenetv2_ros.segmenter import Segmenter, resize_mask
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
 
 MODELS = sorted((share_directory() / "models").glob("*.onnx"))
 CAMVID_ROOT = os.environ.get("BISENETV2_CAMVID", "")

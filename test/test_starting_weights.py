@@ -15,15 +15,10 @@ pytest.importorskip("torch", reason="torch is not installed")
 import torch
 from small_network import MEAN, SIZE, STD, small_network, street_frames
 
-from bisenetv2_ros.labels import CAMVID, LabelSet
+from bisenetv2_ros.labels import CAMVID, LabelSet, label_set_to_dict
 from bisenetv2_ros.model_file import write_metadata
-from bisenetv2_ros.segmenter import resize_image
-from bisenetv2_ros.training.checkpoint import (
-    Checkpoint,
-    label_set_to_dict,
-    save_checkpoint,
-    write_run_header,
-)
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.training.checkpoint import Checkpoint, save_checkpoint, write_run_header
 from bisenetv2_ros.training.export import DeployedModel, export_model
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe

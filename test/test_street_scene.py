@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 import pytest
 
-from bisenetv2_ros import street_parts as parts
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.street_parts import Wall
-from bisenetv2_ros.street_scene import _BANDS, SPEED, StreetScene
+from bisenetv2_ros.street import parts
+from bisenetv2_ros.street.parts import Wall
+from bisenetv2_ros.street.scene import _BANDS, SPEED, StreetScene
 
 SIZE = (320, 240)
 

@@ -14,10 +14,10 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.backends import create_backend, tail
 from bisenetv2_ros.backends.tail import Tail, find_tail
-from bisenetv2_ros.class_map import read_class_map, relabel_model
+from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import MASK, NO_CLASS, model_path, read_model_file
-from bisenetv2_ros.street_scene import StreetScene
+from bisenetv2_ros.street.scene import StreetScene
 
 REFERENCE = "bisenetv2_camvid_640x480_float32"
 FACTOR = 4  # by which the shipped models enlarge their logits

@@ -45,7 +45,8 @@ from bisenetv2_ros.backends.engine_builder import (
     load_library,
 )
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, models_directory, read_model_file
-from bisenetv2_ros.segmenter import Segmenter, resize_image
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.segmenter import Segmenter
 
 try:
     LIBRARY = load_library()
@@ -108,8 +109,8 @@ def test_the_package_s_models_build_in_every_precision(
     """With no unsupported layer: the parser or the builder would refuse it."""
     path = models_directory() / f"bisenetv2_camvid_640x480_{precision}.onnx"
     if precision == "float16":  # made of the float32 one
-        pytest.importorskip("bisenetv2_ros.training.half")
-        from bisenetv2_ros.training.half import write_half_model
+        pytest.importorskip("bisenetv2_ros.convert.float16")
+        from bisenetv2_ros.convert.float16 import write_half_model
 
         source = read_model_file(models_directory() / "bisenetv2_camvid_640x480_float32.onnx")
         path = tmp_path / path.name
@@ -795,14 +796,14 @@ def test_any_number_of_images_with_engines_for_2_to_3(model: ModelFile, count: i
 @needs_gpu
 @pytest.mark.parametrize(("precision", "agreement"), [("float32", 0.999), ("float16", 0.995)])
 def test_masks_agree_with_float32_in_onnxruntime(precision: str, agreement: float, tmp_path: Path):
-    from bisenetv2_ros.training.half import write_half_model
+    from bisenetv2_ros.convert.float16 import write_half_model
 
     reference = read_model_file(models_directory() / "bisenetv2_camvid_640x480_float32.onnx")
     model = reference
     if precision == "float16":
         write_half_model(reference, tmp_path / "half.onnx")
         model = read_model_file(tmp_path / "half.onnx")
-    from bisenetv2_ros.cli.model_options import sample_frames
+    from bisenetv2_ros.cli.options import sample_frames
 
     frames = sample_frames("synthetic", 4)
     with Segmenter(reference, backend="onnxruntime") as exact:

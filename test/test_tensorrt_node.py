@@ -30,8 +30,8 @@ try:
 except BackendUnavailable as unavailable:
     pytest.skip(str(unavailable), allow_module_level=True)
 
-SCRIPT = Path(__file__).with_name("node_without_gpu.py")
-ON_HOST = Path(__file__).with_name("node_on_host_device.py")
+SCRIPT = Path(__file__).parent / "support" / "node_without_gpu.py"
+ON_HOST = Path(__file__).parent / "support" / "node_on_host_device.py"
 OK, WARN, ERROR = range(3)
 
 

@@ -12,9 +12,9 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from bisenetv2_ros.cli.main import main  # noqa: E402
-from bisenetv2_ros.training import loop  # noqa: E402
+from bisenetv2_ros.training import loop, state, step  # noqa: E402
+from bisenetv2_ros.training.distributed import Place  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
-from bisenetv2_ros.training.processes import Place  # noqa: E402
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict  # noqa: E402
 
 RECIPE = {
@@ -68,20 +68,20 @@ def test_a_step_waits_for_no_copy_to_the_device():
     """On `meta`, which computes nothing: reading a value, or one left on the CPU, is an error."""
     place, chosen = Place(0, 1, torch.device("meta")), recipe(micro_batch=2, dice_weight=0.5)
     network = BiSeNetV2(chosen.model).to(place.device)
-    state = loop.TrainingState(chosen, network, place)
+    kept = state.TrainingState(chosen, network, place)
     frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
     part = frames, frames[..., 0], torch.zeros(2, dtype=torch.int64)
-    loop.backward(chosen, place, network, state, iter([part] * 2), None, 0)
-    state.step(0)
+    step.backward(chosen, place, network, kept, iter([part] * 2), None, 0)
+    kept.step(0)
     with Waits() as waits:
-        loop.backward(chosen, place, network, state, iter([part] * 2), None, 1)
-        state.step(1)
+        step.backward(chosen, place, network, kept, iter([part] * 2), None, 1)
+        kept.step(1)
     assert not waits.found
 
 
 def test_the_moving_average_is_few_calls_to_the_device():
     network = BiSeNetV2(recipe().model).to("meta")
-    average = loop.MovingAverage(network, 0.9)
+    average = state.MovingAverage(network, 0.9)
     with Calls() as calls:
         average.update(network, 0)
     assert len(calls.found) == 2
@@ -101,7 +101,7 @@ def test_out_of_memory_says_what_needs_less(tmp_path, monkeypatch, capsys, chang
             "CUDA out of memory. Tried to allocate 608.00 MiB. GPU 0 has a total capacity of 11 GiB"
         )
 
-    monkeypatch.setattr(loop, "segmentation_loss", too_large)
+    monkeypatch.setattr(step, "segmentation_loss", too_large)
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps({**RECIPE, "dataset": "synthetic", "workers": 0, **changes}))
     words = ["train", "--config", str(file), "--output", str(tmp_path / "run"), "--device", "cpu"]
@@ -118,12 +118,12 @@ def on_gpus(count: int) -> Place:
 
 def test_one_frame_a_gpu_is_enough_where_they_share_their_statistics():
     loop._check_fit(recipe(batch_size=4), on_gpus(4))
-    with pytest.raises(loop.TrainingError, match="one frame at once"):
+    with pytest.raises(state.TrainingError, match="one frame at once"):
         loop._check_fit(recipe(batch_size=1), on_gpus(1))
 
 
 def test_a_gpu_without_bfloat16_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
-    with pytest.raises(loop.TrainingError, match=r"bfloat16 on Tesla T4, .* float16 or float32"):
+    with pytest.raises(state.TrainingError, match=r"bfloat16 on Tesla T4, .* float16 or float32"):
         loop._check_fit(recipe(precision="bfloat16"), on_gpus(1))

@@ -25,7 +25,8 @@ torch = pytest.importorskip("torch")
 from long_run import long_or_short  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
-from bisenetv2_ros.training import loop, processes, run_record  # noqa: E402
+from bisenetv2_ros.training import distributed as processes  # noqa: E402
+from bisenetv2_ros.training import loop, run_record, state, step  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     CheckpointError,
     list_checkpoints,
@@ -34,6 +35,7 @@ from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     read_run_header,
     write_run_header,
 )
+from bisenetv2_ros.training.datasets import Sample  # noqa: E402
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict  # noqa: E402
 from bisenetv2_ros.training.run_record import read_metrics  # noqa: E402
 
@@ -193,7 +195,7 @@ def test_stopped_while_it_validates(data, tmp_path, monkeypatch):
     def stop_then_read(self, index):
         if index == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-        return loop.Sample(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), "x")
+        return Sample(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), "x")
 
     real = loop.load_dataset
 
@@ -263,7 +265,7 @@ def test_a_complete_run_stays_as_it_is(uninterrupted, data, tmp_path):
 
 def test_runs_are_not_mixed_up(uninterrupted, data, tmp_path):
     precision, whole = uninterrupted
-    with pytest.raises(loop.TrainingError, match="holds a run already: add --resume"):
+    with pytest.raises(state.TrainingError, match="holds a run already: add --resume"):
         loop.train(recipe(precision=precision), data, whole)
     other = recipe(precision=precision, learning_rate=0.01)
     with pytest.raises(
@@ -330,7 +332,7 @@ def test_resumed_before_its_first_checkpoint_a_run_starts_from_the_same(data, tm
 
 def test_moving_average_by_hand():
     network = torch.nn.BatchNorm1d(1)
-    average = loop.MovingAverage(network, 0.5)
+    average = state.MovingAverage(network, 0.5)
     network.weight.data.fill_(3.0)  # was 1
     network.running_mean.fill_(1.0)  # was 0
     network.num_batches_tracked.fill_(7)
@@ -346,7 +348,7 @@ def test_weight_decay_is_for_convolutions_alone():
     from bisenetv2_ros.training.model import BiSeNetV2
 
     network = BiSeNetV2(recipe().model)
-    decayed, plain = loop.parameter_groups(network, 5e-4)
+    decayed, plain = state.parameter_groups(network, 5e-4)
     convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
     assert {id(p) for p in decayed["params"]} == {id(m.weight) for m in convolutions}
     assert (decayed["weight_decay"], plain["weight_decay"]) == (5e-4, 0)
@@ -364,8 +366,8 @@ def folder(data, tmp_path):
 
 def test_the_loss_is_told_of_labels_and_network(folder, tmp_path, monkeypatch):
     seen = []
-    real = loop.segmentation_loss
-    monkeypatch.setattr(loop, "segmentation_loss", lambda *a, **o: seen.append(o) or real(*a, **o))
+    real = step.segmentation_loss
+    monkeypatch.setattr(step, "segmentation_loss", lambda *a, **o: seen.append(o) or real(*a, **o))
     changes = {"iterations": 1, "warmup": 0, "dataset": "folder"}
     chosen = recipe(**changes, model={**RECIPE["model"], "align_corners": True})
     loop.train(chosen, folder, tmp_path / "run", say=lambda _: None)
@@ -377,14 +379,14 @@ def test_the_loss_is_told_of_labels_and_network(folder, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path, monkeypatch, capsys):
     calls = []
-    real = loop.segmentation_loss
+    real = step.segmentation_loss
 
     def broken_at_the_fifth(*args, **options):
         losses = real(*args, **options)
         calls.append(1)
         return {**losses, "main": losses["main"] * math.nan} if len(calls) == 5 else losses
 
-    monkeypatch.setattr(loop, "segmentation_loss", broken_at_the_fifth)
+    monkeypatch.setattr(step, "segmentation_loss", broken_at_the_fifth)
     run = tmp_path / "run"
     assert cli.main(command(data, run)[4:], verb="train") == 1
     error = capsys.readouterr().err
@@ -395,14 +397,14 @@ def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path, monkeypatch, cap
 
 
 def test_weights_that_are_not_finite_are_not_saved(data, tmp_path, monkeypatch):
-    real = loop.TrainingState.step
+    real = state.TrainingState.step
 
     def explode(self, step):
         real(self, step)
         next(self.network.parameters()).data[0] = math.inf
 
-    monkeypatch.setattr(loop.TrainingState, "step", explode)
-    with pytest.raises(loop.TrainingError, match="is not finite"):
+    monkeypatch.setattr(state.TrainingState, "step", explode)
+    with pytest.raises(state.TrainingError, match="is not finite"):
         loop.train(recipe(checkpoint_every=1), data, tmp_path / "run", say=lambda _: None)
     assert not list_checkpoints(tmp_path / "run")
 
@@ -473,7 +475,7 @@ def test_a_dead_data_worker_is_named(data, tmp_path):
                 child.kill()
 
     changes = {"workers": 1, "iterations": 500}
-    with pytest.raises(loop.TrainingError, match="data loading failed: a data worker was lost"):
+    with pytest.raises(state.TrainingError, match="data loading failed: a data worker was lost"):
         loop.train(recipe(**changes), data, tmp_path / "run", say=kill_workers)
 
 
@@ -506,7 +508,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, data, tmp_pat
     ],
 )
 def test_recipes_that_do_not_fit_are_refused(data, tmp_path, changes, message):
-    with pytest.raises(loop.TrainingError, match=message):
+    with pytest.raises(state.TrainingError, match=message):
         loop.train(recipe(**changes), data, tmp_path / "run", device="cpu")
 
 

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.transforms import (
     Augmentation,
     add_noise,

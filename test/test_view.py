@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from tiny_model import tiny_answer, write_tiny_model
 
+from bisenetv2_ros.camera_view import View, parse_views
 from bisenetv2_ros.segmenter import Segmentation
-from bisenetv2_ros.view import View, parse_views
 
 CAMERAS = ("front/image_raw", "rear/image_raw")
 
@@ -82,7 +82,7 @@ def test_calibration_of_the_part():
     from sensor_msgs.msg import CameraInfo
     from std_msgs.msg import Header
 
-    from bisenetv2_ros.messages import scaled_camera_info
+    from bisenetv2_ros.node.messages import scaled_camera_info
 
     info = CameraInfo(width=640, height=480)
     info.k = [500.0, 0.0, 320.0, 0.0, 510.0, 240.0, 0.0, 0.0, 1.0]

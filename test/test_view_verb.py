@@ -13,7 +13,8 @@ from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.segmenter import Segmenter, resize_mask
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
 
 
 @pytest.fixture
@@ -82,7 +83,7 @@ def test_the_file_has_pictures_masks_names_colours_and_fractions(tmp_path, drive
 
 def test_without_the_library_one_line_says_what_to_install(drive, model, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "rerun", None)
-    monkeypatch.delitem(sys.modules, "bisenetv2_ros.rerun_log", raising=False)
+    monkeypatch.delitem(sys.modules, "bisenetv2_ros.offline.rerun_log", raising=False)
     assert view(drive, "--model", model, "--save", "out.rrd") == 2
     error = capsys.readouterr().err
     assert "'rerun' is not installed: run `pip install 'rerun-sdk" in error

@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.labels import LabelSet, label_set_from_dict
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
 
@@ -199,26 +199,6 @@ def load_network(path: str | Path) -> TrainedNetwork:
         raise CheckpointError(f"{run}: weights do not fit the recipe's model: {lines}") from error
     return TrainedNetwork(
         network.eval(), recipe, labels, checkpoint.step, str(header.get("revision", "unknown"))
-    )
-
-
-def label_set_to_dict(labels: LabelSet) -> dict[str, Any]:
-    """As JSON values."""
-    return {
-        "name": labels.name,
-        "names": list(labels.names),
-        "palette": [list(colour) for colour in labels.palette],
-        "ignore_index": labels.ignore_index,
-    }
-
-
-def label_set_from_dict(values: dict[str, Any]) -> LabelSet:
-    """The inverse of `label_set_to_dict`."""
-    return LabelSet(
-        name=values["name"],
-        names=tuple(values["names"]),
-        palette=tuple((r, g, b) for r, g, b in values["palette"]),
-        ignore_index=values["ignore_index"],
     )
 
 

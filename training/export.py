@@ -21,6 +21,8 @@ import torch
 from torch import Tensor, nn
 
 from bisenetv2_ros.backends import load_on_cpu
+from bisenetv2_ros.convert.float16 import cast_to_half
+from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.model_file import (
     INPUT,
     NO_CLASS,
@@ -30,9 +32,7 @@ from bisenetv2_ros.model_file import (
     read_model_file,
     write_metadata,
 )
-from bisenetv2_ros.paths import naming, replacing
-from bisenetv2_ros.segmenter import resize_image
-from bisenetv2_ros.training.half import cast_to_half
+from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.model import BiSeNetV2
 
 OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all read

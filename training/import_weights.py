@@ -22,10 +22,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from bisenetv2_ros.labels import CITYSCAPES, LabelSet
+from bisenetv2_ros.labels import CITYSCAPES, LabelSet, label_set_to_dict
 from bisenetv2_ros.training.checkpoint import (
     Checkpoint,
-    label_set_to_dict,
     list_checkpoints,
     save_checkpoint,
     write_run_header,

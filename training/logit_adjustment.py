@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from bisenetv2_ros.metrics import confusion_matrix, scores
-from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.datasets import Sample
 from bisenetv2_ros.training.export import DeployedModel
 

@@ -55,9 +55,7 @@ def segmentation_loss(
     coarse = target[:, offset::booster_stride, offset::booster_stride]
     for index, logits in enumerate(outputs[1:]):
         logits = _upsample(logits, coarse.shape[1:], align_corners)
-        value = _cross_entropy(
-            logits, coarse, ignore_index, weights, hard_threshold, hard_minimum
-        )
+        value = _cross_entropy(logits, coarse, ignore_index, weights, hard_threshold, hard_minimum)
         losses[f"booster{index}"] = booster_weight * value
     return losses
 

@@ -271,8 +271,9 @@ class BiSeNetV2(nn.Module):
                     widths[stage], config.booster_channels, config.num_classes, config.dropout
                 )
         self.apply(_kaiming_normal)
-        for head in (self.head, *self.boosters.values()):
-            nn.init.normal_(head.classifier.weight, std=CLASSIFIER_STD)
+        for module in self.modules():
+            if isinstance(module, SegmentationHead):
+                nn.init.normal_(module.classifier.weight, std=CLASSIFIER_STD)
 
     def forward(self, x: Tensor) -> Tensor | list[Tensor]:
         height, width = x.shape[2:]

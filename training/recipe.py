@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from bisenetv2_ros.paths import share_directory
+from bisenetv2_ros.files.paths import share_directory
+from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
 from bisenetv2_ros.training.model_config import ModelConfig
-from bisenetv2_ros.yaml_file import YamlError, parse_yaml, read_yaml
 
 MAX_BASES = 8
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import Scores, scores
-from bisenetv2_ros.pictures import write_picture
-from bisenetv2_ros.training.evaluate import Gallery, panel
+from bisenetv2_ros.training.gallery import Gallery, panel
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

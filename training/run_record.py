@@ -26,11 +26,15 @@ import torch
 from tqdm import tqdm
 
 from bisenetv2_ros import __version__
+from bisenetv2_ros.labels import label_set_to_dict
 from bisenetv2_ros.metrics import Scores
-from bisenetv2_ros.training.checkpoint import CheckpointError, label_set_to_dict, read_run_header
+from bisenetv2_ros.training.checkpoint import (
+    CheckpointError,
+    read_run_header,
+)
 from bisenetv2_ros.training.datasets import Dataset, FileDataset
-from bisenetv2_ros.training.evaluate import Gallery, panel
-from bisenetv2_ros.training.processes import Place
+from bisenetv2_ros.training.distributed import Place
+from bisenetv2_ros.training.gallery import Gallery, panel
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
 
 # What may differ between a run and its continuation without changing where it ends.
@@ -198,3 +202,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
     return records
+
+
+Say = Callable[[str], None]

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
-from bisenetv2_ros.training.processes import Place
+from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.transforms import Augmentation, Pixels, mix_classes
 

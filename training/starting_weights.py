@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, model_path, read_model_file
-from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.checkpoint import load_network
 from bisenetv2_ros.training.export import DeployedModel, compare
 from bisenetv2_ros.training.model import BiSeNetV2

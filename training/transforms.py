@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bisenetv2_ros.segmenter import resize_image
+from bisenetv2_ros.resize import resize_image
 
 Pixels = NDArray[np.uint8]
 

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.model_options import picture_size, sample_frames
-from bisenetv2_ros.fastdds import profile_variables
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.cli.options import picture_size, sample_frames
+from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.node.fastdds import profile_variables
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.benchmark import Result
+    from bisenetv2_ros.benchmark.case import Result
     from bisenetv2_ros.model_file import ModelFile
 
 PICTURES = 8  # taken in circles
@@ -168,23 +168,17 @@ def _frames(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BACKENDS
-    from bisenetv2_ros.benchmark import (
-        LEVERS,
-        PLAIN,
-        REFERENCES,
-        TORCH,
-        TORCH_COMPILE,
-        TURN,
-        Case,
+    from bisenetv2_ros.benchmark.case import PLAIN, REFERENCES, TORCH, TORCH_COMPILE, Case
+    from bisenetv2_ros.benchmark.frames import LEVERS, TURN, measure
+    from bisenetv2_ros.benchmark.frames_report import (
         as_json,
         floor_table,
-        machine_line,
-        measure,
         table,
         verdicts,
         write_plot,
     )
-    from bisenetv2_ros.benchmark_models import resized, without_tail
+    from bisenetv2_ros.benchmark.machine import machine_line
+    from bisenetv2_ros.benchmark.model_variants import resized, without_tail
 
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
@@ -264,16 +258,9 @@ def _graph(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.benchmark import machine_line
-    from bisenetv2_ros.graph_benchmark import (
-        GraphError,
-        Plan,
-        as_json,
-        measure_graph,
-        table,
-        verdicts,
-        write_plot,
-    )
+    from bisenetv2_ros.benchmark.machine import machine_line
+    from bisenetv2_ros.benchmark.ros_graph import GraphError, Plan, measure_graph
+    from bisenetv2_ros.benchmark.ros_graph_report import as_json, table, verdicts, write_plot
     from bisenetv2_ros.model_file import model_path
 
     importlib.import_module("rclpy")  # here, where its absence is told in one line
@@ -332,8 +319,14 @@ def _plot(draw: Callable[[Path], None], path: Path) -> None:
 def _floors(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[str]]:
     """The floor of each model on each backend, and the rates behind them."""
     from bisenetv2_ros.backends.base import available_cores
-    from bisenetv2_ros.benchmark import REFERENCES
-    from bisenetv2_ros.floor import Rates, floor_seconds, measure_cpu, measure_gpu, work_of
+    from bisenetv2_ros.benchmark.case import REFERENCES
+    from bisenetv2_ros.benchmark.roofline import (
+        Rates,
+        floor_seconds,
+        measure_cpu,
+        measure_gpu,
+        work_of,
+    )
 
     rates: dict[str, Rates | None] = {}
     floors = {}
@@ -367,7 +360,7 @@ def _models(names: list[str]) -> list[ModelFile]:
 
 
 def _training(args: argparse.Namespace) -> int:
-    from bisenetv2_ros.training import benchmark
+    from bisenetv2_ros.benchmark import training_step as benchmark
 
     try:
         facts = benchmark.run(args)

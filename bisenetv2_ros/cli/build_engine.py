@@ -134,8 +134,8 @@ def _in_precision(model: ModelFile, precision: str | None) -> ModelFile:
     if (model.info.precision, precision) != ("float32", "float16"):
         how = "make one by `bisenetv2 quantize`" if precision == "int8" else "name a float32 file"
         raise UserError(f"{model.path} is {model.info.precision}, not {precision}: {how}")
+    from bisenetv2_ros.convert.float16 import write_half_model
     from bisenetv2_ros.model_file import read_model_file
-    from bisenetv2_ros.training.half import write_half_model
 
     path = _half_path(model.path)
     if path.exists():

@@ -8,7 +8,7 @@ import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.fastdds import profile_variables
+from bisenetv2_ros.node.fastdds import profile_variables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -85,10 +85,10 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
 def run(args: argparse.Namespace) -> int:
     """Publish until the source ends or a signal comes."""
     os.environ.update(profile_variables())
-    from bisenetv2_ros.camera_node import CameraOptions, publish_source
-    from bisenetv2_ros.frame import SourceError
-    from bisenetv2_ros.frame_source import open_source
-    from bisenetv2_ros.image_file import ImageFileError
+    from bisenetv2_ros.files.images import ImageFileError
+    from bisenetv2_ros.node.camera_node import CameraOptions, publish_source
+    from bisenetv2_ros.sources.frame import SourceError
+    from bisenetv2_ros.sources.frame_source import open_source
 
     skipped: list[ImageFileError] = []
 

@@ -55,7 +55,8 @@ def run(args: argparse.Namespace) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from bisenetv2_ros.training.datasets import DatasetError, find_faults, load_dataset
+    from bisenetv2_ros.training.dataset_layouts import load_dataset
+    from bisenetv2_ros.training.datasets import DatasetError, find_faults
 
     splits = args.split or ["train", "val"]
     try:

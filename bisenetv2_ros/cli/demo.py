@@ -7,44 +7,25 @@ The camera waits for each frame to be finished before it sends the next (and nev
 from __future__ import annotations
 
 import argparse
-import contextlib
-import json
-import math
-import os
 import signal
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
 from bisenetv2_ros.demo import DemoError
-from bisenetv2_ros.demo.live_view import LiveView, Progress
-from bisenetv2_ros.demo.processes import Child, end_all
-from bisenetv2_ros.demo.results import Results
-from bisenetv2_ros.fastdds import profile_variables
-from bisenetv2_ros.frame import SourceError
-from bisenetv2_ros.frame_source import SYNTHETIC, WEBCAM, open_source
-from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.model_file import ModelFile, ModelFileError, model_path, read_model_file
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.demo.run import (
+    ENDLESS_FRAMES,
+    ENDLESS_SECONDS,
+    frame_count,
+    run_demo,
+    set_up_environment,
+)
+from bisenetv2_ros.model_file import ModelFileError, model_path, read_model_file
+from bisenetv2_ros.sources.frame import SourceError
 
 if TYPE_CHECKING:
-    from rclpy.executors import Executor
-
-    from bisenetv2_ros.demo.observer import Measurements, Observer
-
-NAMESPACE = "/demo"
-SCENE_SIZE = "640x480"  # of the synthetic street; drawing a larger one would slow small machines
-ENDLESS_FRAMES = 100  # shown of a source that has no end of its own ...
-ENDLESS_SECONDS = 8.0  # ... or as many as a slow machine segments in this time
-FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
-SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
-LAST_MASK_TIMEOUT = 2.0  # seconds without a mask after the camera has ended
-DIAGNOSTICS_TIMEOUT = 2.0  # the node reports once a second
+    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -98,280 +79,16 @@ def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when masks came for the source."""
     try:
         model = read_model_file(model_path(args.model))
-        total = _frame_count(args)
+        total = frame_count(args)
     except (ModelFileError, SourceError) as error:
         raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
     # Whoever ends this process means its children too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    _set_up_environment()
+    set_up_environment()
     try:
-        return _run(args, model, total)
+        return run_demo(args, model, total)
     except DemoError as error:
         print(f"bisenetv2 demo: error: {error}", file=sys.stderr)
         return 1
-
-
-def _run(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
-    labels = model.info.labels
-    # The truth of the synthetic scene is in CamVid's classes.
-    with_labels = labels.names == CAMVID.names if _is_synthetic(args) else bool(args.labels)
-    results = Results(args.output, labels, args.rate)
-    print(f"camera and node on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, topics in {NAMESPACE}/")
-    interrupted = False
-    children: list[Child] = []
-    try:
-        node = Child("node", _segment_command(args), os.environ, args.output / "segment.log")
-        children.append(node)
-        camera = Child(
-            "camera", _camera_command(args, total), os.environ, args.output / "camera.log"
-        )
-        children.append(camera)
-        with _observer(results, with_labels) as (observer, executor):
-            try:
-                seconds = ENDLESS_SECONDS if _is_endless(args) and not args.frames else math.inf
-                _watch(node, camera, observer, executor, total, seconds)
-            except KeyboardInterrupt:
-                interrupted = True
-            if observer.measured.received:
-                _wait_for_diagnostics(observer, executor)
-            memory = node.peak_memory()
-    finally:
-        # From here on every process ends by itself, in seconds; a second Ctrl-C would leave some.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        end_all(children)
-        files = results.close()
-    if observer.measured.first_mask is None:
-        return 130
-    summary = _summary(args, model, observer.measured, results, memory)
-    summary["time_to_first_mask_s"] = round(observer.measured.first_mask - node.started, 3)
-    summary["interrupted"] = interrupted
-    summary["files"] = [str(path) for path in files]
-    path = args.output / "summary.json"
-    with naming(path):
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-    _print_summary(summary, path)
-    return 130 if interrupted else 0
-
-
-def _is_synthetic(args: argparse.Namespace) -> bool:
-    return args.source in ("", SYNTHETIC)
-
-
-def _is_endless(args: argparse.Namespace) -> bool:
-    return _is_synthetic(args) or args.source.startswith(WEBCAM)
-
-
-def _frame_count(args: argparse.Namespace) -> int | None:
-    """How many frames there will be, None where nobody knows. SourceError for a useless source."""
-    if _is_endless(args):  # and a device can be opened but once, by the camera
-        return args.frames or ENDLESS_FRAMES
-    count = open_source(args.source, labels=args.labels).count
-    if args.frames is None or count is None:
-        return args.frames or count
-    return min(args.frames, count)
-
-
-def _set_up_environment() -> None:
-    """Set what this process and its children need, where the user has set nothing else."""
-    # Not on the robot's own domain: the demo's camera is not the robot's.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.update(profile_variables())
-
-
-def _segment_command(args: argparse.Namespace) -> list[str]:
-    parameters = {"model": args.model, "backend": args.backend}
-    ros_args = ["-r", f"__ns:={NAMESPACE}"]
-    for name, value in parameters.items():
-        ros_args += ["-p", f"{name}:={json.dumps(value)}"]  # JSON strings are YAML strings
-    return [*_program("segment"), "--ros-args", *ros_args]
-
-
-def _camera_command(args: argparse.Namespace, total: int | None) -> list[str]:
-    from bisenetv2_ros.demo.observer import FINISHED_TOPIC
-
-    command = [*_program("camera"), *([args.source] if args.source else [])]
-    command += ["--rate", str(args.rate)]
-    if _is_synthetic(args):
-        command += ["--size", SCENE_SIZE]
-    command += ["--wait-for-subscribers", "2", "--pace-topic", FINISHED_TOPIC]
-    if args.labels:
-        command += ["--labels", args.labels]
-    if total is not None:
-        command += ["--frames", str(total)]
-    return [*command, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
-
-
-def _program(verb: str) -> list[str]:
-    return [sys.executable, "-m", "bisenetv2_ros.cli.main", verb]
-
-
-@contextlib.contextmanager
-def _observer(results: Results, with_labels: bool) -> Iterator[tuple[Observer, Executor]]:
-    """The demo's own ROS node."""
-    import rclpy
-    from rclpy.executors import SingleThreadedExecutor
-    from rclpy.signals import SignalHandlerOptions
-
-    from bisenetv2_ros.demo.observer import Observer
-
-    # Ctrl-C stays Python's: it must not take the context away while results are being completed.
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node("demo", namespace=NAMESPACE)
-    executor = SingleThreadedExecutor()
-    executor.add_node(node)
-    try:
-        yield Observer(node, results.add, with_labels=with_labels), executor
-    finally:
-        executor.shutdown()
-        node.destroy_node()
-        rclpy.shutdown()
-
-
-def _watch(
-    node: Child,
-    camera: Child,
-    observer: Observer,
-    executor: Executor,
-    total: int | None,
-    seconds: float,
-) -> None:
-    """Spin until every frame of the camera is done. DemoError when that does not come to be.
-
-    total: frames expected, for the display. seconds: after the first mask, to stop the camera.
-    """
-    view = LiveView()
-    measured = observer.measured
-    camera_ended: float | None = None
-    while True:
-        executor.spin_once(timeout_sec=0.05)
-        if view.is_due():
-            view.show(_progress(observer, total))
-        now = time.monotonic()
-        if node.exit_code() is not None:
-            raise DemoError(_ended_early(node))
-        if camera_ended is None and camera.exit_code() is not None:
-            if camera.exit_code() != 0:
-                raise DemoError(_ended_early(camera))
-            camera_ended = now
-        if measured.first_mask is not None and now > measured.first_mask + seconds:
-            camera.interrupt()
-        last_sign = measured.mask_times[-1] if measured.mask_times else node.started
-        if camera_ended is not None:
-            finished = measured.received > 0 and observer.waiting == 0
-            if finished or now - max(last_sign, camera_ended) > LAST_MASK_TIMEOUT:
-                break
-        elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
-            break
-    view.show(_progress(observer, total))
-    if camera_ended is None or not measured.received:
-        raise DemoError(
-            f"{measured.sent} camera frames came, {measured.received} masks, then none for "
-            f"{now - last_sign:.0f} s\n  last lines of {node.log}:\n{node.last_lines()}\n"
-            f"  last lines of {camera.log}:\n{camera.last_lines()}"
-        )
-
-
-def _ended_early(child: Child) -> str:
-    return (
-        f"the {child.name} ended with exit code {child.exit_code()}; last lines of {child.log}:\n"
-        f"{child.last_lines()}"
-    )
-
-
-def _wait_for_diagnostics(observer: Observer, executor: Executor) -> None:
-    """Spin until the node has reported on the last mask too, for the counts of dropped frames."""
-    measured = observer.measured
-    give_up = time.monotonic() + DIAGNOSTICS_TIMEOUT
-    while measured.node_values_time < measured.mask_times[-1] and time.monotonic() < give_up:
-        executor.spin_once(timeout_sec=0.05)
-
-
-def _progress(observer: Observer, total: int | None) -> Progress:
-    measured = observer.measured
-    p50, p99 = _percentiles(measured.latencies, (50, 99))
-    return Progress(
-        stage=f"waiting for the first mask ({measured.sent} camera frames so far)",
-        frames=measured.received,
-        total=total,
-        rate=measured.recent_rate,
-        latency_p50=p50,
-        latency_p99=p99,
-        dropped=sum(measured.dropped.values()),
-        fractions=observer.newest_fractions,
-    )
-
-
-def _percentiles(values: list[float], percents: tuple[float, ...]) -> list[float]:
-    return np.percentile(values or [math.nan], percents).tolist()
-
-
-def _summary(
-    args: argparse.Namespace,
-    model: ModelFile,
-    measured: Measurements,
-    results: Results,
-    memory: float | None,
-) -> dict[str, Any]:
-    """What summary.json holds."""
-    percents = (50, 90, 99, 100)
-
-    def milliseconds(values: list[float]) -> dict[str, float]:
-        named = zip(("p50", "p90", "p99", "max"), _percentiles(values, percents), strict=True)
-        return {name: round(1000 * value, 2) for name, value in named}
-
-    scores = results.scores
-    return {
-        "source": args.source or "synthetic",
-        "labels": args.labels or None,
-        "model": measured.model,
-        "model_file": str(model.path),
-        "model_sha256": model.sha256,
-        "backend": measured.node_values.get("backend"),
-        "device": measured.node_values.get("device"),
-        "frames": {
-            "sent": measured.sent,
-            "received": measured.received,
-            "dropped": measured.dropped,
-        },
-        "rate_hz": round(measured.rate, 2),
-        "rate_limit_hz": args.rate,
-        "latency_ms": milliseconds(measured.latencies),  # camera stamp to mask in this process
-        "inference_ms": milliseconds(measured.inference_times),
-        "node_peak_memory_mib": None if memory is None else round(memory, 1),
-        "fractions": {name: round(value, 6) for name, value in results.mean_fractions.items()},
-        "scores": None
-        if scores is None
-        else {
-            "frames": results.scored_frames,
-            "mean_iou": scores.mean_iou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "iou": {
-                name: None if math.isnan(value) else value
-                for name, value in zip(model.info.labels.names, scores.iou.tolist(), strict=True)
-            },
-        },
-        "ros_domain_id": int(os.environ["ROS_DOMAIN_ID"]),
-    }
-
-
-def _print_summary(summary: dict[str, Any], path: Path) -> None:
-    frames, latency, inference = summary["frames"], summary["latency_ms"], summary["inference_ms"]
-    causes = ", ".join(f"{cause} {count}" for cause, count in frames["dropped"].items())
-    print(f"""
-  model      {summary["model"]} on {summary["backend"]}, {summary["device"]}
-  frames     {frames["sent"]} sent, {frames["received"]} segmented, dropped: {causes or "none"}
-  rate       {summary["rate_hz"]} Hz (the camera sends at most {summary["rate_limit_hz"]} Hz)
-  latency    p50 {latency["p50"]} ms, p99 {latency["p99"]} ms, camera to mask; \
-inference p50 {inference["p50"]} ms
-  first mask {summary["time_to_first_mask_s"]} s after the node's start; \
-node memory {summary["node_peak_memory_mib"]} MiB""")
-    if summary["scores"]:
-        scores = summary["scores"]
-        print(
-            f"  mIoU       {scores['mean_iou']:.4f} over {scores['frames']} frames, "
-            f"pixel accuracy {scores['pixel_accuracy']:.4f}"
-        )
-    print("  files      " + "\n             ".join([*summary["files"], str(path)]))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.paths import naming
+from bisenetv2_ros.files.paths import naming
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,16 +72,12 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends.base import BackendUnavailable
+    from bisenetv2_ros.camera_view import View
     from bisenetv2_ros.metrics import scores
-    from bisenetv2_ros.training.datasets import load_dataset_of
-    from bisenetv2_ros.training.evaluate import (
-        CityscapesSubmission,
-        CroppedDataset,
-        Gallery,
-        evaluate,
-    )
+    from bisenetv2_ros.training.dataset_layouts import load_dataset_of
+    from bisenetv2_ros.training.evaluate import CityscapesSubmission, CroppedDataset, evaluate
+    from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
-    from bisenetv2_ros.view import View
 
     try:
         predict, labels, trained_on, facts = _open_model(args)
@@ -149,8 +145,8 @@ def _open_model(
         return lambda image: segmenter(image).mask, info.labels, info.dataset, facts
 
     from bisenetv2_ros.training.checkpoint import load_network
+    from bisenetv2_ros.training.distributed import join_processes
     from bisenetv2_ros.training.evaluate import averaging_predictor, network_predictor
-    from bisenetv2_ros.training.processes import join_processes
 
     trained = load_network(args.model)
     device = join_processes(args.device).device
@@ -208,7 +204,7 @@ def _as_json(
 
 
 def _crop(text: str) -> tuple[float, float, float, float]:
-    from bisenetv2_ros.view import parse_crop
+    from bisenetv2_ros.camera_view import parse_crop
 
     try:
         return parse_crop(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.model_options import add_metric_option, picture_size, sample_frames
+from bisenetv2_ros.cli.options import add_metric_option, picture_size, sample_frames
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.checkpoint import TrainedNetwork
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iterator[Sample]:
     """Labelled frames spread over the training split, and the run's share of rendered scenes."""
-    from bisenetv2_ros.training.datasets import load_dataset_of
+    from bisenetv2_ros.training.dataset_layouts import load_dataset_of
     from bisenetv2_ros.training.samples import TrainingStream
 
     recipe = trained.recipe

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.model_options import picture_size
+from bisenetv2_ros.cli.options import picture_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     """Import, and say what went where."""
-    from bisenetv2_ros.training.datasets import read_classes
+    from bisenetv2_ros.training.dataset_layouts import read_classes
     from bisenetv2_ros.training.import_weights import read_public_weights, write_run
 
     try:

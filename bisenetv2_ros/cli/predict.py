@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli.offline import add_source_options, segment_source
-from bisenetv2_ros.predict import BAG_TOPICS, KINDS, ResultFiles
+from bisenetv2_ros.cli.options import add_source_options
+from bisenetv2_ros.offline.result_files import BAG_TOPICS, KINDS, ResultFiles
+from bisenetv2_ros.offline.run import segment_source
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.frame import FrameSource
     from bisenetv2_ros.regions import Region
     from bisenetv2_ros.segmenter import Segmenter
+    from bisenetv2_ros.sources.frame import FrameSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

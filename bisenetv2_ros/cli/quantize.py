@@ -6,11 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.model_options import (
-    add_metric_option,
-    refuse_overwriting,
-    sample_frames,
-)
+from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting, sample_frames
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +42,8 @@ example:
 
 def run(args: argparse.Namespace) -> int:
     """Quantise, compare, and say how well int8 agrees with float32."""
+    from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
     from bisenetv2_ros.model_file import model_path
-    from bisenetv2_ros.training.quantize import QuantizationError, quantize_model
 
     try:
         model = model_path(args.model)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.model_options import add_metric_option, refuse_overwriting
+from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +36,7 @@ example:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and say what its classes are."""
-    from bisenetv2_ros.class_map import read_class_map, relabel_model
+    from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
     from bisenetv2_ros.model_file import model_path, read_model_file
 
     try:

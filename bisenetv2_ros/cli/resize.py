@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.model_options import add_metric_option, picture_size, refuse_overwriting
+from bisenetv2_ros.cli.options import add_metric_option, picture_size, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,8 +45,8 @@ examples:
 
 def run(args: argparse.Namespace) -> int:
     """Write the file and say what it costs beside the one before."""
+    from bisenetv2_ros.convert.input_size import resize_model
     from bisenetv2_ros.model_file import model_path, read_model_file
-    from bisenetv2_ros.model_size import resize_model
 
     try:
         source = read_model_file(model_path(args.model))

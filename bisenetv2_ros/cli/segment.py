@@ -6,7 +6,7 @@ import argparse
 import os
 import signal
 
-from bisenetv2_ros.fastdds import profile_variables
+from bisenetv2_ros.node.fastdds import profile_variables
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     # Until there is a node to close, a signal ends the process at once: some library swallows now
     # and then the KeyboardInterrupt that Python would raise amid its import.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from bisenetv2_ros.segment_node import main
+    from bisenetv2_ros.node.segment_node import main
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     return main(args.ros_args)

@@ -80,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--data is missing: the folder of the data set {recipe.dataset!r}")
     output = args.output or Path("runs") / recipe.name
 
-    from bisenetv2_ros.allocator import keep_freed_tensors
-    from bisenetv2_ros.training.loop import TrainingError, train
+    from bisenetv2_ros.system.malloc import keep_freed_tensors
+    from bisenetv2_ros.training.loop import train
+    from bisenetv2_ros.training.state import TrainingError
 
     keep_freed_tensors()
     print(describe(recipe), f"output: {output}", sep="\n", flush=True)

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.offline import add_source_options, segment_source
+from bisenetv2_ros.cli.options import add_source_options
+from bisenetv2_ros.offline.run import segment_source
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,7 +33,7 @@ is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
 
 def run(args: argparse.Namespace) -> int:
     """Segment the source for Rerun; 0 when every frame could be read."""
-    from bisenetv2_ros.rerun_log import RerunLog
+    from bisenetv2_ros.offline.rerun_log import RerunLog
 
     has_screen = sys.platform != "linux" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")

@@ -1,6 +1,6 @@
 """The parts of `bisenetv2 demo`, which shows and measures the camera and the node at work.
 
-processes.py   the camera and the node as processes of their own, with logs
+run.py         starts the camera and the node, follows them to the last frame
 observer.py    watches their topics, matches what belongs to one frame
 results.py     pictures, video and scores of the matched frames
 live_view.py   the table on the terminal

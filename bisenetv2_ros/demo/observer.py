@@ -20,9 +20,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 from bisenetv2_ros.demo.results import SegmentedFrame
-from bisenetv2_ros.diagnostics import drops_in
 from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.msg import ClassFractions
+from bisenetv2_ros.node.diagnostics import drops_in
 
 FINISHED_TOPIC = "demo/finished"
 RECENT = 20  # masks that the live rate looks back

@@ -9,10 +9,12 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from bisenetv2_ros.demo import DemoError
+from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import Scores, confusion_matrix, scores
-from bisenetv2_ros.pictures import VideoFile, side_by_side, write_picture
-from bisenetv2_ros.segmenter import resize_mask
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.visualization import side_by_side
 
 PICTURES = 5
 

@@ -1,0 +1,1 @@
+"""Measurements: frames per backend, the ROS graph, a training step."""

@@ -1,0 +1,149 @@
+"""Reference runtimes that the backends are compared with."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.backends import BackendUnavailable, available_cores
+from bisenetv2_ros.benchmark.case import (
+    TORCH_COMPILE,
+    Case,
+    Result,
+    Segment,
+)
+from bisenetv2_ros.model_file import read_model_file
+
+
+def load_plain(case: Case) -> tuple[Result, Segment]:
+    """The baseline: the float32 file as it is in ONNX Runtime with default settings."""
+    try:
+        import onnxruntime
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable(
+            "no plain reference: onnxruntime is not installed: run `pip install onnxruntime`"
+        ) from error
+
+    from bisenetv2_ros.benchmark.model_variants import PLAIN_INPUT, plain
+    from bisenetv2_ros.resize import resize_image
+
+    model = read_model_file(case.path)
+    graph = plain(model)
+    if graph is None:
+        raise BackendUnavailable(f"{model.path.name} has no plain form: no upsampling before TopK")
+    threads = case.threads or available_cores()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+    size = model.info.input_size
+    # Of any training: the time is the same.
+    mean, scale = np.full(3, 127.5, np.float32), np.full(3, 1 / 127.5, np.float32)
+
+    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
+        begin = time.perf_counter()
+        small = resize_image(image, size)
+        resized = time.perf_counter()
+        pixels = (small.astype(np.float32) - mean) * scale
+        logits = session.run(None, {PLAIN_INPUT: pixels.transpose(2, 0, 1)[np.newaxis]})[0]
+        ran = time.perf_counter()
+        mask = logits.argmax(axis=1)[0].astype(np.uint8)
+        return mask, resized - begin, ran - resized, time.perf_counter() - ran
+
+    runs_on = f"plain onnxruntime, CPU ({threads} threads)"
+    return Result(case, model.name, "float32", size, runs_on), segment
+
+
+def load_torch(case: Case) -> tuple[Result, Segment]:
+    """The same network in torch, eager or compiled."""
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise BackendUnavailable("no torch reference: torch is not installed") from error
+
+    from bisenetv2_ros.resize import resize_image
+    from bisenetv2_ros.training.export import DeployedModel
+
+    threads = case.threads or available_cores()
+    torch.set_num_threads(threads)
+    device = torch.device(case.device.lower() or "cpu")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(f"{case.backend} sees no GPU: install a torch with CUDA")
+    network, mean, std, size, name = _torch_network(case.path)
+    on_gpu = device.type == "cuda"
+    compiled = case.backend == TORCH_COMPILE
+    if on_gpu:  # as one would run it there: an inference in float32 would be a poor reference
+        network = _half_network(network)
+    network = network.to(device)
+    deployed = DeployedModel(network, mean, std).eval().to(device)
+    run = torch.compile(deployed, mode="max-autotune") if compiled else deployed
+
+    @torch.inference_mode()
+    def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
+        begin = time.perf_counter()
+        small = np.ascontiguousarray(resize_image(image, size))
+        resized = time.perf_counter()
+        pixels = torch.from_numpy(small[np.newaxis]).to(device)
+        if on_gpu or compiled:
+            mask = run(pixels)[0][0].cpu().numpy()
+            return mask, resized - begin, time.perf_counter() - resized, 0.0
+        logits = network((pixels.float().permute(0, 3, 1, 2) - deployed.mean) * deployed.scale)
+        ran = time.perf_counter()
+        mask = network.enlarge(logits).argmax(1)[0].to(torch.uint8).numpy()
+        return mask, resized - begin, ran - resized, time.perf_counter() - ran
+
+    where = torch.cuda.get_device_name(device) if on_gpu else f"CPU ({threads} threads)"
+    how = "torch.compile" if compiled else "torch eager"
+    precision = "float16" if on_gpu else "float32"
+    return Result(case, name, precision, size, f"{how}, {where}"), segment
+
+
+def _torch_network(path: Path) -> tuple[Any, Sequence[float], Sequence[float], Any, str]:
+    """Network, mean, std, (width, height) and name of a checkpoint, or of a model file's shape."""
+    if path.is_dir():
+        from bisenetv2_ros.training.checkpoint import load_network
+
+        trained = load_network(path)
+        recipe = trained.recipe
+        return trained.network.eval(), recipe.mean, recipe.std, recipe.input_size, path.name
+
+    from bisenetv2_ros.training.model import BiSeNetV2
+    from bisenetv2_ros.training.model_config import ModelConfig
+    from bisenetv2_ros.training.starting_weights import read_folded_weights
+
+    model = read_model_file(path)
+    try:
+        layers = read_folded_weights(path)
+        head = {"num_classes": "head.2.weight", "head_channels": "head.0.0.weight"}
+        widths = {key: int(layers[layer].shape[0]) for key, layer in head.items()}
+    except (KeyError, ValueError) as error:
+        raise BackendUnavailable(f"no torch reference: {path.name}: {error}") from error
+    network = BiSeNetV2(ModelConfig(**widths, boosters=()))  # type: ignore[arg-type]
+    shapes = {key: tensor.shape for key, tensor in network.state_dict().items()}
+    if any(shapes.get(key, value.shape) != value.shape for key, value in layers.items()):
+        raise BackendUnavailable(
+            f"no torch reference: {path.name} has other widths than the paper's"
+        )
+    half = (0.5, 0.5, 0.5)
+    return network.eval(), half, half, model.info.input_size, f"{model.name}, random weights"
+
+
+def _half_network(network: Any) -> Any:
+    """The network in float16, channels last, between float32 images and float32 logits."""
+    import torch
+    from torch import nn
+
+    class Half(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network.half().to(memory_format=torch.channels_last)
+            self.enlarge = network.enlarge
+
+        def forward(self, image: Any) -> Any:
+            image = image.half().contiguous(memory_format=torch.channels_last)
+            return self.network(image).float()
+
+    return Half()

@@ -1,0 +1,435 @@
+"""What the ROS graph costs: camera, node and listener as processes, measured from outside.
+
+By the rules of ros2_benchmark (r2b): prepared frames at fixed rates, latency from the camera's
+stamp to the mask's arrival at the listener, jitter as the change from one interval between masks to
+the next, and as the peak the highest rate at which less than 5 % of the frames get no mask. Each
+measurement may be repeated, and then the best and the worst are left out. Inference without ROS is
+measured beside it, at the same pace, so that the difference is what the node adds.
+
+Starts processes and does arithmetic; all that speaks ROS is in `graph_probes` and in the node.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.benchmark.ros_probes import NAMESPACE, image_topic, serve
+from bisenetv2_ros.benchmark.tables import percentile
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.system.child_process import Child, end_all
+
+WARM_UP = 0.5  # seconds at the start of each measurement that give no figures
+SETTLE = 0.3  # seconds for the last masks to arrive
+START_TIMEOUT = 60.0  # seconds for the node's first mask
+LOSS_LIMIT = 0.05  # share of frames without a mask up to which a rate counts as reached
+PEAK_STEPS = 5  # halvings of the interval in which the peak is sought
+OVERLOAD = 2.0  # times the rate at which inference alone is busy without a pause
+
+# What must hold, and for what.
+ADDED_LIMIT = 4e-3  # seconds, for ADDED_CASE
+ADDED_CASE = ((1280, 720), "raw", 30.0)
+AGE_LIMIT = 2.5  # inference times, at overload, 99th percentile
+ANSWER_LIMIT = 0.05  # seconds for the parameter service, at overload
+SHARE_LIMIT = 0.8  # of the fair share of each camera
+
+
+class GraphError(RuntimeError):
+    """The graph did not come up or ended early; the message says which process and what it said."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    model: Path
+    backend: str
+    device: str = ""
+    threads: int = 0
+    sizes: tuple[tuple[int, int], ...] = ((1280, 720),)  #: of the camera, (width, height)
+    transports: tuple[str, ...] = ("raw",)
+    cameras: tuple[int, ...] = (1, 4)
+    rates: tuple[float, ...] = (10.0, 30.0, 60.0)  #: Hz, of one camera; of several, the first
+    seconds: float = 3.0
+    runs: int = 1
+
+    @property
+    def measurements(self) -> int:
+        """How many times `on_progress` is called."""
+        per_size = sum(len(self.rates_of(cameras)) + 2 for cameras in self.cameras)
+        return len(self.sizes) * len(self.transports) * per_size
+
+    def rates_of(self, cameras: int) -> tuple[float, ...]:
+        """The fixed rates for so many cameras."""
+        return self.rates if cameras == 1 else self.rates[:1]
+
+
+@dataclass
+class Measurement:
+    """One rate of one arrangement. Times in seconds, counts over all cameras."""
+
+    size: tuple[int, int]
+    transport: str
+    cameras: int
+    rate: float  #: asked of each camera, Hz
+    overload: bool = False
+    sent: int = 0
+    seconds: float = 0.0
+    masks: list[int] = field(default_factory=list)  #: of each camera
+    latencies: list[float] = field(default_factory=list)
+    jitters: list[float] = field(default_factory=list)
+    inference: list[float] = field(default_factory=list)  #: as the node says, at overload only
+    answers: list[float] = field(default_factory=list)  #: of the parameter service
+    bare: list[float] = field(default_factory=list)  #: inference without ROS at this rate
+    received: int = 0  #: by the node
+    published: int = 0
+    dropped: dict[str, int] = field(default_factory=dict)  #: by the node, by cause
+    cpu: dict[str, float] = field(default_factory=dict)  #: cores in use, by process
+    memory: int = 0  #: bytes resident in the node
+
+    @property
+    def lost(self) -> float:
+        """Share of the frames sent that gave no mask."""
+        return 1 - sum(self.masks) / self.sent if self.sent else math.nan
+
+    @property
+    def added(self) -> float:
+        """Seconds at the median from stamp to mask beyond inference alone."""
+        return median(self.latencies) - median(self.bare)
+
+    @property
+    def uncounted(self) -> int:
+        """Frames that reached the node and neither gave a mask nor show in its counts of drops."""
+        return self.received - self.published - sum(self.dropped.values())
+
+    @property
+    def fair_share(self) -> float:
+        """The masks of the camera that got fewest, over the mean of all."""
+        return min(self.masks) / statistics.mean(self.masks) if any(self.masks) else math.nan
+
+    @property
+    def age(self) -> float:
+        """99th percentile of the latency, in inference times."""
+        return graph_percentile(self.latencies, 0.99) / median(self.inference)
+
+
+@dataclass
+class Report:
+    """All that was measured."""
+
+    runs_on: str = ""
+    first_mask: float = math.nan  #: seconds from the start of the node's process
+    measurements: list[Measurement] = field(default_factory=list)
+    peaks: dict[tuple[tuple[int, int], str, int], float] = field(default_factory=dict)  #: Hz
+
+
+def measure_graph(
+    plan: Plan, pictures: Sequence[np.ndarray], on_progress: Callable[[], object] = lambda: None
+) -> Report:
+    """Run the plan; pictures are (H, W, 3) uint8 RGB of any size.
+
+    Raises GraphError where a process ends or the node gives no masks, and what loading the model
+    raises.
+    """
+    report = Report()
+    with (
+        tempfile.TemporaryDirectory() as directory,
+        _probe("bare", plan.model, plan.backend, plan.device, plan.threads) as bare,
+    ):
+        report.runs_on = bare.ask("runs_on")
+        for transport in plan.transports:
+            for cameras in plan.cameras:
+                with _graph(plan, transport, cameras, Path(directory) / "node.log") as graph:
+                    for size in plan.sizes:
+                        resized = [
+                            np.ascontiguousarray(resize_image(picture, size))
+                            for picture in pictures
+                        ]
+                        graph.camera.ask("load", resized)
+                        first_mask = graph.wait_for_masks()
+                        if math.isnan(report.first_mask):
+                            report.first_mask = first_mask
+                        _measure_size(plan, graph, bare, resized, size, report, on_progress)
+    return report
+
+
+def _measure_size(
+    plan: Plan,
+    graph: _Graph,
+    bare: _Probe,
+    pictures: Sequence[np.ndarray],
+    size: tuple[int, int],
+    report: Report,
+    on_progress: Callable[[], object],
+) -> None:
+    def new(rate: float, overload: bool = False) -> Measurement:
+        return Measurement(size, graph.transport, graph.cameras, rate, overload)
+
+    alone = []
+    for rate in plan.rates_of(graph.cameras):
+        runs = []
+        for _ in range(plan.runs):
+            run = new(rate)
+            run.bare = bare.ask("measure", pictures[0], rate, plan.seconds)
+            graph.run(run, plan.seconds)
+            runs.append(run)
+            alone += run.bare
+        report.measurements.append(merged(runs))
+        on_progress()
+    busy = 1 / statistics.median(alone) / graph.cameras
+    runs = [new(OVERLOAD * busy, overload=True) for _ in range(plan.runs)]
+    for run in runs:
+        graph.run(run, plan.seconds)
+    overloaded = merged(runs)
+    report.measurements.append(overloaded)
+    on_progress()
+    capacity = sum(overloaded.masks) / overloaded.seconds / graph.cameras
+    report.peaks[size, graph.transport, graph.cameras] = (
+        find_peak(lambda rate: graph.loss(rate, plan.seconds), 0.4 * capacity, 1.1 * capacity)
+        if capacity
+        else 0.0
+    )
+    on_progress()
+
+
+def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
+    """The highest rate [Hz] between two at which the share of lost frames is within the limit.
+
+    loss: measures a rate. 0 where not even `low` is within it.
+    """
+    peak = 0.0
+    if loss(low) < LOSS_LIMIT:
+        peak = low
+        for _ in range(PEAK_STEPS):
+            middle = (low + high) / 2
+            if loss(middle) < LOSS_LIMIT:
+                peak = low = middle
+            else:
+                high = middle
+    return peak
+
+
+def merged(runs: Sequence[Measurement]) -> Measurement:
+    """Runs of the same as one; of three or more without the best and the worst median latency."""
+    kept = sorted(runs, key=lambda run: median(run.latencies))
+    if len(kept) > 2:
+        kept = kept[1:-1]
+    whole = kept[0]
+    for run in kept[1:]:
+        whole.masks = [a + b for a, b in zip(whole.masks, run.masks, strict=True)]
+        for name in ("sent", "seconds", "received", "published"):
+            setattr(whole, name, getattr(whole, name) + getattr(run, name))
+        for name in ("latencies", "jitters", "inference", "answers", "bare"):
+            getattr(whole, name).extend(getattr(run, name))
+        for cause, count in run.dropped.items():
+            whole.dropped[cause] = whole.dropped.get(cause, 0) + count
+        whole.memory = max(whole.memory, run.memory)
+    whole.cpu = {
+        name: statistics.mean(run.cpu[name] for run in kept) if len(kept) > 1 else value
+        for name, value in whole.cpu.items()
+    }
+    return whole
+
+
+def jitters(arrivals: Sequence[float]) -> list[float]:
+    """How much each interval differs from the one before, absolute; arrivals in order."""
+    return [abs(float(change)) for change in np.diff(arrivals, 2)]
+
+
+# Processes ----------------------------------------------------------------------------------------
+
+
+class _Probe:
+    """Our end of the pipe to a process of `graph_probes`."""
+
+    def __init__(self, kind: str, connection: Connection, pid: int) -> None:
+        self._kind = kind
+        self._connection = connection
+        self.pid = pid
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The result of a method; GraphError when the process ends instead."""
+        self.tell(method, *arguments)
+        return self.answer()
+
+    def tell(self, method: str, *arguments: Any) -> None:
+        """Begin what `answer` waits for."""
+        with contextlib.suppress(OSError):  # `answer` then says that it has ended
+            self._connection.send((method, arguments))
+
+    def answer(self) -> Any:
+        try:
+            answer = self._connection.recv()
+        except (EOFError, OSError):
+            raise GraphError(f"the benchmark's process '{self._kind}' ended early") from None
+        if isinstance(answer, TimeoutError):
+            raise GraphError(str(answer)) from answer
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+@contextlib.contextmanager
+def _probe(kind: str, *arguments: Any) -> Iterator[_Probe]:
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=serve, args=(theirs, kind, *arguments), daemon=True)
+    process.start()
+    theirs.close()
+    try:
+        probe = _Probe(kind, ours, process.pid or 0)
+        probe.answer()  # it is ready, or says why not
+        yield probe
+    finally:
+        ours.close()
+        process.join(10)
+        if process.is_alive():
+            process.terminate()
+
+
+class _Graph:
+    """A running camera, node and listener."""
+
+    def __init__(
+        self, node: Child, camera: _Probe, listener: _Probe, transport: str, cameras: int
+    ) -> None:
+        self.camera, self.listener, self._node = camera, listener, node
+        self.transport, self.cameras = transport, cameras
+        self._pids = {"camera": camera.pid, "node": node.pid, "listener": listener.pid}
+
+    def wait_for_masks(self) -> float:
+        """Send frames until each camera has a mask; seconds since the node's start."""
+        deadline = time.monotonic() + START_TIMEOUT
+        self.listener.ask("begin", False, False)
+        while True:
+            self.camera.ask("publish", 20.0, 0.05)
+            masks = self.listener.ask("masks")
+            if len({camera for camera, _, _ in masks}) == self.cameras:
+                first = min(arrival for _, _, arrival in masks)
+                time.sleep(SETTLE)
+                return (
+                    time.monotonic() - self._node.started - (time.time_ns() - first) / 1e9 + SETTLE
+                )
+            self._check(deadline)
+
+    def run(self, run: Measurement, seconds: float) -> None:
+        """Fill in everything about the rate of `run`."""
+        before = self.listener.ask("counters")
+        self.listener.ask("begin", run.overload, run.overload)
+        cpu, began = {name: cpu_seconds(pid) for name, pid in self._pids.items()}, time.monotonic()
+        stamps = self.camera.ask("publish", run.rate, WARM_UP + seconds)
+        elapsed = time.monotonic() - began
+        run.cpu = {
+            name: (cpu_seconds(pid) - cpu[name]) / elapsed for name, pid in self._pids.items()
+        }
+        run.memory = resident_memory(self._pids["node"])
+        time.sleep(SETTLE)
+        masks, run.inference, run.answers = self.listener.ask("end")
+        after = self.listener.ask("counters")
+        self._check()
+
+        run.sent = sum(map(len, stamps))
+        run.seconds = elapsed
+        run.masks = [0] * self.cameras
+        warm = min(map(min, stamps)) + int(WARM_UP * 1e9)
+        for camera in range(self.cameras):
+            mine = [(stamp, arrival) for i, stamp, arrival in masks if i == camera]
+            run.masks[camera] = len(mine)
+            timed = [(stamp, arrival) for stamp, arrival in mine if stamp >= warm]
+            run.latencies += [(arrival - stamp) / 1e9 for stamp, arrival in timed]
+            run.jitters += jitters([arrival / 1e9 for _, arrival in timed])
+        for old, new in zip(before, after, strict=True):
+            for name, count in new.items():
+                change = count - old.get(name, 0)
+                if name == "received":
+                    run.received += change
+                elif name == "published":
+                    run.published += change
+                elif change:
+                    run.dropped[name] = run.dropped.get(name, 0) + change
+
+    def loss(self, rate: float, seconds: float) -> float:
+        """Share of frames lost at a rate; 1 where the camera itself cannot keep it up."""
+        self.listener.ask("begin", False, False)
+        sent = sum(map(len, self.camera.ask("publish", rate, seconds)))
+        time.sleep(SETTLE)
+        masks = len(self.listener.ask("end")[0])
+        self._check()
+        asked = max(1, round(rate * seconds)) * self.cameras
+        return 1 - masks / sent if sent > (1 - LOSS_LIMIT) * asked else 1.0
+
+    def _check(self, deadline: float = math.inf) -> None:
+        code = self._node.exit_code()
+        if code is not None:
+            raise GraphError(f"the node ended with code {code}:\n{self._node.last_lines()}")
+        if time.monotonic() > deadline:
+            raise GraphError(
+                f"no masks within {START_TIMEOUT:.0f} s; the node:\n{self._node.last_lines()}"
+            )
+
+
+@contextlib.contextmanager
+def _graph(plan: Plan, transport: str, cameras: int, log: Path) -> Iterator[_Graph]:
+    with _probe("listener", cameras) as listener, _probe("camera", transport, cameras) as camera:
+        topics = ", ".join(image_topic(i) for i in range(cameras))
+        parameters = {
+            "model": f"'{plan.model}'",
+            "backend": plan.backend,
+            "device": f"'{plan.device}'",
+            "threads": plan.threads,
+            "cameras": f"[{topics}]",
+            "image_transport": transport,
+        }
+        command = [sys.executable, "-m", "bisenetv2_ros.cli.main", "segment", "--ros-args"]
+        command += ["-r", f"__ns:={NAMESPACE}"]
+        for name, value in parameters.items():
+            command += ["-p", f"{name}:={value}"]
+        node = Child("node", command, os.environ, log)
+        try:
+            yield _Graph(node, camera, listener, transport, cameras)
+        finally:
+            end_all([node])
+
+
+def cpu_seconds(pid: int) -> float:
+    """CPU time that all threads of a process have used; 0 for one that is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_memory(pid: int) -> int:
+    """Bytes of a process that are in memory; 0 for one that is gone."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
+    except OSError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+# Results ------------------------------------------------------------------------------------------
+
+
+def median(values: Sequence[float]) -> float:
+    """Median, NaN of none."""
+    return statistics.median(values) if values else math.nan
+
+
+def graph_percentile(values: Sequence[float], share: float) -> float:
+    """Percentile, NaN of none."""
+    return percentile(values, share) if values else math.nan

@@ -1,0 +1,161 @@
+"""Tables, JSON and plots of the ROS graph benchmark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.benchmark.machine import machine
+from bisenetv2_ros.benchmark.ros_graph import (
+    ADDED_CASE,
+    ADDED_LIMIT,
+    AGE_LIMIT,
+    ANSWER_LIMIT,
+    SHARE_LIMIT,
+    Measurement,
+    Report,
+    graph_percentile,
+    median,
+)
+from bisenetv2_ros.benchmark.tables import aligned, number_or_none
+
+
+def verdicts(report: Report) -> list[tuple[bool, str]]:
+    """What must hold of what was measured: whether it does, and the line that says so."""
+    lines = []
+    for m in report.measurements:
+        where = f"{_name(m)}, {m.rate:.0f} Hz"
+        if (m.size, m.transport, m.rate) == ADDED_CASE and m.cameras == 1 and not m.overload:
+            text = f"{where}: the node adds {1e3 * m.added:.2f} ms, at most {1e3 * ADDED_LIMIT:.0f}"
+            lines.append((m.added <= ADDED_LIMIT, text))
+        if m.cameras > 1:
+            text = f"{where}: least share {m.fair_share:.0%} of the fair one, "
+            text += f"at least {SHARE_LIMIT:.0%}"
+            lines.append((m.fair_share >= SHARE_LIMIT, text))
+        if m.overload:
+            text = f"{where} (overload): age p99 {m.age:.2f} inference times, below {AGE_LIMIT}"
+            lines.append((m.age < AGE_LIMIT, text))
+            answer = max(m.answers, default=math.nan)
+            text = f"{where} (overload): slowest answer of the parameter service "
+            text += f"{1e3 * answer:.1f} ms of {len(m.answers)}, below {1e3 * ANSWER_LIMIT:.0f}"
+            lines.append((answer < ANSWER_LIMIT, text))
+            drops = ", ".join(f"{cause} {count}" for cause, count in m.dropped.items()) or "none"
+            text = f"{where} (overload): {m.received} frames in, {m.published} masks out, "
+            text += f"dropped {drops}; {m.uncounted} not accounted for"
+            lines.append((m.uncounted == 0, text))
+    return lines
+
+
+def _name(m: Measurement) -> str:
+    cameras = f", {m.cameras} cameras" if m.cameras > 1 else ""
+    return f"{m.size[0]}x{m.size[1]} {m.transport}{cameras}"
+
+
+def table(report: Report) -> str:
+    """One line a measurement, times in milliseconds as median and p99, CPU in % of one core."""
+    head = ["camera", "Hz", "lost", "latency", "p99", "jitter", "p99", "bare", "adds"]
+    head += ["CPU camera", "node", "listener", "MB"]
+    rows = [head]
+    rows += [
+        [
+            _name(m),
+            f"{m.rate:.0f}",
+            f"{m.lost:.1%}",
+            *(
+                _ms(value)
+                for values in (m.latencies, m.jitters)
+                for value in (median(values), graph_percentile(values, 0.99))
+            ),
+            _ms(median(m.bare)),
+            _ms(m.added),
+            *(f"{100 * m.cpu[name]:.0f}" for name in ("camera", "node", "listener")),
+            f"{m.memory / 1e6:.0f}",
+        ]
+        for m in report.measurements
+    ]
+    lines = aligned(rows, texts=1)
+    lines += ["", "peak rate with less than 5 % lost, of each camera:"]
+    lines += [
+        f"  {_name(Measurement(*key, peak))}: {peak:.1f} Hz" for key, peak in report.peaks.items()
+    ]
+    return "\n".join(lines)
+
+
+def _ms(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{1e3 * seconds:.2f}"
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """Everything measured, as JSON values; times in milliseconds, None where there is no value."""
+
+    def summary(values: Sequence[float]) -> dict[str, float | None]:
+        if not values:
+            return {"median": None, "p99": None, "max": None}
+        return {
+            "median": 1e3 * median(values),
+            "p99": 1e3 * graph_percentile(values, 0.99),
+            "max": 1e3 * max(values),
+        }
+
+    return {
+        "machine": machine(),
+        "runs_on": report.runs_on,
+        "first_mask_s": number_or_none(report.first_mask),
+        "measurements": [
+            {
+                "size": list(m.size),
+                "transport": m.transport,
+                "cameras": m.cameras,
+                "rate_hz": m.rate,
+                "overload": m.overload,
+                "sent": m.sent,
+                "masks": m.masks,
+                "lost": number_or_none(m.lost),
+                "latency_ms": summary(m.latencies),
+                "jitter_ms": summary(m.jitters),
+                "bare_inference_ms": summary(m.bare),
+                "added_ms": number_or_none(1e3 * m.added),
+                "node_inference_ms": summary(m.inference),
+                "age_p99_inference_times": number_or_none(m.age),
+                "parameter_answer_ms": summary(m.answers),
+                "fair_share": number_or_none(m.fair_share),
+                "node": {"received": m.received, "published": m.published, "dropped": m.dropped},
+                "cpu_cores": m.cpu,
+                "node_memory_bytes": m.memory,
+            }
+            for m in report.measurements
+        ],
+        "peaks_hz": [
+            {"size": list(size), "transport": transport, "cameras": cameras, "rate_hz": rate}
+            for (size, transport, cameras), rate in report.peaks.items()
+        ],
+        "verdicts": [{"holds": holds, "what": what} for holds, what in verdicts(report)],
+    }
+
+
+def write_plot(report: Report, path: Path) -> None:
+    """Median latency with its p99, over the rate; ModuleNotFoundError without matplotlib."""
+    import matplotlib.figure
+
+    figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")
+    axes = figure.subplots()
+    groups: dict[str, list[Measurement]] = {}
+    for m in report.measurements:
+        if m.latencies:
+            groups.setdefault(_name(m), []).append(m)
+    for name, group in groups.items():
+        group.sort(key=lambda m: m.rate)
+        medians = np.array([1e3 * median(m.latencies) for m in group])
+        highest = np.array([1e3 * graph_percentile(m.latencies, 0.99) for m in group])
+        rates = [m.rate * m.cameras for m in group]
+        axes.errorbar(
+            rates, medians, [np.zeros_like(medians), highest - medians], label=name, capsize=3
+        )
+    axes.set_xlabel("frames a second, all cameras")
+    axes.set_ylabel("stamp to mask, median and p99, ms")
+    axes.legend()
+    figure.savefig(path, dpi=120)

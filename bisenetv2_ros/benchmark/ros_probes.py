@@ -1,0 +1,312 @@
+"""What surrounds the node while it is measured: a camera, a listener, and inference without ROS.
+
+Each is a process of its own that does what `graph_benchmark` asks over a pipe, and nothing else
+meanwhile that the figures could show. They know neither each other nor what the figures mean.
+Camera stamps and arrivals are times of the system clock in nanoseconds, so that they compare
+between processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bisenetv2_ros.node.diagnostics import drops_in
+from bisenetv2_ros.outputs import output_topic
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+NAMESPACE = "/benchmark"
+ASK_PERIOD = 0.1  # seconds from one question to the node's parameter service to the next
+REPORT_TIMEOUT = 5.0  # seconds for the node's next diagnostics, which come each second
+
+
+def image_topic(camera: int) -> str:
+    """The topic of the camera of that number, relative to NAMESPACE."""
+    return f"camera{camera}/image_raw"
+
+
+def serve(connection: Connection, kind: str, *arguments: Any) -> None:
+    """The life of a process: make the probe `kind` and call the methods that are asked for.
+
+    kind: 'camera', 'listener' or 'bare'. Each request is (method, arguments); its answer is the
+    result, or the exception. The end of the pipe ends the process.
+    """
+    # Ctrl-C is the parent's, which then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    makers: dict[str, Any] = {"camera": _camera, "listener": _listener, "bare": Bare.open}
+    try:
+        with makers[kind](*arguments) as probe:
+            connection.send(None)
+            while True:
+                while not connection.poll(0 if probe.idle() else 0.1):
+                    pass
+                method, parameters = connection.recv()
+                connection.send(getattr(probe, method)(*parameters))
+    except EOFError:
+        pass
+    except Exception as error:
+        with contextlib.suppress(OSError):
+            connection.send(error)
+
+
+class Camera:
+    """Publishes pictures that are messages already, at a steady rate, from all cameras at once.
+
+    At once, as triggered cameras do: it is the hardest for who segments them.
+    """
+
+    def __init__(self, node: Node, transport: str, cameras: int) -> None:
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import CompressedImage, Image
+
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # as drivers: REP-2003
+        self._compressed = transport == "compressed"
+        kind, suffix = (CompressedImage, "/compressed") if self._compressed else (Image, "")
+        self._publishers = [
+            node.create_publisher(kind, image_topic(i) + suffix, qos) for i in range(cameras)
+        ]
+        self._messages: list[Any] = []
+
+    def idle(self) -> bool:
+        """Nothing to do between requests: the publishers need no executor."""
+        return False
+
+    def load(self, pictures: Sequence[np.ndarray]) -> None:
+        """Make messages of (H, W, 3) uint8 RGB pictures, to be published in circles."""
+        from std_msgs.msg import Header
+
+        from bisenetv2_ros.node.camera_node import jpeg_message
+        from bisenetv2_ros.node.messages import ImageBuffer
+
+        header = Header(frame_id="camera")
+        self._messages = [
+            jpeg_message(header, picture)
+            if self._compressed
+            else ImageBuffer().fill(header, picture, "rgb8")
+            for picture in pictures
+        ]
+
+    def matched(self) -> bool:
+        """Whether somebody subscribes to every camera."""
+        return all(publisher.get_subscription_count() for publisher in self._publishers)
+
+    def publish(self, rate: float, seconds: float) -> list[list[int]]:
+        """Publish at `rate` [Hz]; the stamps of each camera's frames.
+
+        A frame that is late by more than a period is left out: a camera does not catch up.
+        """
+        stamps: list[list[int]] = [[] for _ in self._publishers]
+        begin = time.monotonic()
+        for tick in range(max(1, round(rate * seconds))):
+            ahead = begin + tick / rate - time.monotonic()
+            if ahead < -1 / rate:
+                continue
+            if ahead > 0:
+                time.sleep(ahead)
+            message = self._messages[tick % len(self._messages)]
+            for publisher, sent in zip(self._publishers, stamps, strict=True):
+                now = time.time_ns()
+                message.header.stamp.sec, message.header.stamp.nanosec = divmod(now, 10**9)
+                publisher.publish(message)
+                sent.append(now)
+        return stamps
+
+
+class Listener:
+    """Notes when each mask arrives, and asks the node for its counters and parameters."""
+
+    def __init__(self, node: Node, cameras: int) -> None:
+        from diagnostic_msgs.msg import DiagnosticArray
+        from rcl_interfaces.srv import GetParameters
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+        from sensor_msgs.msg import Image
+
+        self._node = node
+        self._cameras = cameras
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(node)
+        self._masks: list[tuple[int, int, int]] = []
+        self._inference: list[float] = []
+        self._answers: list[float] = []
+        self._report: dict[str, dict[str, str]] = {}
+        self._asking = False
+        self._question_due = 0.0
+        self._question: Any = None
+        self._fractions: list[Any] = []
+        qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+        for camera in range(cameras):
+            node.create_subscription(
+                Image, self._output(camera, "mask"), self._mask_taker(camera), qos
+            )
+        node.create_subscription(DiagnosticArray, "/diagnostics", self._take_report, qos)
+        self._client = node.create_client(GetParameters, f"{NAMESPACE}/segment/get_parameters")
+
+    def idle(self) -> bool:
+        """Serve ROS for a moment."""
+        self._executor.spin_once(timeout_sec=0.02)
+        now = time.monotonic()
+        if self._asking and self._question is None and now >= self._question_due:
+            self._ask(now)
+        return True
+
+    def begin(self, questions: bool, inference_times: bool) -> None:
+        """Start afresh; with questions to the parameter service, with the node's inference times.
+
+        inference_times makes the node publish class fractions, too.
+        """
+        from bisenetv2_ros.msg import ClassFractions
+
+        self._masks, self._inference, self._answers = [], [], []
+        self._asking = questions
+        if inference_times and not self._fractions:
+            self._fractions = [
+                self._node.create_subscription(
+                    ClassFractions,
+                    self._output(camera, "class_fractions"),
+                    self._take_fractions,
+                    10,
+                )
+                for camera in range(self._cameras)
+            ]
+
+    def end(self) -> tuple[list[tuple[int, int, int]], list[float], list[float]]:
+        """Masks as (camera, stamp, arrival); seconds of inferences; seconds of answers."""
+        self._asking = False
+        for subscription in self._fractions:
+            self._node.destroy_subscription(subscription)
+        self._fractions = []
+        return self._masks, self._inference, self._answers
+
+    def masks(self) -> list[tuple[int, int, int]]:
+        """Those so far."""
+        return self._masks
+
+    def counters(self) -> list[dict[str, int]]:
+        """Frames of each camera since the node's start, as its next diagnostics tell them.
+
+        By 'received', 'published' and cause of the drop. TimeoutError where none come.
+        """
+        self._report = {}
+        deadline = time.monotonic() + REPORT_TIMEOUT
+        while len(self._report) < self._cameras:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"no diagnostics of the node within {REPORT_TIMEOUT} s")
+            self._executor.spin_once(timeout_sec=0.02)
+        counters = []
+        for _, values in sorted(self._report.items(), key=lambda item: (len(item[0]), item[0])):
+            counters.append(
+                {
+                    "received": int(values["frames received"]),
+                    "published": int(values["frames published"]),
+                    **drops_in(values),
+                }
+            )
+        return counters
+
+    def _output(self, camera: int, name: str) -> str:
+        return output_topic(image_topic(camera), name)
+
+    def _mask_taker(self, camera: int) -> Any:
+        def take(message: Any) -> None:
+            stamp = message.header.stamp
+            self._masks.append((camera, stamp.sec * 10**9 + stamp.nanosec, time.time_ns()))
+
+        return take
+
+    def _take_fractions(self, message: Any) -> None:
+        self._inference.append(message.inference_time)
+
+    def _take_report(self, message: Any) -> None:
+        for status in message.status:
+            if NAMESPACE + "/camera" in status.name:
+                self._report[status.name] = {pair.key: pair.value for pair in status.values}
+
+    def _ask(self, now: float) -> None:
+        from rcl_interfaces.srv import GetParameters
+
+        if not self._client.service_is_ready():
+            return
+
+        def take(_: Any) -> None:
+            self._answers.append(time.monotonic() - now)
+            self._question = None
+
+        self._question_due = now + ASK_PERIOD
+        self._question = self._client.call_async(GetParameters.Request(names=["max_rate"]))
+        self._question.add_done_callback(take)
+
+
+class Bare:
+    """Inference alone, at a camera's pace: what the node cannot be quicker than."""
+
+    def __init__(self, segmenter: Any) -> None:
+        self._segmenter = segmenter
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, model: Path, backend: str, device: str, threads: int) -> Iterator[Bare]:
+        """Load the model as the node does."""
+        from bisenetv2_ros.segmenter import Segmenter
+
+        with Segmenter(model, backend=backend, device=device, threads=threads) as segmenter:
+            yield cls(segmenter)
+
+    def idle(self) -> bool:
+        """Nothing to do between requests."""
+        return False
+
+    def runs_on(self) -> str:
+        """Backend and device, for people."""
+        return f"{self._segmenter.backend.name}, {self._segmenter.backend.device}"
+
+    def measure(self, picture: np.ndarray, rate: float, seconds: float) -> list[float]:
+        """Seconds from frame to mask, each of the frames at `rate` [Hz]."""
+        durations = []
+        due = time.monotonic()
+        for _ in range(max(1, round(rate * seconds))):
+            time.sleep(max(0.0, due - time.monotonic()))
+            begin = time.monotonic()
+            self._segmenter(picture)
+            durations.append(time.monotonic() - begin)
+            due = max(due + 1 / rate, begin)
+        return durations
+
+
+@contextlib.contextmanager
+def _ros_node(name: str) -> Iterator[Node]:
+    import rclpy
+    from rclpy.signals import SignalHandlerOptions
+
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(name, namespace=NAMESPACE)
+    try:
+        yield node
+    finally:
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+@contextlib.contextmanager
+def _camera(transport: str, cameras: int) -> Iterator[Camera]:
+    with _ros_node("camera") as node:
+        yield Camera(node, transport, cameras)
+
+
+@contextlib.contextmanager
+def _listener(cameras: int) -> Iterator[Listener]:
+    with _ros_node("listener") as node:
+        listener = Listener(node, cameras)
+        try:
+            yield listener
+        finally:
+            listener._executor.shutdown(timeout_sec=0)

@@ -1,0 +1,33 @@
+"""Text tables of numbers, shared by the benchmarks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    pass
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The value that this share (0..1) of the values does not exceed."""
+    return float(np.quantile(values, share))
+
+
+def number_or_none(value: float) -> float | None:
+    """For JSON, which has no NaN."""
+    return None if np.isnan(value) else value
+
+
+def aligned(rows: Sequence[Sequence[str]], texts: int) -> list[str]:
+    """Lines of a table: the first `texts` columns flush left, the numbers after them right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if i < texts else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,0 +1,150 @@
+"""How much faster a step of ours is than the plain way to write it, measured in one run.
+
+The plain way: float32, channels first, the logits of the head and of every booster enlarged to the
+full size of the label, memory as the C library treats it. Both do a whole step (forward, losses,
+backward, SGD) of the same network on the same frames, each in a process of its own and in turn, so
+that what else the machine does falls on both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import itertools
+import multiprocessing
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from statistics import median
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from bisenetv2_ros.system.malloc import keep_freed_tensors
+from bisenetv2_ros.training.distributed import Place, join_processes
+from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.recipe import Recipe, load_recipe
+from bisenetv2_ros.training.state import TrainingState, parameter_groups
+from bisenetv2_ros.training.step import backward
+
+WARM_UP = 2  # steps before the clock starts: memory is allocated, kernels are chosen
+KEPT_MEMORY = "kept-memory"  # the lever that can be left out
+
+_step: Callable[[], None]  # of a process that times one kind
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Measure for `bisenetv2 benchmark --training`.
+
+    Args:
+        args: `config`, the name or path of a recipe; `overrides` of it; `device`, '' for CUDA where
+            present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind;
+            `without`, KEPT_MEMORY or nothing.
+
+    Returns:
+        JSON values: recipe, device, batch size, crop, images per second of both, their ratio.
+
+    Raises:
+        ValueError: no such recipe, override, lever or device.
+    """
+    recipe = load_recipe(args.config, args.overrides)
+    if args.without not in ([], [KEPT_MEMORY]):
+        raise ValueError(f"--without {args.without[0]} is not of training, expected {KEPT_MEMORY}")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    place = join_processes(args.device)
+    threads = torch.get_num_threads()
+    seconds: dict[str, list[float]] = {"ours": [], "plain": []}
+    with contextlib.ExitStack() as workers:
+        timers = {}
+        spawn = multiprocessing.get_context("spawn")
+        for kind in seconds:
+            options = (kind, recipe, args.device, threads, not args.without)
+            timers[kind] = workers.enter_context(ProcessPoolExecutor(1, spawn, _prepare, options))
+        for _ in range(WARM_UP + args.rounds):
+            for kind, timer in timers.items():
+                seconds[kind].append(timer.submit(_time_step).result())
+    speed = {kind: recipe.batch_size / median(t[WARM_UP:]) for kind, t in seconds.items()}
+    on_gpu = place.device.type == "cuda"
+    return {
+        "recipe": recipe.name,
+        "device": torch.cuda.get_device_name(place.device) if on_gpu else f"CPU, {threads} threads",
+        "precision": recipe.precision,
+        "batch_size": recipe.batch_size,
+        "crop": list(recipe.crop),
+        "rounds": args.rounds,
+        "without": args.without,
+        "images_per_second": speed["ours"],
+        "plain_images_per_second": speed["plain"],
+        "ratio": speed["ours"] / speed["plain"],
+    }
+
+
+def _prepare(kind: str, recipe: Recipe, device: str, threads: int, keep_memory: bool) -> None:
+    global _step
+    if kind == "ours" and keep_memory:
+        keep_freed_tensors()
+    torch.set_num_threads(threads)
+    place = join_processes(device)
+    torch.manual_seed(recipe.seed)
+    width, height = recipe.crop
+    images = torch.randint(0, 256, (recipe.batch_size, height, width, 3), dtype=torch.uint8)
+    labels = torch.randint(
+        0, recipe.model.num_classes, (recipe.batch_size, height, width), dtype=torch.uint8
+    )
+    step = (_our_step if kind == "ours" else _plain_step)(recipe, place, images, labels)
+
+    def whole_step() -> None:
+        step()
+        if place.device.type == "cuda":
+            torch.cuda.synchronize(place.device)
+
+    _step = whole_step
+
+
+def _time_step() -> float:
+    begin = time.perf_counter()
+    _step()
+    return time.perf_counter() - begin
+
+
+def _our_step(recipe: Recipe, place: Place, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    network = BiSeNetV2(recipe.model).to(place.device)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if recipe.compile:
+        network.compile()
+    state = TrainingState(recipe, network, place)
+    micro = recipe.micro_batch or recipe.batch_size
+    skipped = torch.zeros(micro, dtype=torch.int64)
+    parts = zip(images.split(micro), labels.split(micro), itertools.repeat(skipped))
+    batches = itertools.cycle(list(parts))
+
+    def step() -> None:
+        backward(recipe, place, network, state, batches, None, 0)
+        state.step(0)
+
+    return step
+
+
+def _plain_step(recipe: Recipe, place: Place, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    network = BiSeNetV2(recipe.model).to(place.device).train()
+    optimizer = torch.optim.SGD(
+        parameter_groups(network, recipe.weight_decay), recipe.learning_rate, recipe.momentum
+    )
+    mean = torch.tensor(recipe.mean, device=place.device).view(1, 3, 1, 1)
+    std = torch.tensor(recipe.std, device=place.device).view(1, 3, 1, 1)
+
+    def step() -> None:
+        x = images.to(place.device).permute(0, 3, 1, 2).float().contiguous()
+        target = labels.to(place.device).long()
+        loss = torch.zeros((), device=place.device)
+        for logits in network((x / 255 - mean) / std):
+            full = F.interpolate(logits, target.shape[1:], mode="bilinear", align_corners=False)
+            loss = loss + F.cross_entropy(full, target, ignore_index=255)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    return step

@@ -1,0 +1,1 @@
+"""From one model file to another: other classes, input size or precision."""

@@ -1,0 +1,1 @@
+"""Paths, YAML, images and videos on disk."""

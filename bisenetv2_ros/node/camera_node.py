@@ -1,0 +1,289 @@
+"""The node `camera`: publishes the frames of a source as a camera driver would.
+
+    image_raw               sensor_msgs/Image, rgb8 or bgr8
+    image_raw/compressed    sensor_msgs/CompressedImage, JPEG; made only while somebody subscribes
+    camera_info             sensor_msgs/CameraInfo of an ideal camera
+    label                   sensor_msgs/Image, mono8: the class of each pixel, where it is known
+
+All messages of a frame have the same stamp: the time of publishing. Knows nothing of segmentation,
+and not where frames come from.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import rclpy
+from rclpy.duration import Duration
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from bisenetv2_ros.node.messages import ImageBuffer
+from bisenetv2_ros.node.signals import end_signal_handling
+from bisenetv2_ros.sources.frame import Frame, FrameSource
+
+FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
+JPEG_QUALITY = 90
+FRAMES_AHEAD = 4  # that are read before they are due
+SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
+# Seconds without an answer on the pace topic after which a frame goes again, or is given up after
+# the last: the first are for frames lost while the graph is forming, the others for slow networks.
+ANSWER_TIMEOUTS = (0.5, 0.5, 0.5, 2.0, 4.0)
+DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
+
+
+@dataclass(frozen=True)
+class CameraOptions:
+    """How to publish."""
+
+    rate: float | None = None  #: Hz; None takes the source's
+    frames: int | None = None  #: how many to send; None sends all
+    encoding: str = "rgb8"  #: of image_raw: rgb8 or bgr8
+    frame_id: str = "camera"
+    reliable: bool = True  #: QoS offered; drivers are reliable, see REP-2003
+    wait_for_subscribers: int = 0  #: of image_raw and image_raw/compressed, before the first frame
+    pace_topic: str = ""  #: of std_msgs/Header: each frame waits for the header of the one before
+
+
+class CameraNode(Node):
+    """The topics of the camera, and the waiting for what others do."""
+
+    def __init__(self, options: CameraOptions, *, labelled: bool) -> None:
+        """Create the publishers, that of `label` where `labelled`.
+
+        RuntimeError where the pace topic is none.
+        """
+        super().__init__("camera")
+        reliability = (
+            ReliabilityPolicy.RELIABLE if options.reliable else ReliabilityPolicy.BEST_EFFORT
+        )
+        qos = QoSProfile(depth=10, reliability=reliability)
+        self._options = options
+        self._image = self.create_publisher(Image, "image_raw", qos)
+        self._compressed = self.create_publisher(CompressedImage, "image_raw/compressed", qos)
+        self._info = self.create_publisher(CameraInfo, "camera_info", qos)
+        self._label = self.create_publisher(Image, "label", qos) if labelled else None
+        self._image_buffer, self._label_buffer = ImageBuffer(), ImageBuffer()
+        self._answered = Header()
+        if options.pace_topic:
+            answers = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+            try:
+                self.create_subscription(Header, options.pace_topic, self._take_answer, answers)
+            except InvalidTopicNameException as error:
+                self.destroy_node()
+                reason = str(error).splitlines()[0]
+                raise RuntimeError(f"'{options.pace_topic}' is no topic name: {reason}") from error
+        self._spinner = SingleThreadedExecutor()
+        self._spinner.add_node(self)
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._spinner.shutdown(timeout_sec=0)
+        self.destroy_node()
+
+    @property
+    def subscribers(self) -> int:
+        """How many listen to the images, raw or compressed."""
+        return int(self._image.get_subscription_count() + self._compressed.get_subscription_count())
+
+    def send(self, frame: Frame) -> None:
+        """Publish a frame and, where there is a pace topic, wait for its answer.
+
+        Without an answer it goes again under the same header: a best-effort subscriber may have
+        missed it, or have had nobody to pass it on to while the graph was still forming.
+        """
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._options.frame_id)
+        for timeout in ANSWER_TIMEOUTS:
+            self.publish(frame, header)
+            if not self._options.pace_topic or self.spin_until(
+                lambda: self._answered.stamp == header.stamp, timeout
+            ):
+                return
+        self.get_logger().warning(
+            f"no answer on {self._options.pace_topic} to {frame.name}, "
+            f"sent {len(ANSWER_TIMEOUTS)} times; sending the next frame"
+        )
+
+    def publish(self, frame: Frame, header: Header) -> None:
+        """Publish everything about a frame under the header."""
+        height, width = frame.image.shape[:2]
+        self._info.publish(ideal_camera_info(header, (width, height)))
+        if self._label is not None and frame.label is not None:
+            self._label.publish(self._label_buffer.fill(header, frame.label, "mono8"))
+        pixels = frame.image
+        if self._options.encoding == "bgr8":
+            pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+        self._image.publish(self._image_buffer.fill(header, pixels, self._options.encoding))
+        if self._compressed.get_subscription_count():
+            self._compressed.publish(jpeg_message(header, frame.image))
+
+    def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
+        """Serve ROS until `done()`; False where `timeout` seconds pass before."""
+        end = time.monotonic() + timeout
+        while True:
+            left = end - time.monotonic()
+            # In steps, because `done` may depend on the graph, whose changes wake nobody.
+            self._spinner.spin_once(timeout_sec=max(0.0, min(left, 0.05)))
+            if done():
+                return True
+            if left <= 0:
+                return False
+
+    def take(self, frames: _ReadAhead) -> Frame | None:
+        """The next frame, None after the last; a signal ends the waiting."""
+        while True:
+            if not self.context.ok():
+                raise ExternalShutdownException
+            with contextlib.suppress(queue.Empty):
+                return frames.take(timeout=0.1)
+
+    def wait_for_subscribers(self) -> None:
+        """Wait for as many as the options say."""
+        wanted = self._options.wait_for_subscribers
+        if not wanted:
+            return
+        while not self.spin_until(lambda: self.subscribers >= wanted, timeout=5):
+            self.get_logger().info(
+                f"waiting for {wanted} subscribers of {self._image.topic_name}, "
+                f"{self.subscribers} so far"
+            )
+        self.spin_until(lambda: False, SETTLE)
+
+    def flush(self) -> None:
+        """Wait until reliable subscribers have the last frame, within reason."""
+        for publisher in filter(None, (self._image, self._label, self._compressed)):
+            publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
+
+    def _take_answer(self, header: Header) -> None:
+        self._answered = header
+
+
+def publish_source(
+    source: FrameSource, options: CameraOptions, ros_args: Sequence[str] = ()
+) -> int:
+    """Run the node until the source ends or a signal comes; return how many frames were sent.
+
+    Raises what the source raises, and RuntimeError where ROS refuses `ros_args` or the pace topic.
+    """
+    rclpy.init(args=list(ros_args))
+    node = None
+    sent = 0
+    try:
+        node = CameraNode(options, labelled=source.labelled)
+        with _ReadAhead(source) as frames:
+            node.wait_for_subscribers()
+            period = 1 / (options.rate or source.fps)
+            due = time.monotonic()
+            while sent != options.frames and (frame := node.take(frames)) is not None:
+                node.spin_until(lambda: False, due - time.monotonic())
+                # A late frame is made up for, but never by two in less than half a period.
+                due = max(due, time.monotonic() - period / 2) + period
+                node.send(frame)
+                sent += 1
+        node.spin_until(lambda: False, due - time.monotonic())  # the last frame has its time, too
+        node.flush()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass  # asked to end
+    except RuntimeError:
+        if rclpy.ok():  # else the signal came while something of ROS was being made or used
+            raise
+    finally:
+        end_signal_handling()
+        if node is not None:
+            node.close()
+        rclpy.try_shutdown()
+    return sent
+
+
+class _ReadAhead:
+    """Reads a source on a thread of its own, so that decoding does not disturb the rate.
+
+    Of a live source, frames that are not taken in time give way to newer ones.
+    """
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
+        self._frames: queue.Queue[Frame | Exception | None] = queue.Queue(
+            1 if source.live else FRAMES_AHEAD
+        )
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="read ahead", daemon=True)
+
+    def __enter__(self) -> _ReadAhead:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join(timeout=2)  # a webcam may block for longer; it is left behind
+
+    def take(self, timeout: float) -> Frame | None:
+        """The next frame, None after the last; queue.Empty after `timeout` seconds."""
+        frame = self._frames.get(timeout=timeout)
+        if isinstance(frame, Exception):
+            raise frame
+        return frame
+
+    def _read(self) -> None:
+        try:
+            for frame in self._source:
+                self._put(frame)
+                if self._ended.is_set():
+                    return
+            self._put(None)
+        except Exception as error:  # it is the taker's
+            self._put(error)
+
+    def _put(self, frame: Frame | Exception | None) -> None:
+        while not self._ended.is_set():
+            with contextlib.suppress(queue.Full):
+                self._frames.put(frame, timeout=0 if self._source.live else 0.1)
+                return
+            if self._source.live:
+                with contextlib.suppress(queue.Empty):
+                    self._frames.get_nowait()
+
+
+def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
+    """A pinhole camera without distortion for images of `size` (width, height).
+
+    Nobody has calibrated the source, so its field of view is a guess (`FIELD_OF_VIEW`). The centre
+    of the first pixel has the coordinates 0, 0.
+    """
+    width, height = size
+    focal = width / (2 * math.tan(FIELD_OF_VIEW / 2))
+    cx, cy = (width - 1) / 2, (height - 1) / 2
+    return CameraInfo(
+        header=header,
+        width=width,
+        height=height,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=[focal, 0.0, cx, 0.0, focal, cy, 0.0, 0.0, 1.0],
+        r=[1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0],
+        p=[focal, 0.0, cx, 0.0, 0.0, focal, cy, 0.0, 0.0, 0.0, 1.0, 0.0],
+    )
+
+
+def jpeg_message(header: Header, rgb: np.ndarray) -> CompressedImage:
+    """The picture (H, W, 3) uint8 as JPEG, in the form that image_transport sends."""
+    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return CompressedImage(
+        header=header,
+        format="rgb8; jpeg compressed bgr8",
+        data=array.array("B", data.tobytes()),
+    )

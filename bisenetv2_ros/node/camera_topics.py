@@ -1,0 +1,321 @@
+"""The topics of one camera: what comes in, what goes out, and who listens.
+
+For the camera topic a/b/image_raw the outputs are a/b/segmentation/mask and so on, and the
+calibration is read from a/b/camera_info, beside the images. Names are relative and can be remapped.
+The module does not know when a frame is segmented, nor on which thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import posixpath
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import numpy as np
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.node import Node
+from rclpy.publisher import Publisher
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+from rclpy.validate_topic_name import validate_topic_name
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import Header
+
+from bisenetv2_ros.camera_view import View
+from bisenetv2_ros.image_conversion import ChannelOrder, decode_compressed, decode_image
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.msg import ClassFractions
+from bisenetv2_ros.node.diagnostics import CameraStatistics
+from bisenetv2_ros.node.intake import RateLimit
+from bisenetv2_ros.node.messages import (
+    ImageBuffer,
+    class_fractions_message,
+    label_info,
+    latency_seconds,
+    scaled_camera_info,
+)
+from bisenetv2_ros.node.parameters import Parameters
+from bisenetv2_ros.node.qos import latched, newest, qos_problems, reliable
+from bisenetv2_ros.outputs import output_topic
+from bisenetv2_ros.regions import RegionWatch
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmentation, Segmenter
+from bisenetv2_ros.visualization import draw_regions
+
+#: Outputs and their message types; publish_<name> is the parameter that switches one off.
+OUTPUTS: dict[str, type] = {
+    "mask": Image,
+    "class_fractions": ClassFractions,
+    "camera_info": CameraInfo,
+    "confidence": Image,
+    "color_mask": Image,
+    "overlay": Image,
+}
+
+
+def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
+    """Raise ValueError unless every topic is one and no two share it or their outputs."""
+    if not topics:
+        raise ValueError("parameter cameras: got an empty list, expected at least one image topic")
+    owners: dict[str, str] = {}
+    for topic in topics:
+        try:
+            validate_topic_name(topic)
+        except InvalidTopicNameException as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
+        try:  # what is wrong only together with the namespace
+            names = [node.resolve_topic_name(name) for name in (topic, output_topic(topic, "mask"))]
+        except RuntimeError as error:
+            reason = str(error)
+            raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
+        for name in names:
+            if name in owners:
+                raise ValueError(
+                    f"parameter cameras: {owners[name]!r} and {topic!r} would share the topic "
+                    f"{name}, expected cameras in namespaces of their own"
+                )
+            owners[name] = topic
+
+
+class CameraTopics:
+    """Publishers, subscriptions and statistics of one camera."""
+
+    def __init__(
+        self,
+        node: Node,
+        topic: str,
+        transport: str,
+        view: View,
+        watch: RegionWatch | None = None,
+    ) -> None:
+        """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
+        compressed, `view` what to use of its pictures, `watch` for a camera that has regions of
+        interest. ValueError, with none left behind, where one cannot be created."""
+        self.view = view
+        self.watch = watch
+        self.statistics = CameraStatistics()
+        self._type: type = Image
+        self._decode: Callable[[Any], tuple[np.ndarray, ChannelOrder]] = decode_image
+        # Names for rclpy, which applies the rules of remapping to whatever it is given.
+        self._name = topic
+        if transport == "compressed":
+            self._name = _beside(node, topic, lambda base: f"{base}/compressed")
+            self._type, self._decode = CompressedImage, decode_compressed
+        self._camera_info_name = _beside(
+            node, topic, lambda base: posixpath.join(posixpath.dirname(base), "camera_info")
+        )
+        self._output_names = {name: output_topic(topic, name) for name in OUTPUTS}
+        #: The topic subscribed to, in full.
+        self.topic = node.resolve_topic_name(self._name)
+        self._node = node
+        self._subscriptions: list[Subscription] = []
+        self._camera_info: CameraInfo | None = None
+        self._buffers = {name: ImageBuffer() for name, kind in OUTPUTS.items() if kind is Image}
+        self._publishers: dict[str, Publisher] = {}
+        self._label_info_topic = output_topic(topic, "label_info")
+        self._label_info_publisher: Publisher | None = None
+        self.rate_limit = RateLimit()
+        with contextlib.ExitStack() as undo:
+            undo.callback(self.destroy)
+            for name, kind in OUTPUTS.items():
+                with _naming(node, self._output_names[name]):
+                    self._publishers[name] = node.create_publisher(
+                        kind,
+                        self._output_names[name],
+                        reliable(depth=1 if kind is Image else 10),
+                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                    )
+            undo.pop_all()
+
+    def subscribe(self, on_image: Callable[[Any], None]) -> None:
+        """Begin to call `on_image` with each image message. ValueError where that cannot be."""
+        with _naming(self._node, self._name):
+            self._subscriptions = [
+                self._node.create_subscription(
+                    self._type,
+                    self._name,
+                    on_image,
+                    newest(),
+                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
+                ),
+                self._node.create_subscription(
+                    CameraInfo, self._camera_info_name, self._keep_camera_info, newest()
+                ),
+            ]
+
+    def unsubscribe(self) -> None:
+        """End the calls of `on_image`."""
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def destroy(self) -> None:
+        """Remove everything from the graph."""
+        self.unsubscribe()
+        for publisher in (*self._publishers.values(), self._label_info_publisher):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
+
+    def wanted(self, settings: Parameters) -> set[str]:
+        """The outputs that are switched on and have a subscriber."""
+        return {
+            name
+            for name, publisher in self._publishers.items()
+            if getattr(settings, f"publish_{name}") and publisher.get_subscription_count()
+        }
+
+    @property
+    def watched(self) -> bool:
+        """Whether limits are set on its regions, so that masks are needed without subscribers."""
+        return self.watch is not None and bool(self.watch.limits)
+
+    def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
+        """Pixels (H, W, 3) uint8 of a message and their channel order. Raises ImageError."""
+        return self._decode(message)
+
+    def publish_label_info(self, labels: LabelSet) -> None:
+        """Publish what the mask's values mean, for now and for whoever subscribes later."""
+        message = label_info(labels)
+        if message is not None:
+            if self._label_info_publisher is None:
+                self._label_info_publisher = self._node.create_publisher(
+                    type(message), self._label_info_topic, latched()
+                )
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._label_info_publisher.publish(message)
+
+    def publish(
+        self,
+        wanted: set[str],
+        header: Header,
+        image: np.ndarray,
+        order: ChannelOrder,
+        segmentation: Segmentation,
+        segmenter: Segmenter,
+        settings: Parameters,
+    ) -> float:
+        """Publish the `wanted` outputs of one frame with the frame's own header.
+
+        image: (H, W, 3) uint8, the frame, its channels in `order`. segmentation: of what the view
+        uses of it, lying as the frame does. Returns the latency in seconds
+        from the camera's stamp to the publishing of mask and class fractions; NaN where the stamp
+        tells nothing.
+        """
+        mask, confidence = segmentation.mask, segmentation.confidence
+        camera_size = (image.shape[1], image.shape[0])
+        image = self.view.cut(image)
+        size = (image.shape[1], image.shape[0])
+        if settings.mask_size == "camera":
+            if wanted & {"mask", "color_mask"}:
+                mask = resize_mask(mask, size)
+            if "confidence" in wanted and confidence is not None:
+                confidence = resize_mask(confidence, size)
+        if "mask" in wanted:
+            self._publish_image("mask", header, mask, "mono8")
+        latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
+        regions = {}
+        if self.watch is not None:
+            self.watch.update(segmentation.mask)
+            regions = self.watch.counts
+        if "class_fractions" in wanted:
+            height, width = segmentation.mask.shape
+            self._publishers["class_fractions"].publish(
+                class_fractions_message(
+                    header,
+                    segmenter.model.name,
+                    segmenter.model.info.labels,
+                    segmentation.counts,
+                    (width, height),
+                    latency,
+                    segmentation.inference_seconds,
+                    regions,
+                )
+            )
+        if "camera_info" in wanted:
+            network_size = self.view.mask_size(segmenter.model.info.input_size)
+            self._publish_camera_info(
+                header, camera_size, size if settings.mask_size == "camera" else network_size
+            )
+        if "confidence" in wanted and confidence is not None:
+            self._publish_image("confidence", header, confidence, "mono8")
+        if "color_mask" in wanted:
+            self._publish_image("color_mask", header, segmenter.colour(mask), "rgb8")
+        if "overlay" in wanted:
+            rgb = image if order == "rgb" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+            opacity = min(settings.overlay_opacity, 1.0)  # rclpy lets 1.000001 pass
+            overlay = segmenter.overlay(rgb, segmentation.mask, opacity)
+            if self.watch is not None:
+                draw_regions(overlay, self.watch.regions)
+            self._publish_image("overlay", header, overlay, "rgb8")
+        return latency
+
+    def graph_problems(self) -> list[str]:
+        """Say in one line each why messages do not flow: no publisher, other types, QoS."""
+        node = self._node
+        publishers = node.get_publishers_info_by_topic(self._name)
+        problems = [] if publishers else [f"nobody publishes {self.topic}"]
+        expected = f"sensor_msgs/msg/{self._type.__name__}"
+        problems += [
+            f"{self.topic} is published as {other.topic_type}, expected {expected}"
+            for other in publishers
+            if other.topic_type != expected
+        ]
+        names = [self._name, *self._output_names.values()]
+        return problems + [problem for name in names for problem in qos_problems(node, name)]
+
+    def _publish_image(self, name: str, header: Header, pixels: np.ndarray, encoding: str) -> None:
+        self._publishers[name].publish(self._buffers[name].fill(header, pixels, encoding))
+
+    def _publish_camera_info(
+        self, header: Header, camera_size: tuple[int, int], size: tuple[int, int]
+    ) -> None:
+        """Publish the newest calibration seen, scaled to the mask.
+
+        A calibration holds for many frames, so that of the same stamp is not waited for; but one
+        of another image size is not this image's, and is not published.
+        """
+        info = self._camera_info
+        if info is None:
+            return
+        calibrated = (
+            (info.roi.width or info.width) // max(info.binning_x, 1),
+            (info.roi.height or info.height) // max(info.binning_y, 1),
+        )
+        if calibrated == camera_size:
+            box = self.view.box(camera_size)
+            self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
+        else:
+            topic = self._node.resolve_topic_name(self._camera_info_name)
+            self._node.get_logger().warning(
+                f"{topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"expected {camera_size[0]}x{camera_size[1]}, the size of the image",
+                throttle_duration_sec=10.0,
+            )
+
+    def _keep_camera_info(self, message: CameraInfo) -> None:
+        self._camera_info = message
+
+
+@contextlib.contextmanager
+def _naming(node: Node, name: str) -> Iterator[None]:
+    """Make a ValueError with the topic in full of what rclpy raises: for an override of the
+    quality of service that makes no sense it has several kinds, and not all tell the topic."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"topic {node.resolve_topic_name(name)}: {error}") from error
+
+
+def _beside(node: Node, topic: str, other: Callable[[str], str]) -> str:
+    """The name to give to rclpy for what lies beside a camera topic, such as its calibration.
+
+    `other` makes it of the camera topic. It is where the rules of remapping put the camera topic,
+    unless one of them is about it alone.
+    """
+    name = other(topic)
+    if node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True):
+        return name
+    return other(node.resolve_topic_name(topic))

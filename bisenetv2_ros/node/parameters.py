@@ -1,0 +1,299 @@
+"""Every ROS parameter of the node `segment`, declared once.
+
+The dataclass `Parameters` is the table: name, type, default, unit, range, and whether the
+parameter may change while the node runs. `ros2 param describe`, config/segment.yaml's test and the
+README's table (`python -m bisenetv2_ros.node.parameters`) all come from it.
+
+Dynamic parameters are validated by their descriptors (rclpy refuses a value outside the range and
+says why) and take effect when the node next calls `read`, once a frame: no callback runs on a
+change, so none can raise. This module does not know what the parameters do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rclpy.node import Node
+
+QOS_PREFIX = "qos_overrides."  # declared by rclpy for each topic that allows overrides
+
+
+def _parameter(
+    default: Any,
+    description: str,
+    *,
+    limits: tuple[float, float] | None = None,
+    choices: tuple[str, ...] = (),
+    dynamic: bool = False,
+) -> Any:
+    return dataclasses.field(
+        default=default,
+        metadata={
+            "description": description,
+            "limits": limits,
+            "choices": choices,
+            "dynamic": dynamic,
+        },
+    )
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """One consistent set of values. Field names are the ROS parameter names."""
+
+    model: str = _parameter(
+        "",
+        "Model file (.onnx): a path, or the name of one in the models directory of the package. "
+        "Empty: the package's default model.",
+    )
+    backend: str = _parameter(
+        "auto",
+        "Inference runtime: auto, tensorrt, openvino or onnxruntime. auto takes the first "
+        "that is installed and has its device, in that order.",
+    )
+    device: str = _parameter(
+        "", "Device as the backend names it, e.g. CPU or GPU.0. Empty: the backend's default."
+    )
+    threads: int = _parameter(
+        0,
+        "CPU threads for inference. 0: one for each core that the process may use.",
+        limits=(0, 1024),
+    )
+    cameras: tuple[str, ...] = _parameter(
+        ("image_raw",),
+        "Image topics, one per camera. The outputs of a topic a/b/image_raw are "
+        "a/b/segmentation/mask and so on.",
+    )
+    image_transport: str = _parameter(
+        "raw",
+        "raw subscribes to sensor_msgs/Image on each topic, compressed to "
+        "sensor_msgs/CompressedImage on <topic>/compressed.",
+        choices=("raw", "compressed"),
+    )
+    mask_size: str = _parameter(
+        "network",
+        "Size of mask, color_mask and confidence: the network's input size or the camera's "
+        "(nearest neighbour).",
+        choices=("network", "camera"),
+    )
+    crops: tuple[str, ...] = _parameter(
+        ("",),
+        "Part of a camera's picture to use, each 'CAMERA: LEFT TOP RIGHT BOTTOM' as fractions of "
+        "its width and height. All outputs are of that part.",
+    )
+    rotations: tuple[str, ...] = _parameter(
+        ("",),
+        "Cameras not mounted upright, each 'CAMERA: DEGREES' with the 90, 180 or 270 degrees "
+        "clockwise that turn the picture upright for the network. Outputs lie as the camera does.",
+    )
+    regions: tuple[str, ...] = _parameter(
+        ("",),
+        "Regions of interest, each 'NAME: X Y, X Y, X Y' with the corners of a polygon as "
+        "fractions of the (cropped) picture's width and height, or 'NAME @ CAMERA: ...' for one of "
+        "several cameras.",
+    )
+    region_limits: tuple[str, ...] = _parameter(
+        ("",),
+        "Limits, each 'REGION: CLASS < SHARE WARN' (or >, ERROR): the region's diagnostic status "
+        "has this level while its share of the class is beyond. Frames of a camera with limits are "
+        "segmented without subscribers too.",
+    )
+    autostart: bool = _parameter(
+        True,
+        "Configure and activate at start-up; a failure ends the process. false: wait for "
+        "lifecycle transitions.",
+    )
+    enabled: bool = _parameter(
+        True, "false drops incoming frames. Also set by the service ~/enable.", dynamic=True
+    )
+    max_rate: float = _parameter(
+        0.0,
+        "Most frames segmented per second and camera [Hz]. 0: unlimited.",
+        limits=(0.0, 1000.0),
+        dynamic=True,
+    )
+    overlay_opacity: float = _parameter(
+        0.5,
+        "Opacity of the class colours in overlay, 0 (camera picture) to 1 (colours).",
+        limits=(0.0, 1.0),
+        dynamic=True,
+    )
+    publish_mask: bool = _parameter(True, "Publish mask while it has subscribers.", dynamic=True)
+    publish_color_mask: bool = _parameter(
+        True, "Publish color_mask while it has subscribers.", dynamic=True
+    )
+    publish_overlay: bool = _parameter(
+        True, "Publish overlay while it has subscribers.", dynamic=True
+    )
+    publish_confidence: bool = _parameter(
+        True, "Publish confidence while it has subscribers.", dynamic=True
+    )
+    publish_class_fractions: bool = _parameter(
+        True, "Publish class_fractions while it has subscribers.", dynamic=True
+    )
+    publish_camera_info: bool = _parameter(
+        True, "Publish camera_info while it has subscribers.", dynamic=True
+    )
+    latency_budget: float = _parameter(
+        0.2,
+        "Diagnostics warn when the 99th percentile of the latency, camera stamp to publishing, "
+        "is over this [s]. 0: never.",
+        limits=(0.0, 3600.0),
+        dynamic=True,
+    )
+    stale_periods: float = _parameter(
+        3.0,
+        "Diagnostics say STALE when a camera has been silent for this many of its own periods "
+        "[1], never before 0.25 s.",
+        limits=(1.0, 10000.0),
+        dynamic=True,
+    )
+    watchdog_timeout: float = _parameter(
+        5.0,
+        "Diagnostics say ERROR when one frame has been in inference for longer than this [s].",
+        limits=(0.1, 3600.0),
+        dynamic=True,
+    )
+
+
+Field = dataclasses.Field[Any]
+FIELDS: dict[str, Field] = {field.name: field for field in dataclasses.fields(Parameters)}
+
+
+def problem(field: Field, value: Any) -> str | None:
+    """What is wrong with `value` for the parameter `field`, in one line, or None.
+
+    None is what ROS makes of an empty list: right where the default stands for one, [''].
+    """
+    expected, got = _expected(field), repr(value)
+    if value is None and isinstance(field.default, tuple):
+        valid = field.default == ("",)
+        expected, got = "at least one string", "an empty list"
+    elif isinstance(field.default, tuple):
+        valid = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
+    elif isinstance(field.default, bool) or not isinstance(value, bool):
+        valid = isinstance(value, type(field.default))
+    else:
+        valid = False  # True is an int to Python, not to ROS
+    if valid and field.metadata["choices"]:
+        valid = value in field.metadata["choices"]
+    if valid and field.metadata["limits"] is not None:
+        low, high = field.metadata["limits"]
+        valid = math.isfinite(value) and low <= value <= high
+    return None if valid else f"parameter {field.name}: got {got}, expected {expected}"
+
+
+def unknown(names: Iterable[str], declared: Iterable[str]) -> list[str]:
+    """One line for each of `names` that is not `declared`, naming the nearest one that is."""
+    declared = list(declared)
+    lines = []
+    for name in names:
+        if name not in declared:
+            near = difflib.get_close_matches(name, declared, n=1)
+            hint = f", did you mean {near[0]}?" if near else f", known: {', '.join(declared)}"
+            lines.append(f"parameter {name}: unknown{hint}")
+    return lines
+
+
+def declare(node: Node) -> list[str]:
+    """Declare every parameter on `node`.
+
+    Returns what is wrong with the values the user gave (command line, parameter file), one line
+    each. A wrong value is replaced by the default, so that the node lives on to report it; whoever
+    calls this must not start work if the list is not empty.
+    """
+    from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+
+    # rclpy has no public way to see overrides of undeclared parameters; the name is the same from
+    # Humble to Rolling.
+    overrides = node._parameter_overrides
+    problems = unknown(
+        [
+            name
+            for name in overrides
+            # rclpy declares some itself before this (use_sim_time), and QoS ones later.
+            if not node.has_parameter(name) and not name.startswith(QOS_PREFIX)
+        ],
+        FIELDS,
+    )
+    for name, field in FIELDS.items():
+        descriptor = ParameterDescriptor(
+            description=field.metadata["description"],
+            read_only=not field.metadata["dynamic"],
+        )
+        if field.metadata["choices"]:
+            descriptor.additional_constraints = _expected(field)
+        if field.metadata["limits"] is not None:
+            low, high = field.metadata["limits"]
+            if isinstance(field.default, float):
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=low, to_value=high)
+                ]
+            else:
+                descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
+        wrong = problem(field, overrides[name].value) if name in overrides else None
+        if wrong:
+            problems.append(wrong)
+        default = list(field.default) if isinstance(field.default, tuple) else field.default
+        ignored = wrong is not None or (name in overrides and overrides[name].value is None)
+        node.declare_parameter(name, default, descriptor, ignore_override=ignored)
+    return problems
+
+
+def unused_qos_overrides(node: Node) -> list[str]:
+    """One line for each QoS override that none of the topics made so far has taken."""
+    return unknown(
+        [name for name in node._parameter_overrides if name.startswith(QOS_PREFIX)],
+        node.get_parameters_by_prefix(""),
+    )
+
+
+def read(node: Node) -> Parameters:
+    """The values of this moment. Cheap enough for once a frame, safe from any thread."""
+    values: dict[str, Any] = {name: node.get_parameter(name).value for name in FIELDS}
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    return Parameters(**values | lists)
+
+
+def markdown() -> str:
+    """The table of all parameters for the README."""
+    lines = ["| parameter | default | values | dynamic | meaning |", "|---|---|---|---|---|"]
+    for name, field in FIELDS.items():
+        lines.append(
+            f"| `{name}` | `{_literal(field.default)}` | {_expected(field)} "
+            f"| {'yes' if field.metadata['dynamic'] else 'no'} "
+            f"| {field.metadata['description']} |"
+        )
+    return "\n".join(lines)
+
+
+def _literal(value: Any) -> str:
+    """`value` as YAML writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return f"[{', '.join(item or repr(item) for item in value)}]"
+    return repr(value)
+
+
+def _expected(field: Field) -> str:
+    if field.metadata["choices"]:
+        return " or ".join(field.metadata["choices"])
+    if isinstance(field.default, tuple):
+        return "a list of strings"
+    kind = {bool: "true or false", int: "an integer", float: "a float", str: "a string"}
+    text = kind[type(field.default)]
+    if field.metadata["limits"] is not None:
+        low, high = field.metadata["limits"]
+        text += f" from {low} to {high}"
+    return text
+
+
+if __name__ == "__main__":
+    print(markdown())

@@ -1,0 +1,68 @@
+"""Runs a node until a signal asks it to stop."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+
+from bisenetv2_ros.node import parameters
+from bisenetv2_ros.node.lifecycle import NodeFailure
+from bisenetv2_ros.node.signals import end_signal_handling
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.node.segment_node import SegmentNode
+
+
+def run(make_node: Callable[[], SegmentNode]) -> int:
+    """From the node's beginning to its end; the exit code."""
+    code, stopped = 0, True
+    node = executor = None
+    try:
+        executor = SingleThreadedExecutor()
+        node = make_node()
+        executor.add_node(node)
+        if parameters.read(node).autostart:
+            node.start()
+        _spin(executor, node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except NodeFailure:
+        code = 1
+    except Exception:
+        if rclpy.ok():  # else a signal has made everything invalid amid the work
+            raise
+    finally:
+        end_signal_handling()
+        if executor is not None:
+            executor.shutdown(timeout_sec=0)
+        if node is not None:
+            stopped = node.close()
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not stopped:
+        # The interpreter cannot end a thread that is inside a backend, and would crash on it.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _spin(executor: SingleThreadedExecutor, node: SegmentNode) -> None:
+    while node.context.ok():
+        try:
+            executor.spin()
+        except (NodeFailure, ExternalShutdownException):
+            raise
+        except Exception as error:
+            # What a service of rclpy's own raises comes out here: for a parameter of a type that
+            # is none, say, and on Humble and Jazzy for a lifecycle transition that is not possible
+            # now (ros2/rclpy#1209). The request is void, the node is not.
+            if node.context.ok():  # else the process is ending and entities are invalid
+                node.get_logger().error(
+                    f"request refused: {error or repr(error)}", throttle_duration_sec=5.0
+                )

@@ -1,0 +1,1 @@
+"""Segments files, videos and bags without ROS."""

@@ -1,0 +1,209 @@
+"""Segment every frame of a source and keep the results as files. No ROS.
+
+What is written to the output directory:
+    masks/NAME.png      grey, class index per pixel
+    colour/NAME.png     the same in the label set's colours
+    overlay/NAME.png    colours over the frame
+    video.mp4           frame | colour mask | overlay with the legend; of a bag's several cameras
+                        video_CAMERA.mp4 each
+    fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class
+    fractions.jsonl     the same as one JSON object a line, and that of the regions of interest; of
+                        a bag's frames also where they are from
+    bag/                a copy of the source bag with segmentation topics beside its images
+NAME is the frame's without suffix; of frames that share it, later ones get _2, _3 and so on.
+Each frame's files are written before the next frame is read: who stops it keeps what is done.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+import numpy as np
+
+from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.video import VideoFile
+from bisenetv2_ros.regions import Region, RegionWatch, watch_cameras
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmentation, Segmenter
+from bisenetv2_ros.sources.frame import Frame, FrameSource
+from bisenetv2_ros.visualization import draw_regions, side_by_side
+
+if TYPE_CHECKING:
+    from _csv import Writer as CsvWriter
+
+KINDS = ("masks", "colour", "overlay", "video", "fractions", "jsonl", "bag")
+#: What a bag can be given, by the names of the node's topics.
+BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
+
+
+class ResultFiles:
+    """Writes the results of one frame after the other; the files are complete after `close`.
+
+    source: what the frames come from. kinds: which of KINDS to write. opacity: of the colours in
+    overlays, 0..1. network_size: masks as the network gives them, not in the size of the frame.
+    bag_topics: what the bag is given, of BAG_TOPICS. regions: of interest, counted and drawn.
+    Files of an earlier run are overwritten, but not a bag. ValueError for a region without a pixel
+    or a bag from another source; OSError where one cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        segmenter: Segmenter,
+        kinds: Iterable[str],
+        source: FrameSource,
+        *,
+        opacity: float = 0.5,
+        network_size: bool = False,
+        bag_topics: Sequence[str] = (),
+        regions: Sequence[Region] = (),
+    ) -> None:
+        self.directory = directory
+        self.frames = 0  # written so far
+        self._segmenter = segmenter
+        self._kinds = frozenset(kinds)
+        self._source = source
+        self._opacity = opacity
+        self._network_size = network_size
+        self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
+        self._names: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last one given to a stem
+        self._videos: dict[str, VideoFile] = {}
+        self._closing = contextlib.ExitStack()
+        labels = segmenter.model.info.labels
+        size = segmenter.model.info.input_size
+        self._watches = watch_cameras(regions, source.cameras, size, labels.names)
+        if "bag" in self._kinds:  # first, because it may be refused
+            from bisenetv2_ros.offline.bag_copy import BagCopy
+
+            self._bag = BagCopy(directory / "bag", source, self._bag_topics, labels)
+            self._closing.callback(self._bag.close)
+        directory.mkdir(parents=True, exist_ok=True)
+        for kind in self._kinds & {"masks", "colour", "overlay"}:
+            (directory / kind).mkdir(exist_ok=True)
+        if "fractions" in self._kinds:
+            table = (directory / "fractions.csv").open("w", newline="", encoding="utf-8")
+            self._table: CsvWriter = csv.writer(self._closing.enter_context(table))
+            self._table.writerow(["frame", "time_s", "inference_s", *labels.names])
+        if "jsonl" in self._kinds:
+            self._lines: TextIO = self._closing.enter_context(
+                (directory / "fractions.jsonl").open("w", encoding="utf-8")
+            )
+
+    @property
+    def wants_confidence(self) -> bool:
+        """Whether segmentations given to `write` must have it."""
+        return "confidence" in self._bag_topics
+
+    def write(self, frame: Frame, result: Segmentation) -> None:
+        """Write all that was asked for of one frame. `result` is the frame's segmentation."""
+        name = self._unused(Path(frame.name).stem)
+        height, width = frame.image.shape[:2]
+        watch = self._watches[frame.camera]
+        watch.update(result.mask)
+        size = self._segmenter.model.info.input_size if self._network_size else (width, height)
+        fractions = result.counts / max(1, result.counts.sum())
+        mask = resize_mask(result.mask, size)
+        if "masks" in self._kinds:
+            self._picture("masks", name, mask)
+        if "colour" in self._kinds:
+            self._picture("colour", name, self._segmenter.colour(mask))
+        if "overlay" in self._kinds:
+            self._picture("overlay", name, self._overlay(frame, result, watch))
+        if "video" in self._kinds:
+            labels = self._segmenter.model.info.labels
+            picture = side_by_side(frame.image, result.mask, labels, fractions)
+            self._video(frame.camera).write(picture)
+        if "fractions" in self._kinds:
+            numbers = [frame.time, result.inference_seconds, *fractions]
+            self._table.writerow([name, *(f"{number:.6f}" for number in numbers)])
+        if "jsonl" in self._kinds:
+            self._lines.write(json.dumps(self._record(name, frame, result, watch)) + "\n")
+        if "bag" in self._kinds:
+            self._write_to_bag(frame, result, mask, watch)
+        self.frames += 1
+
+    def _record(
+        self, name: str, frame: Frame, result: Segmentation, watch: RegionWatch
+    ) -> dict[str, object]:
+        """What fractions.jsonl says of a frame."""
+        record: dict[str, object] = {
+            "frame": name,
+            "time_s": round(frame.time, 6),
+            "inference_s": round(result.inference_seconds, 6),
+        }
+        if frame.origin is not None:
+            record |= {
+                "camera": frame.origin.camera,
+                "stamp": {"sec": frame.origin.sec, "nanosec": frame.origin.nanosec},
+                "frame_id": frame.origin.frame_id,
+            }
+        record["fractions"] = self._shares(result.counts)
+        if watch.regions:
+            record["regions"] = {name: self._shares(part) for name, part in watch.counts.items()}
+        return record
+
+    def _shares(self, counts: np.ndarray) -> dict[str, float]:
+        """Fractions by class name of (C,) int64 pixels."""
+        fractions = counts / max(1, counts.sum())
+        names = self._segmenter.model.info.labels.names
+        shares = zip(names, fractions.tolist(), strict=True)
+        return {name: round(share, 6) for name, share in shares}
+
+    def _write_to_bag(
+        self, frame: Frame, result: Segmentation, mask: np.ndarray, watch: RegionWatch
+    ) -> None:
+        """Add a frame's outputs to the bag, computing those that are wanted."""
+        assert frame.origin is not None, "only bags are copied, and their frames have origins"
+        images = {"mask": mask}
+        if result.confidence is not None:
+            images["confidence"] = resize_mask(result.confidence, mask.shape[::-1])
+        if "color_mask" in self._bag_topics:
+            images["color_mask"] = self._segmenter.colour(mask)
+        if "overlay" in self._bag_topics:
+            images["overlay"] = self._overlay(frame, result, watch)
+        self._bag.write(
+            frame.origin,
+            images,
+            result.counts,
+            self._segmenter.model.info.input_size,
+            self._segmenter.model.name,
+            result.inference_seconds,
+            watch.counts,
+        )
+
+    def _overlay(self, frame: Frame, result: Segmentation, watch: RegionWatch) -> np.ndarray:
+        overlay = self._segmenter.overlay(frame.image, result.mask, self._opacity)
+        draw_regions(overlay, watch.regions)
+        return overlay
+
+    def _video(self, camera: str) -> VideoFile:
+        """The video of a camera, begun with its first frame."""
+        if camera not in self._videos:
+            several = len(self._source.cameras) > 1
+            name = f"video_{camera.strip('/').replace('/', '_')}" if several else "video"
+            video = VideoFile(self.directory / f"{name}.mp4", self._source.rate(camera))
+            self._videos[camera] = self._closing.enter_context(contextlib.closing(video))
+        return self._videos[camera]
+
+    def close(self) -> None:
+        """Complete the files."""
+        self._closing.close()
+
+    def _picture(self, kind: str, name: str, image: np.ndarray) -> None:
+        write_picture(self.directory / kind / f"{name}.png", image)
+
+    def _unused(self, stem: str) -> str:
+        """`stem`, or with a number where an earlier frame has it: no result replaces another."""
+        name, number = stem, self._numbers.get(stem, 1)
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._numbers[stem] = number
+        self._names.add(name)
+        return name

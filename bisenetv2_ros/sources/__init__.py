@@ -1,0 +1,1 @@
+"""Frames from image files, videos, webcams, bags or the rendered street."""

@@ -1,0 +1,1 @@
+"""A rendered street scene with exact labels."""

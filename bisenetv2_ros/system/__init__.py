@@ -1,0 +1,1 @@
+"""Memory and child processes of the operating system."""

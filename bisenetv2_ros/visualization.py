@@ -1,0 +1,114 @@
+"""Pictures for people: frame, colour mask and overlay side by side, with a legend; and video files.
+
+Arrays are (H, W, 3) uint8 RGB throughout. Knows nothing of ROS or where frames come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.regions import Region
+from bisenetv2_ros.resize import resize_mask
+
+PANEL_HEIGHT = 360  # of each of the three pictures, pixels
+MARGIN = 12
+OPACITY = 0.5  # of the colours in the overlay
+BACKGROUND = (24, 26, 30)
+TEXT = (232, 232, 232)
+FAINT = (150, 150, 150)
+FONT = cv2.FONT_HERSHEY_SIMPLEX
+FONT_SCALE = 0.5
+TITLE_HEIGHT = 30
+ROW_HEIGHT = 26  # of the legend
+SWATCH = 16
+
+
+def side_by_side(
+    image: np.ndarray, mask: np.ndarray, labels: LabelSet, fractions: np.ndarray
+) -> np.ndarray:
+    """Compose camera frame | colour mask | overlay above a legend of all classes.
+
+    image: (H, W, 3) uint8 RGB. mask: (h, w) uint8 class indices, of any size. fractions:
+    (num_classes,) floats 0..1. Both sides of the result are even, as video codecs want them.
+    """
+    height, width = image.shape[:2]
+    panel_size = (max(2, round(PANEL_HEIGHT * width / height)), PANEL_HEIGHT)
+    # First to the panel's size, then to colours: on a large frame that is several times quicker.
+    camera = cv2.resize(image, panel_size, interpolation=cv2.INTER_AREA)
+    colours = np.take(labels.colour_table(), resize_mask(mask, panel_size), axis=0)
+    overlay = cv2.addWeighted(camera, 1 - OPACITY, colours, OPACITY, 0)
+
+    total_width = 3 * panel_size[0] + 4 * MARGIN
+    total_width += total_width % 2
+    legend = draw_legend(labels, fractions, total_width)
+    canvas = np.full((TITLE_HEIGHT + PANEL_HEIGHT + len(legend), total_width, 3), BACKGROUND, "u1")
+    panels = {"camera": camera, "classes": colours, "overlay": overlay}
+    for i, (title, panel) in enumerate(panels.items()):
+        left = MARGIN + i * (panel_size[0] + MARGIN)
+        canvas[TITLE_HEIGHT : TITLE_HEIGHT + PANEL_HEIGHT, left : left + panel_size[0]] = panel
+        _write(canvas, title, left, TITLE_HEIGHT - 10)
+    canvas[TITLE_HEIGHT + PANEL_HEIGHT :] = legend
+    return canvas
+
+
+def draw_legend(labels: LabelSet, fractions: np.ndarray, width: int) -> np.ndarray:
+    """Draw a strip `width` wide: swatch, name and percentage of each class, in class order.
+
+    Classes keep their places from frame to frame, so that a video does not flicker; one that is
+    absent from the frame is written faintly.
+    """
+    name_width = max(_text_width(name) for name in labels.names)
+    number_width = _text_width("100.0 %")
+    cell = SWATCH + 8 + name_width + 10 + number_width + 24
+    columns = min(len(labels), max(1, (width - 2 * MARGIN) // cell))
+    rows = -(-len(labels) // columns)
+    columns = -(-len(labels) // rows)  # even rows: 6 + 5 rather than 8 + 3
+    pitch = (width - 2 * MARGIN) // columns
+    height = rows * ROW_HEIGHT + 2 * MARGIN
+    strip = np.full((height + height % 2, width, 3), BACKGROUND, "u1")
+    for i, (name, colour, fraction) in enumerate(
+        zip(labels.names, labels.palette, fractions, strict=True)
+    ):
+        left = MARGIN + (i % columns) * pitch
+        top = MARGIN + (i // columns) * ROW_HEIGHT + (ROW_HEIGHT - SWATCH) // 2
+        corner = (left + SWATCH, top + SWATCH)
+        cv2.rectangle(strip, (left, top), corner, colour, cv2.FILLED)
+        cv2.rectangle(strip, (left, top), corner, FAINT)
+        ink = TEXT if fraction > 0 else FAINT
+        baseline = top + SWATCH - 3
+        _write(strip, name, left + SWATCH + 8, baseline, ink)
+        number = f"{100 * fraction:.1f} %"
+        numbers_end = left + SWATCH + 8 + name_width + 10 + number_width
+        _write(strip, number, numbers_end - _text_width(number), baseline, ink)
+    return strip
+
+
+def _text_width(text: str) -> int:
+    return int(cv2.getTextSize(text, FONT, FONT_SCALE, 1)[0][0])
+
+
+def _write(
+    canvas: np.ndarray, text: str, left: int, baseline: int, ink: tuple[int, int, int] = TEXT
+) -> None:
+    cv2.putText(canvas, text, (left, baseline), FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
+
+
+def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
+    """Draw outlines and names into a (H, W, 3) uint8 RGB picture, white with a dark edge."""
+    height, width = picture.shape[:2]
+    thickness = max(1, round(height / 360))
+    for region in regions:
+        corners = np.array(region.points) * (width, height) - 0.5
+        corners = np.clip(np.round(corners), 0, (width - 1, height - 1)).astype(np.int32)
+        left, top = corners.min(0)
+        place = (int(left) + 4 * thickness, max(int(top) - 4 * thickness, 14 * thickness))
+        for ink, edge in (((0, 0, 0), 2 * thickness), ((255, 255, 255), 0)):
+            cv2.polylines(picture, [corners], True, ink, thickness + edge, cv2.LINE_AA)
+            cv2.putText(
+                picture, region.name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thickness, ink,
+                thickness + edge, cv2.LINE_AA,
+            )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Sample frames with truth and prediction, worst first."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.metrics import confusion_matrix, scores
+from bisenetv2_ros.training.datasets import Sample
+from bisenetv2_ros.training.evaluate import Mask
+
+PANEL_WIDTH = 320  # of each of the three pictures of a panel, pixels
+
+
+@dataclass(frozen=True)
+class Example:
+    """image (H, W, 3) RGB, label and mask (H, W) class indices, uint8; mean IoU of this frame."""
+
+    name: str
+    image: Mask
+    label: Mask
+    mask: Mask
+    score: float
+
+
+class Gallery:
+    """Keeps, of the samples it is shown, the first few, and the best and worst by mean IoU."""
+
+    def __init__(self, labels: LabelSet, count: int = 4) -> None:
+        self.labels = labels
+        self.count = count
+        self.first: list[Example] = []
+        self.best: list[Example] = []
+        self.worst: list[Example] = []
+
+    def __call__(self, sample: Sample, mask: Mask) -> None:
+        """Look at one sample and its mask."""
+        labels = self.labels
+        matrix = confusion_matrix(sample.label, mask, len(labels), labels.ignore_index)
+        score = scores(matrix).mean_iou
+        example = Example(sample.name, sample.image, sample.label, mask, score)
+        if len(self.first) < self.count:
+            self.first.append(example)
+        if np.isfinite(score):  # there is something labelled
+            self.best = sorted([*self.best, example], key=lambda e: -e.score)[: self.count]
+            self.worst = sorted([*self.worst, example], key=lambda e: e.score)[: self.count]
+
+
+def panel(example: Example, labels: LabelSet) -> Mask:
+    """Input | truth | prediction side by side, (h, 3 * PANEL_WIDTH, 3) uint8 RGB."""
+    colours = labels.colour_table()
+    height = max(1, round(PANEL_WIDTH * example.image.shape[0] / example.image.shape[1]))
+    size = (PANEL_WIDTH, height)
+    return np.concatenate(
+        [
+            cv2.resize(example.image, size, interpolation=cv2.INTER_AREA),
+            cv2.resize(colours[example.label], size, interpolation=cv2.INTER_NEAREST),
+            cv2.resize(colours[example.mask], size, interpolation=cv2.INTER_NEAREST),
+        ],
+        axis=1,
+    )
