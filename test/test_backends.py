@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from bisenetv2_ros.backends import (
     BACKENDS,
     Backend,
     BackendUnavailable,
+    base,
     create_backend,
     engine_builder,
 )
@@ -306,6 +308,7 @@ def test_cores_follow_the_affinity_of_the_process():
 def test_two_threads_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch):
     siblings = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1, 2, 3})
+    monkeypatch.setattr(base, "cpu_quota", lambda: math.inf)
     monkeypatch.setattr(Path, "read_text", lambda path: siblings[int(path.parts[-3][3:])])
     assert available_cores() == 2
 
@@ -313,6 +316,51 @@ def test_two_threads_of_a_core_count_once(monkeypatch: pytest.MonkeyPatch):
 def test_cores_without_a_topology(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {10**6, 10**6 + 1, 10**6 + 2})
     assert available_cores() == 3
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cgroup": "0::/\n", "cpu.max": "150000 100000\n"}, 1.5),
+        ({"cgroup": "0::/\n", "cpu.max": "max 100000\n"}, math.inf),
+        # the parent's quota holds too, and in a container the path may be the host's
+        (
+            {"cgroup": "0::/a/b\n", "a/cpu.max": "50000 100000\n", "a/b/cpu.max": "max 100000\n"},
+            0.5,
+        ),
+        ({"cgroup": "0::/docker/1f\n", "cpu.max": "200000 100000\n"}, 2.0),
+        (
+            {
+                "cgroup": "5:cpuset:/x\n4:cpu,cpuacct:/x\n",
+                "cpu,cpuacct/x/cpu.cfs_quota_us": "300000\n",
+                "cpu,cpuacct/x/cpu.cfs_period_us": "100000\n",
+            },
+            3.0,
+        ),
+        (
+            {
+                "cgroup": "4:cpu:/\n",
+                "cpu/cpu.cfs_quota_us": "-1\n",
+                "cpu/cpu.cfs_period_us": "100000\n",
+            },
+            math.inf,
+        ),
+        ({}, math.inf),
+    ],
+)
+def test_cpu_quota_of_the_container(tmp_path: Path, files: dict[str, str], quota: float):
+    for name, text in files.items():
+        top = "proc/self" if name == "cgroup" else "sys/fs/cgroup"
+        (tmp_path / top / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / top / name).write_text(text)
+    assert base.cpu_quota(tmp_path) == quota
+
+
+@pytest.mark.parametrize(("quota", "threads"), [(0.5, 1), (1.0, 1), (1.5, 2), (99.0, 4)])
+def test_threads_follow_the_cpu_quota(monkeypatch: pytest.MonkeyPatch, quota: float, threads: int):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {10**6 + i for i in range(4)})
+    monkeypatch.setattr(base, "cpu_quota", lambda: quota)
+    assert available_cores() == threads
 
 
 def test_runtimes_are_imported_on_demand():

@@ -6,10 +6,11 @@ Knows nothing of any runtime; each has its module beside this one.
 from __future__ import annotations
 
 import array
+import contextlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,10 +135,54 @@ def refused(model: ModelFile, runtime: str, error: Exception) -> ModelFileError:
 
 
 def available_cores() -> int:
-    """Physical cores that this process may run on; two threads on one core only get in the way."""
+    """Physical cores that this process may use by its CPU affinity and its cgroup's CPU quota.
+
+    Hyperthreads of one core count once, since two threads on a core only get in the way.
+    """
     cpus = os.sched_getaffinity(0)
     topology = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology") for cpu in cpus)
     try:
-        return len({(core / "thread_siblings_list").read_text() for core in topology})
+        cores = len({(core / "thread_siblings_list").read_text() for core in topology})
     except OSError:  # not every kernel or container shows it
-        return len(cpus)
+        cores = len(cpus)
+    return max(1, math.ceil(min(cores, cpu_quota())))
+
+
+def cpu_quota(root: Path = Path("/")) -> float:
+    """CPUs that the cgroup of this process may use, its parents' quotas included; inf without one.
+
+    Read from `cpu.max` (cgroup v2) or `cpu.cfs_quota_us` (v1) below `root`/sys/fs/cgroup. A thread
+    more than the quota allows is stopped for the rest of each period, and the frame with it.
+    """
+    quota = math.inf
+    for directory in _cgroup_directories(root):
+        try:
+            allowed, period = (directory / "cpu.max").read_text().split()
+        except (OSError, ValueError):
+            try:
+                allowed = (directory / "cpu.cfs_quota_us").read_text()
+                period = (directory / "cpu.cfs_period_us").read_text()
+            except OSError:
+                continue
+        with contextlib.suppress(ValueError, ZeroDivisionError):  # "max"
+            if float(allowed) > 0:  # -1 in v1: no quota
+                quota = min(quota, float(allowed) / float(period))
+    return quota
+
+
+def _cgroup_directories(root: Path) -> Iterator[Path]:
+    """Directories of this process's CPU cgroup and all of its parents."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    mount = root / "sys/fs/cgroup"
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        tops = [mount / controllers, mount / "cpu"] if controllers else [mount]
+        for top in tops:
+            # In a container the path may be that of the host, which is not there.
+            directory = top / path.lstrip("/")
+            yield from (p for p in (directory, *directory.parents) if p.is_relative_to(top))

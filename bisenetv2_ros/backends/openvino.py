@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import openvino
 
 from bisenetv2_ros.backends import depthwise
 from bisenetv2_ros.backends.base import (
@@ -26,6 +25,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
+from bisenetv2_ros.backends.openvino_runtime import openvino
 from bisenetv2_ros.backends.tail import Tail, find_tail
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 

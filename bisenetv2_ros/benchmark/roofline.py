@@ -102,21 +102,21 @@ def measure_gpu(index: int = 0) -> Rates | None:
 def measure_cpu(precision: str, threads: int) -> Rates | None:
     """Measure a CPU for networks of 'int8' or of floats; None where OpenVINO is not installed."""
     try:
-        import openvino
-        from openvino import opset8
+        from bisenetv2_ros.backends.openvino_runtime import openvino
     except ImportError:
         return None
+    ops = openvino.opset8
     rng = np.random.default_rng(0)
     width, height = _SIZE
     zero, one = np.float32(0), np.float32(1)
-    x = y = opset8.parameter([1, _CHANNELS, height, width], np.float32)
+    x = y = ops.parameter([1, _CHANNELS, height, width], np.float32)
     for _ in range(_LAYERS):
         weights = rng.uniform(-1, 1, (_CHANNELS, _CHANNELS, 3, 3)).astype(np.float32)
-        filters = opset8.constant(weights)
+        filters = ops.constant(weights)
         if precision == "int8":
-            y = opset8.fake_quantize(y, zero, one, zero, one, levels=256)
-            filters = opset8.fake_quantize(filters, -one, one, -one, one, levels=255)
-        y = opset8.relu(opset8.convolution(y, filters, [1, 1], [1, 1], [1, 1], [1, 1]))
+            y = ops.fake_quantize(y, zero, one, zero, one, levels=256)
+            filters = ops.fake_quantize(filters, -one, one, -one, one, levels=255)
+        y = ops.relu(ops.convolution(y, filters, [1, 1], [1, 1], [1, 1], [1, 1]))
     options = {"INFERENCE_NUM_THREADS": str(threads), "INFERENCE_PRECISION_HINT": "f32"}
     network = openvino.compile_model(openvino.Model([y], [x]), "CPU", options)
     request = network.create_infer_request()
