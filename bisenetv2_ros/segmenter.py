@@ -3,7 +3,6 @@
     segmenter = Segmenter()                      # the package's model on the best backend
     result = segmenter(frame)                    # (H, W, 3) uint8 of any size
     result.mask, result.counts                   # class per pixel, pixels per class
-    segmenter.overlay(frame, result.mask, 0.5)
 
 The same code serves the node, the tools and the training's evaluation, so that all of them see the
 same pixels. It knows nothing of ROS, files of pictures, or which runtime is behind the backend.
@@ -23,7 +22,7 @@ import numpy as np
 
 from bisenetv2_ros.backends import BatchProfile, Report, create_backend
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
-from bisenetv2_ros.resize import check_image, resize_image, resize_mask
+from bisenetv2_ros.resize import check_image, resize_image
 
 #: (H, W, 3) uint8 of any size and strides, and the order of its channels.
 Frame = tuple[np.ndarray, Literal["rgb", "bgr"]]
@@ -72,7 +71,6 @@ class Segmenter:
         )
         #: Frames to give to `segment_batch` at once: 1 where the backend gains nothing from more.
         self.at_once = batch if self.backend.gains_from_batches else 1
-        self._colours = self.model.info.labels.colour_table().reshape(256, 1, 3)
         width, height = self.model.info.input_size
         black = np.zeros((height, width, 3), np.uint8)
         try:
@@ -148,24 +146,6 @@ class Segmenter:
                 "pixels are no class, expected finite network output"
             )
         return counts
-
-    def colour(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 mask to (H, W, 3) uint8 RGB by the model's palette; other values black."""
-        # the quickest table lookup of OpenCV and NumPy: a third of np.take's time
-        return cv2.applyColorMap(np.ascontiguousarray(mask), self._colours)
-
-    def overlay(self, image_rgb: np.ndarray, mask: np.ndarray, opacity: float) -> np.ndarray:
-        """Blend the mask's colours over a (H, W, 3) uint8 RGB frame: uint8 RGB of the frame's size.
-
-        mask: (h, w) uint8 of any size. opacity: 0 shows the frame alone, 1 the colours alone;
-        ValueError beyond.
-        """
-        check_image(image_rgb)
-        if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity must be within 0..1, got {opacity}")
-        height, width = image_rgb.shape[:2]
-        colours = self.colour(resize_mask(mask, (width, height)))
-        return cv2.addWeighted(np.ascontiguousarray(image_rgb), 1 - opacity, colours, opacity, 0)
 
     def close(self) -> None:
         """Free the model; the segmenter cannot be used afterwards."""

@@ -1,4 +1,4 @@
-"""Pictures for people: frame, colour mask and overlay side by side, with a legend; and video files.
+"""Images for people: class colors, overlays, outlines of regions, side by side with a legend.
 
 Arrays are (H, W, 3) uint8 RGB throughout. Knows nothing of ROS or where frames come from.
 """
@@ -12,7 +12,7 @@ import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.regions import Region
-from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.resize import check_image, resize_mask
 
 PANEL_HEIGHT = 360  # of each of the three pictures, pixels
 MARGIN = 12
@@ -27,6 +27,28 @@ ROW_HEIGHT = 26  # of the legend
 SWATCH = 16
 
 
+def colorize(mask: np.ndarray, labels: LabelSet) -> np.ndarray:
+    """(H, W) uint8 mask to (H, W, 3) uint8 RGB by the palette; values of no class are black."""
+    # applyColorMap is the fastest table lookup of OpenCV and NumPy: a third of np.take's time.
+    return cv2.applyColorMap(np.ascontiguousarray(mask), labels.colour_table().reshape(256, 1, 3))
+
+
+def overlay(
+    image_rgb: np.ndarray, mask: np.ndarray, labels: LabelSet, opacity: float
+) -> np.ndarray:
+    """Blend a mask's colors over a (H, W, 3) uint8 RGB image: uint8 RGB of the image's size.
+
+    mask: (h, w) uint8 of any size. opacity: 0 shows the image alone, 1 the colors alone.
+    Raises ValueError if the opacity is outside 0..1.
+    """
+    check_image(image_rgb)
+    if not 0 <= opacity <= 1:
+        raise ValueError(f"opacity must be within 0..1, got {opacity}")
+    height, width = image_rgb.shape[:2]
+    colors = colorize(resize_mask(mask, (width, height)), labels)
+    return cv2.addWeighted(np.ascontiguousarray(image_rgb), 1 - opacity, colors, opacity, 0)
+
+
 def side_by_side(
     image: np.ndarray, mask: np.ndarray, labels: LabelSet, fractions: np.ndarray
 ) -> np.ndarray:
@@ -37,16 +59,16 @@ def side_by_side(
     """
     height, width = image.shape[:2]
     panel_size = (max(2, round(PANEL_HEIGHT * width / height)), PANEL_HEIGHT)
-    # First to the panel's size, then to colours: on a large frame that is several times quicker.
+    # First to the panel's size, then to colors: several times faster for a large frame.
     camera = cv2.resize(image, panel_size, interpolation=cv2.INTER_AREA)
-    colours = np.take(labels.colour_table(), resize_mask(mask, panel_size), axis=0)
-    overlay = cv2.addWeighted(camera, 1 - OPACITY, colours, OPACITY, 0)
+    colors = colorize(resize_mask(mask, panel_size), labels)
+    blended = cv2.addWeighted(camera, 1 - OPACITY, colors, OPACITY, 0)
 
     total_width = 3 * panel_size[0] + 4 * MARGIN
     total_width += total_width % 2
     legend = draw_legend(labels, fractions, total_width)
     canvas = np.full((TITLE_HEIGHT + PANEL_HEIGHT + len(legend), total_width, 3), BACKGROUND, "u1")
-    panels = {"camera": camera, "classes": colours, "overlay": overlay}
+    panels = {"camera": camera, "classes": colors, "overlay": blended}
     for i, (title, panel) in enumerate(panels.items()):
         left = MARGIN + i * (panel_size[0] + MARGIN)
         canvas[TITLE_HEIGHT : TITLE_HEIGHT + PANEL_HEIGHT, left : left + panel_size[0]] = panel

@@ -31,7 +31,7 @@ from bisenetv2_ros.resize import resize_mask
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.sources import bag
 from bisenetv2_ros.sources.frame import SourceError
-from bisenetv2_ros.visualization import draw_regions
+from bisenetv2_ros.visualization import colorize, draw_regions, overlay
 
 SIZE = (150, 100)
 FRAMES = 4
@@ -195,8 +195,8 @@ def test_further_topics_and_the_size_of_the_network(tmp_path, model):
         result = segmenter(scene(2), confidence=True)
         expected = {
             "mask": result.mask,
-            "color_mask": segmenter.colour(result.mask),
-            "overlay": segmenter.overlay(scene(2), result.mask, 0.5),
+            "color_mask": colorize(result.mask, segmenter.model.info.labels),
+            "overlay": overlay(scene(2), result.mask, segmenter.model.info.labels, 0.5),
             "confidence": result.confidence,
         }
     draw_regions(expected["overlay"], parse_regions(["low: 0 0.5, 1 0.5, 1 1, 0 1"]))
@@ -323,7 +323,6 @@ def test_interrupt_leaves_a_whole_bag(tmp_path, model, monkeypatch, capsys):
             f"image topics: {FRONT}, {REAR}",
         ),
         (("--topic", "/talk"), f"no image topic '/talk'; image topics: {FRONT}, {REAR}"),
-        (("--topic", FRONT, "--topic", FRONT), "would share the topic /front/segmentation/mask"),
     ],
 )
 def test_topics_that_cannot_be_are_refused(tmp_path, model, capsys, words, message):
@@ -332,6 +331,18 @@ def test_topics_that_cannot_be_are_refused(tmp_path, model, capsys, words, messa
     error = capsys.readouterr().err
     assert message in error and len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
+
+
+def test_cameras_in_one_namespace_only_share_a_topic_in_a_bag(tmp_path, model, capsys):
+    cameras = (FRONT, FRONT.replace("image_raw", "image_rect"))
+    drive = write_bag(tmp_path / "drive", cameras=cameras)
+    words = ("--model", model, "--topic", cameras[0], "--topic", cameras[1])
+    assert predict(drive, "-o", tmp_path / "out", *words, "--save", "bag") == 2
+    error = capsys.readouterr().err
+    assert "would share the topic /front/segmentation/mask" in error
+    assert len(error.splitlines()) == 2 and not (tmp_path / "out").exists()
+    assert predict(drive, "-o", tmp_path / "out", *words, "--save", "masks") == 0
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 2 * FRAMES
 
 
 def test_a_bag_that_is_there_already_stays(tmp_path, model, capsys):

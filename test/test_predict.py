@@ -25,6 +25,7 @@ from bisenetv2_ros.offline.result_files import KINDS, ResultFiles
 from bisenetv2_ros.resize import resize_mask
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.sources.frame_source import open_source
+from bisenetv2_ros.visualization import overlay
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,8 @@ def test_every_kind_of_result(tmp_path, drive, model):
                 read(out / "colour" / f"{name}.png"), CAMVID.colour_table()[mask]
             )
             np.testing.assert_array_equal(
-                read(out / "overlay" / f"{name}.png"), segmenter.overlay(image, mask, 0.25)
+                read(out / "overlay" / f"{name}.png"),
+                overlay(image, mask, segmenter.model.info.labels, 0.25),
             )
             written = [float(row[name]) for name in CAMVID.names]
             np.testing.assert_allclose(written, result.counts / result.mask.size, atol=1e-6)

@@ -17,6 +17,7 @@ from bisenetv2_ros.labels import CAMVID, CITYSCAPES
 from bisenetv2_ros.model_file import models_directory, read_model_file
 from bisenetv2_ros.segmenter import InferenceError, Segmenter
 from bisenetv2_ros.street.scene import StreetScene
+from bisenetv2_ros.visualization import colorize
 
 CONFIG = Path(__file__).resolve().parent.parent / "config" / "classes"
 GROUPS = """\
@@ -76,7 +77,7 @@ def test_masks_of_the_shipped_models(tmp_path, classes, monkeypatch, backend, pr
         np.testing.assert_array_equal(other.confidence, one.confidence)
         assert set(np.unique(other.mask)) >= {1, 2}
         assert other.counts.tolist() == np.bincount(other.mask.ravel(), minlength=3).tolist()
-        drivable = after.colour(np.ones((1, 1), np.uint8))
+        drivable = colorize(np.ones((1, 1), np.uint8), after.model.info.labels)
         assert drivable.ravel().tolist() == [128, 64, 128]
 
 

@@ -17,6 +17,8 @@ from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFileError, read_model_file
 from bisenetv2_ros.resize import resize_image, resize_mask
 from bisenetv2_ros.segmenter import InferenceError, Segmenter
+from bisenetv2_ros.visualization import colorize
+from bisenetv2_ros.visualization import overlay as blend
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +181,10 @@ def test_a_frame_without_an_answer_does_not_spoil_the_next(tmp_path: Path):
 # --- pictures ------------------------------------------------------------------------------------
 
 
-def test_colours_are_the_palette(segmenter: Segmenter):
+def test_colours_are_the_palette():
     mask = np.arange(256, dtype=np.uint8).reshape(16, 16)
-    assert np.array_equal(segmenter.colour(mask), CAMVID.colour_table()[mask])
-    assert np.array_equal(segmenter.colour(mask.T), CAMVID.colour_table()[mask.T])
+    assert np.array_equal(colorize(mask, CAMVID), CAMVID.colour_table()[mask])
+    assert np.array_equal(colorize(mask.T, CAMVID), CAMVID.colour_table()[mask.T])
 
 
 def test_overlay_blends_at_the_frames_size(segmenter: Segmenter):
@@ -190,16 +192,16 @@ def test_overlay_blends_at_the_frames_size(segmenter: Segmenter):
     mask = segmenter(image).mask
     colours = CAMVID.colour_table()[resize_mask(mask, (64, 48))].astype(float)
     for opacity in (0, 0.25, 1):
-        overlay = segmenter.overlay(image[..., ::-1], mask, opacity)
+        overlay = blend(image[..., ::-1], mask, CAMVID, opacity)
         assert overlay.shape == (48, 64, 3) and overlay.dtype == np.uint8
         expected = (1 - opacity) * image[..., ::-1] + opacity * colours
         assert np.abs(overlay - expected).max() <= 0.51
 
 
 @pytest.mark.parametrize("opacity", [-0.1, 1.1, float("nan")])
-def test_opacity_out_of_range(segmenter: Segmenter, opacity: float):
+def test_opacity_out_of_range(opacity: float):
     with pytest.raises(ValueError, match=rf"opacity must be within 0\.\.1, got {opacity}"):
-        segmenter.overlay(noise(), np.zeros((24, 32), np.uint8), opacity)
+        blend(noise(), np.zeros((24, 32), np.uint8), CAMVID, opacity)
 
 
 # --- the two resizes -----------------------------------------------------------------------------

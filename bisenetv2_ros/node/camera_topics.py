@@ -12,7 +12,6 @@ import posixpath
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
@@ -30,28 +29,22 @@ from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node.diagnostics import CameraStatistics
 from bisenetv2_ros.node.intake import RateLimit
 from bisenetv2_ros.node.messages import (
+    TYPES,
     ImageBuffer,
-    class_fractions_message,
     label_info,
     latency_seconds,
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
 from bisenetv2_ros.node.qos import latched, newest, qos_problems, reliable
-from bisenetv2_ros.outputs import output_topic
+from bisenetv2_ros.outputs import IMAGES, FrameOutputs, output_topic
 from bisenetv2_ros.regions import RegionWatch
-from bisenetv2_ros.resize import resize_mask
-from bisenetv2_ros.segmenter import Segmentation, Segmenter
-from bisenetv2_ros.visualization import draw_regions
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
-    "mask": Image,
+    **dict.fromkeys(IMAGES, Image),
     "class_fractions": ClassFractions,
     "camera_info": CameraInfo,
-    "confidence": Image,
-    "color_mask": Image,
-    "overlay": Image,
 }
 
 
@@ -113,7 +106,7 @@ class CameraTopics:
         self._node = node
         self._subscriptions: list[Subscription] = []
         self._camera_info: CameraInfo | None = None
-        self._buffers = {name: ImageBuffer() for name, kind in OUTPUTS.items() if kind is Image}
+        self._buffers = {name: ImageBuffer() for name in IMAGES}
         self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(topic, "label_info")
         self._label_info_publisher: Publisher | None = None
@@ -187,69 +180,23 @@ class CameraTopics:
             message.header.stamp = self._node.get_clock().now().to_msg()
             self._label_info_publisher.publish(message)
 
-    def publish(
-        self,
-        wanted: set[str],
-        header: Header,
-        image: np.ndarray,
-        order: ChannelOrder,
-        segmentation: Segmentation,
-        segmenter: Segmenter,
-        settings: Parameters,
-    ) -> float:
+    def publish(self, wanted: set[str], header: Header, outputs: FrameOutputs) -> float:
         """Publish the `wanted` outputs of one frame with the frame's own header.
 
-        image: (H, W, 3) uint8, the frame, its channels in `order`. segmentation: of what the view
-        uses of it, lying as the frame does. Returns the latency in seconds
-        from the camera's stamp to the publishing of mask and class fractions; NaN where the stamp
-        tells nothing.
+        Returns the latency in seconds from the camera's stamp to the publishing of mask and class
+        fractions; NaN if the stamp tells nothing.
         """
-        mask, confidence = segmentation.mask, segmentation.confidence
-        camera_size = (image.shape[1], image.shape[0])
-        image = self.view.cut(image)
-        size = (image.shape[1], image.shape[0])
-        if settings.mask_size == "camera":
-            if wanted & {"mask", "color_mask"}:
-                mask = resize_mask(mask, size)
-            if "confidence" in wanted and confidence is not None:
-                confidence = resize_mask(confidence, size)
         if "mask" in wanted:
-            self._publish_image("mask", header, mask, "mono8")
+            self._publish_image("mask", header, outputs)
         latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
-        regions = {}
-        if self.watch is not None:
-            self.watch.update(segmentation.mask)
-            regions = self.watch.counts
         if "class_fractions" in wanted:
-            height, width = segmentation.mask.shape
-            self._publishers["class_fractions"].publish(
-                class_fractions_message(
-                    header,
-                    segmenter.model.name,
-                    segmenter.model.info.labels,
-                    segmentation.counts,
-                    (width, height),
-                    latency,
-                    segmentation.inference_seconds,
-                    regions,
-                )
-            )
+            message = outputs.fill_class_fractions(TYPES, header, latency)
+            self._publishers["class_fractions"].publish(message)
         if "camera_info" in wanted:
-            network_size = self.view.mask_size(segmenter.model.info.input_size)
-            self._publish_camera_info(
-                header, camera_size, size if settings.mask_size == "camera" else network_size
-            )
-        if "confidence" in wanted and confidence is not None:
-            self._publish_image("confidence", header, confidence, "mono8")
-        if "color_mask" in wanted:
-            self._publish_image("color_mask", header, segmenter.colour(mask), "rgb8")
-        if "overlay" in wanted:
-            rgb = image if order == "rgb" else cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-            opacity = min(settings.overlay_opacity, 1.0)  # rclpy lets 1.000001 pass
-            overlay = segmenter.overlay(rgb, segmentation.mask, opacity)
-            if self.watch is not None:
-                draw_regions(overlay, self.watch.regions)
-            self._publish_image("overlay", header, overlay, "rgb8")
+            self._publish_camera_info(header, outputs.camera_size, outputs.mask_size)
+        for name in IMAGES:
+            if name in wanted and name != "mask":
+                self._publish_image(name, header, outputs)
         return latency
 
     def graph_problems(self) -> list[str]:
@@ -266,8 +213,11 @@ class CameraTopics:
         names = [self._name, *self._output_names.values()]
         return problems + [problem for name in names for problem in qos_problems(node, name)]
 
-    def _publish_image(self, name: str, header: Header, pixels: np.ndarray, encoding: str) -> None:
-        self._publishers[name].publish(self._buffers[name].fill(header, pixels, encoding))
+    def _publish_image(self, name: str, header: Header, outputs: FrameOutputs) -> None:
+        pixels = outputs.pixels(name)
+        if pixels is not None:
+            message = self._buffers[name].fill(header, pixels, IMAGES[name])
+            self._publishers[name].publish(message)
 
     def _publish_camera_info(
         self, header: Header, camera_size: tuple[int, int], size: tuple[int, int]

@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
 
 from bisenetv2_ros.msg import ClassFraction, ClassFractions, RegionFractions
+from bisenetv2_ros.outputs import fill_class_fractions, fill_label_info
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from builtin_interfaces.msg import Time
-    from std_msgs.msg import Header
 
     from bisenetv2_ros.labels import LabelSet
 
+#: This package's messages, as `outputs` wants them.
+TYPES: dict[str, type] = {
+    f"bisenetv2_ros/msg/{kind.__name__}": kind
+    for kind in (ClassFraction, ClassFractions, RegionFractions)
+}
 _PIXEL_SHAPES = {"mono8": (), "rgb8": (3,), "bgr8": (3,)}
 
 
@@ -91,35 +97,10 @@ def class_fractions_message(
     inference_time: float,
     regions: Mapping[str, np.ndarray] | None = None,
 ) -> ClassFractions:
-    """What a mask of `size` (width, height) consists of.
-
-    `counts` is (C,) int64, the pixels of each class; the fractions are of their sum. `regions` has
-    the same for each region of interest, by name. `latency` and `inference_time` are in seconds.
-    Raises ValueError where counts and labels differ in number.
-    """
-    return ClassFractions(
-        header=header,
-        model=model,
-        width=size[0],
-        height=size[1],
-        classes=_class_fractions(labels, counts),
-        regions=[
-            RegionFractions(
-                name=name, pixel_count=int(part.sum()), classes=_class_fractions(labels, part)
-            )
-            for name, part in (regions or {}).items()
-        ],
-        latency=latency,
-        inference_time=inference_time,
+    """What a mask of `size` (width, height) consists of; see `outputs.fill_class_fractions`."""
+    return fill_class_fractions(
+        TYPES, header, model, labels, counts, size, latency, inference_time, regions or {}
     )
-
-
-def _class_fractions(labels: LabelSet, counts: np.ndarray) -> list[ClassFraction]:
-    valid = max(int(counts.sum()), 1)  # a mask without valid pixels has fractions of 0
-    return [
-        ClassFraction(class_id=class_id, class_name=name, fraction=count / valid, pixel_count=count)
-        for class_id, (name, count) in enumerate(zip(labels.names, counts.tolist(), strict=True))
-    ]
 
 
 def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
@@ -137,18 +118,14 @@ def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
 def label_info(labels: LabelSet) -> Any:
     """The vision_msgs/LabelInfo that explains the values of a mask; None without vision_msgs.
 
-    The header is left empty and the threshold 0: every pixel has the class of its largest score.
+    The header is left empty.
     """
     try:
         from vision_msgs.msg import LabelInfo, VisionClass
     except ImportError:  # the package is not on PyPI, so not every installation has it
         return None
-    return LabelInfo(
-        class_map=[
-            VisionClass(class_id=class_id, class_name=name)
-            for class_id, name in enumerate(labels.names)
-        ]
-    )
+    types = {"vision_msgs/msg/LabelInfo": LabelInfo, "vision_msgs/msg/VisionClass": VisionClass}
+    return fill_label_info(types, Header(), labels)
 
 
 def scaled_camera_info(

@@ -48,6 +48,7 @@ from bisenetv2_ros.node.diagnostics import Level, Status, Watchdog
 from bisenetv2_ros.node.intake import LatestFrame
 from bisenetv2_ros.node.lifecycle import NodeFailure, guarded, transition
 from bisenetv2_ros.node.process import run
+from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.regions import (
     Limit,
     Region,
@@ -346,15 +347,18 @@ class SegmentNode(LifecycleNode):
             return results
 
     def _publish(self, job: _Job, segmentation: Segmentation) -> None:
-        latency = job.camera.publish(
-            job.wanted,
-            job.header,
+        view = job.camera.view
+        outputs = FrameOutputs(
             job.image,
             job.order,
-            job.camera.view.back(segmentation),
-            self._loaded,
-            job.settings,
+            view.back(segmentation),
+            self._loaded.model,
+            view=view,
+            watch=job.camera.watch,
+            mask_size=job.settings.mask_size,
+            opacity=min(job.settings.overlay_opacity, 1.0),  # rclpy lets 1.000001 pass
         )
+        latency = job.camera.publish(job.wanted, job.header, outputs)
         job.camera.statistics.published(latency, segmentation.inference_seconds)
 
     def _drop(self, camera: CameraTopics, cause: str, error: Exception) -> None:

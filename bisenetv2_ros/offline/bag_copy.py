@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +18,14 @@ from rosbags.interfaces import (
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import get_types_from_msg
 
-from bisenetv2_ros.outputs import output_topic
-from bisenetv2_ros.sources.frame import (
-    FrameSource,
-    Origin,
-    SourceError,
-)
+from bisenetv2_ros.outputs import IMAGES, FrameOutputs, fill_label_info, output_topic
+from bisenetv2_ros.sources.bag import IMAGE, LABEL_INFO, BagFrames, typestore
+from bisenetv2_ros.sources.frame import FrameSource, Origin, SourceError
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
     from rosbags.typesys.store import Typestore
 
-    from bisenetv2_ros.labels import LabelSet
-from bisenetv2_ros.sources.bag import IMAGE, LABEL_INFO, BagFrames, typestore
 
 CLASS_FRACTIONS = "bisenetv2_ros/msg/ClassFractions"
 
@@ -42,22 +37,26 @@ class BagCopy:
     takes the place of are left out. Whole after `close`, also when not everything was copied.
     """
 
-    def __init__(
-        self, path: Path, source: FrameSource, outputs: Sequence[str], labels: LabelSet
-    ) -> None:
+    def __init__(self, path: Path, source: FrameSource, names: Sequence[str]) -> None:
         """Begin a bag in the new folder `path`, in the storage of `source`, and copy from it from
         now on.
 
-        outputs: names of the node's topics, such as 'mask'. SourceError where `source` is no bag,
-        FileExistsError where there is something at `path`.
+        names: of the outputs to add, such as 'mask'. Raises SourceError if `source` is no bag or
+        two of its cameras would share an output topic, FileExistsError if `path` exists.
         """
         if not isinstance(source, BagFrames):
             raise SourceError("a bag as a result: expected one as the source")
+        masks = [output_topic(camera, "mask") for camera in source.cameras]
+        for mask in masks:
+            if masks.count(mask) > 1:
+                raise SourceError(
+                    f"a bag as a result: {', '.join(source.topics)} would share the topic {mask}, "
+                    "expected cameras in namespaces of their own"
+                )
         if path.exists():
             raise FileExistsError(17, "File exists", str(path))
         self._types = typestore()
-        self._outputs = tuple(outputs)
-        self._labels = labels
+        self._names = tuple(names)
         sqlite = source.path.suffix == ".db3" or any(source.path.glob("*.db3*"))
         self._writer = Writer(
             path,
@@ -67,57 +66,27 @@ class BagCopy:
         self._writer.open()
         self._copies: dict[tuple[Any, ...], Connection] = {}
         self._added: dict[str, Connection] = {}
-        names = (*self._outputs, "label_info")
-        self._taken = {output_topic(camera, name) for camera in source.cameras for name in names}
+        added = (*self._names, "label_info")
+        self._taken = {output_topic(camera, name) for camera in source.cameras for name in added}
         source.on_message = self._copy
 
-    def write(
-        self,
-        origin: Origin,
-        images: dict[str, np.ndarray],
-        counts: np.ndarray,
-        size: tuple[int, int],
-        model: str,
-        inference_seconds: float,
-        regions: Mapping[str, np.ndarray],
-    ) -> None:
-        """Add the outputs of one frame, with its stamp and frame id.
-
-        images: of each image output that is wanted, (H, W) or (H, W, 3) uint8. counts: (C,) int64,
-        pixels of each class in the mask of `size` (width, height); regions: the same of each region
-        of interest, by name.
-        """
+    def write(self, origin: Origin, outputs: FrameOutputs) -> None:
+        """Add the outputs of one frame, with its stamp and frame id."""
         types = self._types.types
         time = types["builtin_interfaces/msg/Time"](origin.sec, origin.nanosec)
         header = types["std_msgs/msg/Header"](time, origin.frame_id)
         label_info = output_topic(origin.camera, "label_info")
         if label_info not in self._added:
-            self._add(label_info, LABEL_INFO, origin, self._label_info(), latched=True)
-        for name in self._outputs:
-            kind = CLASS_FRACTIONS if name == "class_fractions" else IMAGE
-            if name == "class_fractions":
-                message = types[kind](
-                    header,
-                    model=model,
-                    width=size[0],
-                    height=size[1],
-                    classes=self._class_fractions(counts),
-                    regions=self._region_fractions(regions),
-                    latency=float("nan"),  # nobody waited for it
-                    inference_time=inference_seconds,
-                )
-            else:
-                pixels = np.ascontiguousarray(images[name])
-                message = types[kind](
-                    header,
-                    height=pixels.shape[0],
-                    width=pixels.shape[1],
-                    encoding="mono8" if pixels.ndim == 2 else "rgb8",
-                    is_bigendian=0,
-                    step=pixels.size // pixels.shape[0],
-                    data=pixels.ravel(),
-                )
-            self._add(output_topic(origin.camera, name), kind, origin, message)
+            unset = types["std_msgs/msg/Header"](types["builtin_interfaces/msg/Time"](0, 0), "")
+            message = fill_label_info(types, unset, outputs.labels)
+            self._add(label_info, LABEL_INFO, origin, message, latched=True)
+        for name in self._names:
+            topic = output_topic(origin.camera, name)
+            if name in IMAGES:
+                self._add(topic, IMAGE, origin, self._image(header, outputs, name))
+            else:  # nobody waited for it, so it has no latency
+                message = outputs.fill_class_fractions(types, header, latency=float("nan"))
+                self._add(topic, CLASS_FRACTIONS, origin, message)
 
     def close(self) -> None:
         """Complete the bag."""
@@ -153,31 +122,19 @@ class BagCopy:
         data = self._types.serialize_cdr(message, kind)
         self._writer.write(self._added[topic], origin.received, data)
 
-    def _class_fractions(self, counts: np.ndarray) -> Any:
-        fraction = self._types.types["bisenetv2_ros/msg/ClassFraction"]
-        valid = max(int(counts.sum()), 1)
-        return [
-            fraction(class_id, name, count / valid, count)
-            for class_id, (name, count) in enumerate(
-                zip(self._labels.names, counts.tolist(), strict=True)
-            )
-        ]
-
-    def _region_fractions(self, regions: Mapping[str, np.ndarray]) -> Any:
-        fractions = self._types.types["bisenetv2_ros/msg/RegionFractions"]
-        return [
-            fractions(name, int(counts.sum()), self._class_fractions(counts))
-            for name, counts in regions.items()
-        ]
-
-    def _label_info(self) -> Any:
-        types = self._types.types
-        time = types["builtin_interfaces/msg/Time"](0, 0)
-        classes: Any = [
-            types["vision_msgs/msg/VisionClass"](class_id, name)
-            for class_id, name in enumerate(self._labels.names)
-        ]
-        return types[LABEL_INFO](types["std_msgs/msg/Header"](time, ""), classes, 0.0)
+    def _image(self, header: Any, outputs: FrameOutputs, name: str) -> Any:
+        pixels = outputs.pixels(name)
+        assert pixels is not None, f"segmented without {name}"
+        pixels = np.ascontiguousarray(pixels)
+        return self._types.types[IMAGE](
+            header,
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding=IMAGES[name],
+            is_bigendian=0,
+            step=pixels.size // pixels.shape[0],
+            data=pixels.ravel(),
+        )
 
 
 def _qos(latched: bool) -> Qos:

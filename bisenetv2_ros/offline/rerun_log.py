@@ -24,8 +24,8 @@ import rerun.blueprint
 
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.regions import Region, watch_cameras
-from bisenetv2_ros.resize import resize_mask
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
@@ -51,7 +51,8 @@ class RerunLog:
         regions: Sequence[Region] = (),
     ) -> None:
         self.frames = 0  # handed over so far
-        info = segmenter.model.info
+        self._model = segmenter.model
+        info = self._model.info
         self._labels = info.labels
         self._sizes: dict[str, tuple[int, int]] = {}  # of the newest frame, by camera
         self._watches = watch_cameras(regions, source.cameras, info.input_size, self._labels.names)
@@ -76,28 +77,25 @@ class RerunLog:
         """Hand over one frame and its segmentation."""
         camera = frame.camera
         watch = self._watches[camera]
-        watch.update(result.mask)
+        outputs = FrameOutputs(frame.image, "rgb", result, self._model, watch=watch)
         if frame.origin:
             stamp = frame.origin.sec * 1_000_000_000 + frame.origin.nanosec
             stamp = stamp or frame.origin.received  # drivers without a clock stamp 0
             self._recording.set_time("time", timestamp=np.datetime64(stamp, "ns"))
         else:
             self._recording.set_time("time", duration=frame.time)
-        height, width = frame.image.shape[:2]
-        if watch.regions and self._sizes.get(camera) != (width, height):
-            self._recording.log(
-                _path(camera, "image", "regions"), _outlines(watch.regions, (width, height))
-            )
-            self._sizes[camera] = (width, height)
-        picture = rerun.Image(frame.image).compress(jpeg_quality=JPEG_QUALITY)
+        size = outputs.camera_size
+        if watch.regions and self._sizes.get(camera) != size:
+            self._recording.log(_path(camera, "image", "regions"), _outlines(watch.regions, size))
+            self._sizes[camera] = size
+        picture = rerun.Image(outputs.image).compress(jpeg_quality=JPEG_QUALITY)
         self._recording.log(_path(camera, "image"), picture)
-        mask = resize_mask(result.mask, (width, height))
         self._recording.log(
-            _path(camera, "image", "mask"), rerun.SegmentationImage(mask, opacity=0.5)
+            _path(camera, "image", "mask"), rerun.SegmentationImage(outputs.mask, opacity=0.5)
         )
-        self._recording.log(_path(camera, "fractions"), _shares(result.counts))
-        for name, counts in watch.counts.items():
-            self._recording.log(_path(camera, "regions", name), _shares(counts))
+        self._recording.log(_path(camera, "fractions"), rerun.Scalars(outputs.fractions))
+        for name, fractions in outputs.region_fractions.items():
+            self._recording.log(_path(camera, "regions", name), rerun.Scalars(fractions))
         if time.monotonic() >= self._flush_due:
             self._flush()
             self._flush_due = time.monotonic() + FLUSH_PERIOD
@@ -159,11 +157,6 @@ def _class_names_and_colours(labels: LabelSet) -> rerun.AnnotationContext:
             for i, (name, colour) in enumerate(zip(labels.names, labels.palette, strict=True))
         ]
     )
-
-
-def _shares(counts: np.ndarray) -> rerun.Scalars:
-    """Of (C,) int64 pixels."""
-    return rerun.Scalars(counts / max(1, counts.sum()))
 
 
 def _outlines(regions: Sequence[Region], size: tuple[int, int]) -> rerun.LineStrips2D:

@@ -27,11 +27,10 @@ import numpy as np
 
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.files.video import VideoFile
-from bisenetv2_ros.regions import Region, RegionWatch, watch_cameras
-from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.outputs import FrameOutputs
+from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.sources.frame import Frame, FrameSource
-from bisenetv2_ros.visualization import draw_regions, side_by_side
 
 if TYPE_CHECKING:
     from _csv import Writer as CsvWriter
@@ -39,6 +38,8 @@ if TYPE_CHECKING:
 KINDS = ("masks", "colour", "overlay", "video", "fractions", "jsonl", "bag")
 #: What a bag can be given, by the names of the node's topics.
 BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
+#: Kinds that are a folder of images, and the output in each.
+IMAGE_FOLDERS = {"masks": "mask", "colour": "color_mask", "overlay": "overlay"}
 
 
 class ResultFiles:
@@ -65,11 +66,11 @@ class ResultFiles:
     ) -> None:
         self.directory = directory
         self.frames = 0  # written so far
-        self._segmenter = segmenter
+        self._model = segmenter.model
         self._kinds = frozenset(kinds)
         self._source = source
         self._opacity = opacity
-        self._network_size = network_size
+        self._mask_size = "network" if network_size else "camera"
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last one given to a stem
@@ -81,10 +82,10 @@ class ResultFiles:
         if "bag" in self._kinds:  # first, because it may be refused
             from bisenetv2_ros.offline.bag_copy import BagCopy
 
-            self._bag = BagCopy(directory / "bag", source, self._bag_topics, labels)
+            self._bag = BagCopy(directory / "bag", source, self._bag_topics)
             self._closing.callback(self._bag.close)
         directory.mkdir(parents=True, exist_ok=True)
-        for kind in self._kinds & {"masks", "colour", "overlay"}:
+        for kind in self._kinds & IMAGE_FOLDERS.keys():
             (directory / kind).mkdir(exist_ok=True)
         if "fractions" in self._kinds:
             table = (directory / "fractions.csv").open("w", newline="", encoding="utf-8")
@@ -103,39 +104,36 @@ class ResultFiles:
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Write all that was asked for of one frame. `result` is the frame's segmentation."""
         name = self._unused(Path(frame.name).stem)
-        height, width = frame.image.shape[:2]
-        watch = self._watches[frame.camera]
-        watch.update(result.mask)
-        size = self._segmenter.model.info.input_size if self._network_size else (width, height)
-        fractions = result.counts / max(1, result.counts.sum())
-        mask = resize_mask(result.mask, size)
-        if "masks" in self._kinds:
-            self._picture("masks", name, mask)
-        if "colour" in self._kinds:
-            self._picture("colour", name, self._segmenter.colour(mask))
-        if "overlay" in self._kinds:
-            self._picture("overlay", name, self._overlay(frame, result, watch))
+        outputs = FrameOutputs(
+            frame.image,
+            "rgb",
+            result,
+            self._model,
+            watch=self._watches[frame.camera],
+            mask_size=self._mask_size,
+            opacity=self._opacity,
+        )
+        for kind, output in IMAGE_FOLDERS.items():
+            if kind in self._kinds:
+                self._picture(kind, name, outputs.pixels(output))
         if "video" in self._kinds:
-            labels = self._segmenter.model.info.labels
-            picture = side_by_side(frame.image, result.mask, labels, fractions)
-            self._video(frame.camera).write(picture)
+            self._video(frame.camera).write(outputs.side_by_side)
         if "fractions" in self._kinds:
-            numbers = [frame.time, result.inference_seconds, *fractions]
+            numbers = [frame.time, result.inference_seconds, *outputs.fractions]
             self._table.writerow([name, *(f"{number:.6f}" for number in numbers)])
         if "jsonl" in self._kinds:
-            self._lines.write(json.dumps(self._record(name, frame, result, watch)) + "\n")
+            self._lines.write(json.dumps(self._record(name, frame, outputs)) + "\n")
         if "bag" in self._kinds:
-            self._write_to_bag(frame, result, mask, watch)
+            assert frame.origin is not None, "only bags are copied, and their frames have origins"
+            self._bag.write(frame.origin, outputs)
         self.frames += 1
 
-    def _record(
-        self, name: str, frame: Frame, result: Segmentation, watch: RegionWatch
-    ) -> dict[str, object]:
+    def _record(self, name: str, frame: Frame, outputs: FrameOutputs) -> dict[str, object]:
         """What fractions.jsonl says of a frame."""
         record: dict[str, object] = {
             "frame": name,
             "time_s": round(frame.time, 6),
-            "inference_s": round(result.inference_seconds, 6),
+            "inference_s": round(outputs.segmentation.inference_seconds, 6),
         }
         if frame.origin is not None:
             record |= {
@@ -143,44 +141,17 @@ class ResultFiles:
                 "stamp": {"sec": frame.origin.sec, "nanosec": frame.origin.nanosec},
                 "frame_id": frame.origin.frame_id,
             }
-        record["fractions"] = self._shares(result.counts)
-        if watch.regions:
-            record["regions"] = {name: self._shares(part) for name, part in watch.counts.items()}
+        record["fractions"] = self._by_class(outputs.fractions)
+        if outputs.region_fractions:
+            record["regions"] = {
+                region: self._by_class(part) for region, part in outputs.region_fractions.items()
+            }
         return record
 
-    def _shares(self, counts: np.ndarray) -> dict[str, float]:
-        """Fractions by class name of (C,) int64 pixels."""
-        fractions = counts / max(1, counts.sum())
-        names = self._segmenter.model.info.labels.names
-        shares = zip(names, fractions.tolist(), strict=True)
-        return {name: round(share, 6) for name, share in shares}
-
-    def _write_to_bag(
-        self, frame: Frame, result: Segmentation, mask: np.ndarray, watch: RegionWatch
-    ) -> None:
-        """Add a frame's outputs to the bag, computing those that are wanted."""
-        assert frame.origin is not None, "only bags are copied, and their frames have origins"
-        images = {"mask": mask}
-        if result.confidence is not None:
-            images["confidence"] = resize_mask(result.confidence, mask.shape[::-1])
-        if "color_mask" in self._bag_topics:
-            images["color_mask"] = self._segmenter.colour(mask)
-        if "overlay" in self._bag_topics:
-            images["overlay"] = self._overlay(frame, result, watch)
-        self._bag.write(
-            frame.origin,
-            images,
-            result.counts,
-            self._segmenter.model.info.input_size,
-            self._segmenter.model.name,
-            result.inference_seconds,
-            watch.counts,
-        )
-
-    def _overlay(self, frame: Frame, result: Segmentation, watch: RegionWatch) -> np.ndarray:
-        overlay = self._segmenter.overlay(frame.image, result.mask, self._opacity)
-        draw_regions(overlay, watch.regions)
-        return overlay
+    def _by_class(self, fractions: np.ndarray) -> dict[str, float]:
+        """(C,) fractions by class name."""
+        pairs = zip(self._model.info.labels.names, fractions.tolist(), strict=True)
+        return {name: round(fraction, 6) for name, fraction in pairs}
 
     def _video(self, camera: str) -> VideoFile:
         """The video of a camera, begun with its first frame."""
@@ -195,7 +166,8 @@ class ResultFiles:
         """Complete the files."""
         self._closing.close()
 
-    def _picture(self, kind: str, name: str, image: np.ndarray) -> None:
+    def _picture(self, kind: str, name: str, image: np.ndarray | None) -> None:
+        assert image is not None
         write_picture(self.directory / kind / f"{name}.png", image)
 
     def _unused(self, stem: str) -> str:

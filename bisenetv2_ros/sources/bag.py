@@ -20,7 +20,6 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from bisenetv2_ros.files.images import ImageFileError
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.image_conversion import ImageError, decode_compressed, decode_image
-from bisenetv2_ros.outputs import output_topic
 from bisenetv2_ros.sources.frame import (
     DEFAULT_RATE,
     Frame,
@@ -170,14 +169,7 @@ class BagFrames(FrameSource):
                 raise SourceError(
                     f"bag '{self.path}': no image topic '{topic}'; image topics: {listed}"
                 )
-        cameras = [camera_of(topic) for topic in topics]
-        outputs = [output_topic(camera, "mask") for camera in cameras]
-        if len(set(outputs)) < len(outputs):
-            raise SourceError(
-                f"bag '{self.path}': {', '.join(topics)} would share the topic {outputs[0]}, "
-                "expected cameras in namespaces of their own"
-            )
-        return topics
+        return list(dict.fromkeys(topics))
 
     def _whole(self, messages: Iterator[tuple[Connection, int, bytes]]) -> Iterator[Any]:
         """The messages up to where the bag's storage is damaged; _BrokenOff there."""
