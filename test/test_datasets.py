@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from bisenetv2_ros.cli import main as cli
-from bisenetv2_ros.cli.check_data import LAYOUTS
-from bisenetv2_ros.training.dataset_layouts import CAMVID_COLOURS, STRUCTURES, load_dataset
+from bisenetv2_ros.training.dataset_files import known_dataset
+from bisenetv2_ros.training.dataset_layouts import dataset_kinds, load_dataset
 from bisenetv2_ros.training.datasets import DatasetError, find_faults
 
 WIDTH, HEIGHT = 6, 4
@@ -105,7 +105,9 @@ def test_camvid_in_32_colours(tmp_path):
     dataset = load_dataset("camvid32", tmp_path, "train")
     # road, lane marking -> road, truck or bus -> car, void, bicyclist, traffic light -> sign
     assert dataset[0].label[0].tolist() == [3, 3, 8, 255, 10, 6]
-    assert len(CAMVID_COLOURS) == 32
+    content = known_dataset("camvid32")
+    colours = [colour for entry in content.classes for colour in entry.colours]
+    assert len({*colours, *content.ignored}) == 32
     label[0, 0] = (1, 2, 3)
     write(tmp_path / "train_labels/0001TP_L.png", label)
     with pytest.raises(DatasetError, match=r"0001TP_L.png: colour \(1, 2, 3\), expected one of"):
@@ -168,7 +170,7 @@ def test_own_folder(tmp_path, split):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("classes: [road]", "expected `classes:`"), ("a: [", "classes.yaml: not YAML")],
+    [("classes: [[road]]", "expected `classes:`"), ("a: [", "classes.yaml: not YAML")],
 )
 def test_faulty_classes_are_named(tmp_path, text, message):
     (tmp_path / "classes.yaml").write_text(text)
@@ -219,8 +221,8 @@ FAULTS = {
         "expected grey, one byte a pixel",
     ),
     "deep label": (
-        lambda r: write(r / "labels/a.png", row(0, 1, 2, 3, 4, 5).astype(np.uint16)),
-        "label map is uint16",
+        lambda r: write(r / "labels/a.png", row(0, 1, 2, 3, 4, 5).astype(np.uint16) * 300),
+        "a.png: label value 300, expected 0..10 or 255",
     ),
 }
 
@@ -316,8 +318,10 @@ def test_unknown_data_sets_and_folders_are_named(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
 
 
-def test_help_names_every_layout():
-    assert all(f"  {kind} " in LAYOUTS for kind in STRUCTURES)
+def test_the_list_of_data_sets_names_every_one(capsys):
+    assert cli.main(["datasets"]) == 0
+    printed = capsys.readouterr().out
+    assert all(f"\n{kind} " in f"\n{printed}" for kind in dataset_kinds())
 
 
 def test_data_sets_need_no_torch():

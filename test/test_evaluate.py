@@ -19,7 +19,8 @@ from bisenetv2_ros.labels import (  # noqa: E402
 from bisenetv2_ros.metrics import confusion_matrix, scores  # noqa: E402
 from bisenetv2_ros.resize import resize_mask  # noqa: E402
 from bisenetv2_ros.training.checkpoint import Checkpoint, save_checkpoint, write_run_header  # noqa: E402
-from bisenetv2_ros.training.dataset_layouts import CITYSCAPES_IDS, load_dataset  # noqa: E402
+from bisenetv2_ros.training.dataset_files import known_dataset  # noqa: E402
+from bisenetv2_ros.training.dataset_layouts import load_dataset  # noqa: E402
 from bisenetv2_ros.training.datasets import DatasetError, Sample  # noqa: E402
 from bisenetv2_ros.training.evaluate import (  # noqa: E402
     CityscapesSubmission,
@@ -46,7 +47,10 @@ def cityscapes(tmp_path):
             if kind == "leftImg8bit":
                 pixels = rng.integers(0, 256, (*SIZE[::-1], 3), np.uint8)
             else:
-                blobs = rng.choice([0, 1, 4, 18, 29, *CITYSCAPES_IDS[:-1]], (12, 16))
+                classes = [
+                    value for values in known_dataset("cityscapes").values() for value in values
+                ]
+                blobs = rng.choice([0, 1, 4, 18, 29, *classes[:-1]], (12, 16))
                 pixels = cv2.resize(blobs.astype(np.uint8), SIZE, interpolation=0)
             cv2.imwrite(str(file), pixels)
     return tmp_path

@@ -1,7 +1,7 @@
 """Data sets as lists of (frame, label) pairs: where they lie, and what their label values mean.
 
 A data set is a `LabelSet`, a list of file pairs and a way to turn label files into class indices.
-It knows nothing of augmentation, tensors or training. `STRUCTURES` names every layout known.
+It knows nothing of augmentation, tensors or training. `dataset_layouts.py` opens one by name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -58,8 +58,8 @@ class FileDataset:
         labels: what the decoded values mean.
         pairs: frame and label file of each sample; whether they exist is seen on reading.
         decode: label file to (H, W) uint8 class indices.
-        label_pattern: glob of the label files in their folders, to find those without a frame; ''
-            where a folder holds the labels of other splits too.
+        list_labels: lists every label file of the split, to find those without a frame; None if a
+            folder holds the labels of other splits too.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class FileDataset:
         labels: LabelSet,
         pairs: list[tuple[Path, Path]],
         decode: Decode,
-        label_pattern: str = "*.png",
+        list_labels: Callable[[], list[Path]] | None = None,
     ) -> None:
         self.labels = labels
         self.pairs = pairs
         self.decode = decode
-        self.label_pattern = label_pattern
+        self.list_labels = list_labels
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -97,16 +97,9 @@ class FileDataset:
 
     def lone_labels(self) -> list[Path]:
         """List the label files that belong to no frame."""
-        if not self.label_pattern:
-            return []
         paired = {label for _, label in self.pairs}
-        folders = sorted({label.parent for label in paired})
-        return [
-            path
-            for folder in folders
-            for path in sorted(folder.glob(self.label_pattern))
-            if path not in paired
-        ]
+        every = self.list_labels() if self.list_labels else []
+        return [path for path in every if path not in paired]
 
 
 SCENE_SPLITS = {"train": (512, 100_000), "val": (50, 900_000), "test": (50, 950_000)}
@@ -171,28 +164,43 @@ def read_image(path: Path) -> Pixels:
     return cv2.cvtColor(_decode(path, _read(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
 
 
-def read_index_label(path: Path) -> Pixels:
-    """Read a label map of one byte a pixel, its values as they are; of a palette, the indices.
+def read_label(path: Path, colours: bool = False) -> NDArray[Any]:
+    """Read a label map: (H, W) uint8 or uint16 values as they are, or (H, W, 3) uint8 RGB.
 
-    OpenCV makes colours of indices, and 255 of the 1 of a picture of 1 bit. Such a one is refused,
-    and so is a palette of greys that are not their indices: its values may mean either.
+    Of a palette its indices are the values. A picture whose channels are all equal is taken for
+    values saved as colour, and an alpha channel is dropped.
+
+    Args:
+        path: any picture without loss.
+        colours: return colours, also of a palette or a grey picture.
+
+    Raises:
+        DatasetError: cannot be read whole; or it is not clear what its values mean: a grey PNG of
+            less than a byte a pixel (is 1 a class, or white?), a palette of greys.
     """
     data = _read(path)
-    depth, colours = _png_form(data)
-    if colours == PNG_PALETTE:
+    if data.startswith(b"\xff\xd8"):
+        raise DatasetError(f"{path}: label map is a JPEG, which changes values, expected PNG")
+    depth, kind = _png_form(data)
+    if colours:
+        return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    if kind == PNG_PALETTE:
         return _read_indices(path, data)
     label = _decode(path, data, cv2.IMREAD_UNCHANGED)
-    if colours == PNG_GREY and depth < 8 and label.any():
+    if kind == PNG_GREY and depth < 8 and label.any():
         raise DatasetError(
             f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "
             "may mean a class or white, expected grey, one byte a pixel"
         )
-    if label.ndim == 3 and (label == label[..., :1]).all():
-        label = label[..., 0]  # grey, but saved as colour
-    if label.ndim != 2 or label.dtype != np.uint8:
+    if label.ndim == 3:
+        label = label[..., :3]
+        if (label == label[..., :1]).all():
+            return label[..., 0]
+        label = label[..., ::-1]
+    if label.dtype not in (np.uint8, np.uint16) or (label.ndim == 3 and label.dtype != np.uint8):
         raise DatasetError(
-            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one byte a "
-            "pixel"
+            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one or two "
+            "bytes a pixel, or colours of one byte a channel"
         )
     return label
 

@@ -22,7 +22,7 @@ from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.metrics import confusion_matrix
 from bisenetv2_ros.resize import resize_image, resize_mask
-from bisenetv2_ros.training.dataset_layouts import CITYSCAPES_IDS
+from bisenetv2_ros.training.dataset_files import known_dataset
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
@@ -168,7 +168,8 @@ class CityscapesSubmission:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.table = np.zeros(256, np.uint8)  # a mask value that is no class becomes `unlabeled`
-        self.table[: len(CITYSCAPES_IDS)] = CITYSCAPES_IDS
+        label_ids = [values[0] for values in known_dataset("cityscapes").values()]
+        self.table[: len(label_ids)] = label_ids
         folder.mkdir(parents=True, exist_ok=True)
 
     def __call__(self, sample: Sample, mask: Mask) -> None:

