@@ -8,7 +8,8 @@ from tiny_model import tiny_answer, write_tiny_model
 
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.node.diagnostics import Level
-from bisenetv2_ros.regions import Region, RegionWatch, inside, parse_limits, parse_regions
+from bisenetv2_ros.node.region_limits import LimitWatch, parse_limits
+from bisenetv2_ros.regions import Region, RegionWatch, inside, parse_regions
 from bisenetv2_ros.visualization import draw_regions
 
 CLASSES = ("sky", "traffic light", "road")
@@ -102,7 +103,7 @@ class TestPixels:
     def test_counts_are_of_the_pixels_inside(self):
         mask = np.random.default_rng(2).integers(0, len(CLASSES), (60, 80), np.uint8)
         regions = parse_regions([LEFT, AHEAD])
-        watch = RegionWatch(regions, (), (80, 60), CLASSES)
+        watch = RegionWatch(regions, (80, 60), CLASSES)
         watch.update(mask)
         assert list(watch.counts) == ["left", "ahead"]
         for region in regions:
@@ -112,7 +113,7 @@ class TestPixels:
 
     def test_region_without_a_pixel_is_refused(self):
         with pytest.raises(ValueError, match="region 'a': no pixel of the 8x4 mask is inside"):
-            RegionWatch(parse_regions(["a: 0 0, 0.01 0, 0 0.01"]), (), (8, 4), CLASSES)
+            RegionWatch(parse_regions(["a: 0 0, 0.01 0, 0 0.01"]), (8, 4), CLASSES)
 
     def test_outlines_are_where_the_region_is(self):
         picture = np.full((100, 200, 3), 128, np.uint8)
@@ -122,10 +123,10 @@ class TestPixels:
 
 
 class TestWatch:
-    def watch(self, *limits: str) -> RegionWatch:
+    def watch(self, *limits: str) -> LimitWatch:
         self.now = 0.0
         regions = parse_regions([LEFT])
-        return RegionWatch(
+        return LimitWatch(
             regions,
             parse_limits(limits, regions, CLASSES),
             (8, 4),

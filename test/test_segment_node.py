@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 import random
@@ -50,7 +51,9 @@ from bisenetv2_ros.benchmark.ros_graph import resident_memory
 from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.node.camera_topics import CameraTopics
+from bisenetv2_ros.node.inference import Inference
 from bisenetv2_ros.node.intake import RateLimit
+from bisenetv2_ros.node.qos import graph_problems
 from bisenetv2_ros.node.segment_node import SegmentNode
 
 OK, WARN, ERROR, STALE = range(4)
@@ -337,7 +340,10 @@ def test_cameras_that_are_swapped_by_remapping_stay_swapped(ros, transport, with
         assert topics == {expected, "/rear/camera_info"}
         kind = CompressedImage if transport == "compressed" else Image
         ros.node.create_publisher(kind, expected, 10)
-        assert ros.spin_until(lambda: not camera.graph_problems()), camera.graph_problems()
+        problems = functools.partial(
+            graph_problems, node, camera.image_name, kind, camera.output_names.values()
+        )
+        assert ros.spin_until(lambda: not problems()), problems()
     finally:
         node.destroy_node()
 
@@ -584,13 +590,13 @@ def test_a_model_that_cannot_be_freed_leaves_a_node_that_can_be_configured(node,
         raise RuntimeError("the library is stuck")
 
     assert node.trigger_configure() == Outcome.SUCCESS
-    monkeypatch.setattr(node._segmenter, "close", stuck)
+    monkeypatch.setattr(node.state.segmenter, "close", stuck)
     assert node.trigger_cleanup() == Outcome.FAILURE
-    assert [status.message for status in node._statuses()] == [
+    assert [status.message for status in node._reporter.statuses()] == [
         "cannot cleanup: the library is stuck"
     ]
     assert node.trigger_activate() == Outcome.FAILURE
-    assert node.refusal == "cannot activate: no model is loaded"
+    assert node.state.refusal == "cannot activate: no model is loaded"
     assert node.trigger_cleanup() == Outcome.SUCCESS
     assert node.trigger_configure() == Outcome.SUCCESS
     assert node.trigger_activate() == Outcome.SUCCESS
@@ -598,28 +604,28 @@ def test_a_model_that_cannot_be_freed_leaves_a_node_that_can_be_configured(node,
 
 def test_frames_that_wait_at_deactivation_are_counted(node, scene, monkeypatch):
     began = threading.Event()
-    segment = node._segment
+    segment = Inference._segment
 
-    def slow(*arguments) -> None:
+    def slow(*arguments):
         began.set()
         time.sleep(0.2)
-        segment(*arguments)
+        return segment(*arguments)
 
-    monkeypatch.setattr(node, "_segment", slow)
+    monkeypatch.setattr(Inference, "_segment", slow)
     node.start()
-    node._on_image(0, image_message(scene))
+    node._inference.put(0, image_message(scene))
     assert began.wait(5)
-    node._on_image(0, image_message(scene))
+    node._inference.put(0, image_message(scene))
     assert node.trigger_deactivate() == Outcome.SUCCESS
-    report = node._cameras[0].statistics.report()
+    report = node.state.cameras[0].statistics.report()
     assert report.received == 2
     assert report.dropped == {"no_subscriber": 1, "deactivated": 1}
 
 
 def test_without_memory_for_the_confidence_there_are_masks(node, scene, monkeypatch):
     assert node.trigger_configure() == Outcome.SUCCESS
-    (camera,) = node._cameras
-    infer, asked = node._segmenter.backend.infer, []
+    (camera,) = node.state.cameras
+    infer, asked = node.state.segmenter.backend.infer, []
 
     def short_of_memory(images, confidence):
         asked.append(confidence)
@@ -628,9 +634,10 @@ def test_without_memory_for_the_confidence_there_are_masks(node, scene, monkeypa
         return infer(images, confidence)
 
     monkeypatch.setattr(camera, "wanted", lambda settings: {"mask", "confidence"})
-    monkeypatch.setattr(node._segmenter.backend, "infer", short_of_memory)
+    monkeypatch.setattr(node.state.segmenter.backend, "infer", short_of_memory)
+    inference = Inference(node, node.state)
     for _ in range(6):
-        node._process([(camera, image_message(scene))])
+        inference.process([(camera, image_message(scene))])
     assert camera.statistics.report().published == 6
     assert asked == [True] + 6 * [False]
 
@@ -847,7 +854,7 @@ def test_nodes_of_two_namespaces_on_one_camera_have_statuses_of_their_own(models
         words = ("-r", f"__ns:=/{namespace}", "-r", "image_raw:=/camera/image_raw")
         with node_here(models, *words) as node:
             assert node.trigger_configure() == Outcome.SUCCESS
-            names += [status.name for status in node._statuses()]
+            names += [status.name for status in node._reporter.statuses()]
     assert names == [
         "left/segment: /left/segment",
         "left/segment: /camera/image_raw",
@@ -1045,7 +1052,7 @@ def test_hostile_calibrations_harm_no_mask(ros, start, scene):
 
 FAULTY = """
 import sys
-from bisenetv2_ros.node import segment_node as node
+from bisenetv2_ros.node import inference, segment_node as node, status
 
 def fail_at_first(owner, name, left=2):
     real = getattr(owner, name)
@@ -1058,10 +1065,10 @@ def fail_at_first(owner, name, left=2):
         return real(*args, **options)
     setattr(owner, name, faulty)
 
-fail_at_first(node.LatestFrame, "put")
+fail_at_first(inference.LatestFrame, "put")
 fail_at_first(node.CameraTopics, "wanted")
 fail_at_first(node.CameraTopics, "publish")
-fail_at_first(node.CameraTopics, "graph_problems")
+fail_at_first(status, "graph_problems")
 fail_at_first(node.CameraTopics, "_keep_camera_info")
 fail_at_first(node.SegmentNode, "set_parameters")
 sys.exit(node.main())

@@ -36,9 +36,9 @@ from bisenetv2_ros.node.messages import (
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
-from bisenetv2_ros.node.qos import latched, newest, qos_problems, reliable
+from bisenetv2_ros.node.qos import latched, newest, reliable
+from bisenetv2_ros.node.region_limits import LimitWatch
 from bisenetv2_ros.outputs import IMAGES, FrameOutputs, output_topic
-from bisenetv2_ros.regions import RegionWatch
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
@@ -82,7 +82,7 @@ class CameraTopics:
         topic: str,
         transport: str,
         view: View,
-        watch: RegionWatch | None = None,
+        watch: LimitWatch | None = None,
     ) -> None:
         """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
         compressed, `view` what to use of its pictures, `watch` for a camera that has regions of
@@ -90,19 +90,19 @@ class CameraTopics:
         self.view = view
         self.watch = watch
         self.statistics = CameraStatistics()
-        self._type: type = Image
+        self.image_type: type = Image
         self._decode: Callable[[Any], tuple[np.ndarray, ChannelOrder]] = decode_image
         # Names for rclpy, which applies the rules of remapping to whatever it is given.
-        self._name = topic
+        self.image_name = topic
         if transport == "compressed":
-            self._name = _beside(node, topic, lambda base: f"{base}/compressed")
-            self._type, self._decode = CompressedImage, decode_compressed
+            self.image_name = _beside(node, topic, lambda base: f"{base}/compressed")
+            self.image_type, self._decode = CompressedImage, decode_compressed
         self._camera_info_name = _beside(
             node, topic, lambda base: posixpath.join(posixpath.dirname(base), "camera_info")
         )
-        self._output_names = {name: output_topic(topic, name) for name in OUTPUTS}
+        self.output_names = {name: output_topic(topic, name) for name in OUTPUTS}
         #: The topic subscribed to, in full.
-        self.topic = node.resolve_topic_name(self._name)
+        self.topic = node.resolve_topic_name(self.image_name)
         self._node = node
         self._subscriptions: list[Subscription] = []
         self._camera_info: CameraInfo | None = None
@@ -114,10 +114,10 @@ class CameraTopics:
         with contextlib.ExitStack() as undo:
             undo.callback(self.destroy)
             for name, kind in OUTPUTS.items():
-                with _naming(node, self._output_names[name]):
+                with _naming(node, self.output_names[name]):
                     self._publishers[name] = node.create_publisher(
                         kind,
-                        self._output_names[name],
+                        self.output_names[name],
                         reliable(depth=1 if kind is Image else 10),
                         qos_overriding_options=QoSOverridingOptions.with_default_policies(),
                     )
@@ -125,11 +125,11 @@ class CameraTopics:
 
     def subscribe(self, on_image: Callable[[Any], None]) -> None:
         """Begin to call `on_image` with each image message. ValueError where that cannot be."""
-        with _naming(self._node, self._name):
+        with _naming(self._node, self.image_name):
             self._subscriptions = [
                 self._node.create_subscription(
-                    self._type,
-                    self._name,
+                    self.image_type,
+                    self.image_name,
                     on_image,
                     newest(),
                     qos_overriding_options=QoSOverridingOptions.with_default_policies(),
@@ -198,20 +198,6 @@ class CameraTopics:
             if name in wanted and name != "mask":
                 self._publish_image(name, header, outputs)
         return latency
-
-    def graph_problems(self) -> list[str]:
-        """Say in one line each why messages do not flow: no publisher, other types, QoS."""
-        node = self._node
-        publishers = node.get_publishers_info_by_topic(self._name)
-        problems = [] if publishers else [f"nobody publishes {self.topic}"]
-        expected = f"sensor_msgs/msg/{self._type.__name__}"
-        problems += [
-            f"{self.topic} is published as {other.topic_type}, expected {expected}"
-            for other in publishers
-            if other.topic_type != expected
-        ]
-        names = [self._name, *self._output_names.values()]
-        return problems + [problem for name in names for problem in qos_problems(node, name)]
 
     def _publish_image(self, name: str, header: Header, outputs: FrameOutputs) -> None:
         pixels = outputs.pixels(name)

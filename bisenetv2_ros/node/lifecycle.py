@@ -1,60 +1,85 @@
-"""Lifecycle transitions that report their errors instead of raising."""
+"""A lifecycle node whose transitions and callbacks report errors instead of raising them."""
 
 from __future__ import annotations
 
 import functools
 import traceback
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
 
 from bisenetv2_ros.backends import DeviceLost
-
-if TYPE_CHECKING:
-    from bisenetv2_ros.node.segment_node import SegmentNode
+from bisenetv2_ros.node.state import NodeState
 
 
 class NodeFailure(Exception):
-    """The node cannot go on, has logged why, and the process is to end with an exit code."""
+    """The node cannot go on and has logged why; the process ends with an exit code."""
 
 
-def transition(work: Callable[[SegmentNode], None]) -> Callable[..., TransitionCallbackReturn]:
-    """Make a lifecycle callback: failure, with the cause logged, if `work` raises.
+class ReportingNode(LifecycleNode):
+    """A lifecycle node with a `NodeState`; its transitions are made by `transition`."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.state = NodeState()
+
+    def start(self) -> None:
+        """Configure and activate. Raises NodeFailure, with the cause logged, if one is refused."""
+        for trigger in (self.trigger_configure, self.trigger_activate):
+            if trigger() != TransitionCallbackReturn.SUCCESS:
+                raise NodeFailure(self.state.refusal)
+
+    def close(self) -> bool:
+        """Stop all work; False if some cannot be stopped, so that the process must not unload its
+        libraries."""
+        return True
+
+    def destroy_node(self) -> None:
+        super().destroy_node()
+        # rclpy leaves this to the garbage collector, and until then the node keeps its shared
+        # memory, which outlives a process that has to end at once.
+        self._state_machine.destroy_when_not_in_use()
+
+
+def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackReturn]:
+    """Make a lifecycle callback of a ReportingNode: failure, with the cause logged, if `work`
+    raises.
 
     rclpy itself swallows the exception without a word (ros2/rclpy#1673).
     """
 
     @functools.wraps(work)
-    def callback(node: SegmentNode, _: LifecycleState) -> TransitionCallbackReturn:
+    def callback(node: ReportingNode, _: LifecycleState) -> TransitionCallbackReturn:
         try:
             work(node)
         except Exception as error:
             if not isinstance(error, (ValueError, OSError, RuntimeError)):
                 node.get_logger().error(traceback.format_exc())
             name = work.__name__.removeprefix("on_")
-            node.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"
-            node.get_logger().error(node.refusal)
+            node.state.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"
+            node.get_logger().error(node.state.refusal)
             if isinstance(error, DeviceLost):  # no other transition would fare better
-                node.lose_device(error)
+                node.state.lose_device(error)
             return TransitionCallbackReturn.FAILURE
-        node.refusal = ""
+        node.state.refusal = ""
         return TransitionCallbackReturn.SUCCESS
 
     return callback
 
 
-def guarded(callback: Callable[..., None]) -> Callable[..., None]:
-    """Log what a callback raises: an exception that leaves `spin` would end the node."""
+def guarded(node: Node, callback: Callable[..., None]) -> Callable[..., None]:
+    """Log what `callback` raises: an exception that leaves `spin` would end the node."""
 
     @functools.wraps(callback)
-    def guarded(node: SegmentNode, *arguments: Any) -> None:
+    def guard(*arguments: Any) -> None:
         try:
-            callback(node, *arguments)
+            callback(*arguments)
         except NodeFailure:
             raise
         except Exception:
             if node.context.ok():  # else the process is ending and entities are invalid
                 node.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
 
-    return guarded
+    return guard

@@ -5,21 +5,17 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import rclpy
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 
 from bisenetv2_ros.node import parameters
-from bisenetv2_ros.node.lifecycle import NodeFailure
+from bisenetv2_ros.node.lifecycle import NodeFailure, ReportingNode
 from bisenetv2_ros.node.signals import end_signal_handling
 
-if TYPE_CHECKING:
-    from bisenetv2_ros.node.segment_node import SegmentNode
 
-
-def run(make_node: Callable[[], SegmentNode]) -> int:
-    """From the node's beginning to its end; the exit code."""
+def run(make_node: Callable[[], ReportingNode]) -> int:
+    """Make a node, run it until it ends, and return the exit code: 1 after a NodeFailure."""
     code, stopped = 0, True
     node = executor = None
     try:
@@ -52,16 +48,16 @@ def run(make_node: Callable[[], SegmentNode]) -> int:
     return code
 
 
-def _spin(executor: SingleThreadedExecutor, node: SegmentNode) -> None:
+def _spin(executor: SingleThreadedExecutor, node: ReportingNode) -> None:
     while node.context.ok():
         try:
             executor.spin()
         except (NodeFailure, ExternalShutdownException):
             raise
         except Exception as error:
-            # What a service of rclpy's own raises comes out here: for a parameter of a type that
-            # is none, say, and on Humble and Jazzy for a lifecycle transition that is not possible
-            # now (ros2/rclpy#1209). The request is void, the node is not.
+            # Exceptions from rclpy's own services surface here, e.g. for an invalid parameter type
+            # and, on Humble and Jazzy, for a lifecycle transition that is not possible now
+            # (ros2/rclpy#1209). Reject the request, keep the node running.
             if node.context.ok():  # else the process is ending and entities are invalid
                 node.get_logger().error(
                     f"request refused: {error or repr(error)}", throttle_duration_sec=5.0

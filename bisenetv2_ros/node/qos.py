@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
@@ -31,7 +33,27 @@ def latched() -> QoSProfile:
     )
 
 
-def qos_problems(node: Node, name: str) -> list[str]:
+def graph_problems(
+    node: Node, image_name: str, image_type: type, output_names: Iterable[str]
+) -> list[str]:
+    """Say in one line each why messages do not flow: no publisher, other types, QoS.
+
+    Names are as given to rclpy, before remapping: of a camera's images and of its outputs.
+    """
+    topic = node.resolve_topic_name(image_name)
+    publishers = node.get_publishers_info_by_topic(image_name)
+    problems = [] if publishers else [f"nobody publishes {topic}"]
+    expected = f"sensor_msgs/msg/{image_type.__name__}"
+    problems += [
+        f"{topic} is published as {other.topic_type}, expected {expected}"
+        for other in publishers
+        if other.topic_type != expected
+    ]
+    names = [image_name, *output_names]
+    return problems + [problem for name in names for problem in _qos_problems(node, name)]
+
+
+def _qos_problems(node: Node, name: str) -> list[str]:
     """Name the publishers and subscriptions of a topic that do not match one of this node's.
 
     Both sides as the graph tells them: there a policy that was not asked for has the same value
