@@ -219,7 +219,7 @@ def test_a_damaged_picture_is_skipped_and_named(program, ros, drive):
     np.testing.assert_array_equal(pixels(images[2]), drive.images[3])
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("words", [(), ("--wait-for-subscribers", "9")])
 def test_a_signal_ends_it_in_order(program, ros, by, words):
     camera = program("--size", "64x48", *words)

@@ -156,6 +156,9 @@ def state(ros: Graph) -> str:
     raise AssertionError("segment/get_state does not answer")
 
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
 def end_well(program: Program, by: signal.Signals) -> None:
     """End it; it must be quick, say nothing bad and leave no shared memory behind."""
     memory = program.shared_memory()
@@ -1152,7 +1155,9 @@ def test_a_hundred_lives_leave_nothing_behind(ros, start, scene):
 # Signals
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+@pytest.mark.parametrize(
+    "by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda by: by.name
+)
 @pytest.mark.parametrize("moment", ["unconfigured", "inactive", "idle", "busy", "finalized"])
 def test_signals_end_the_process_quickly_and_cleanly(ros, start, scene, models, by, moment):
     program = start(autostart=moment in ("idle", "busy"), model="trouble")
@@ -1170,7 +1175,9 @@ def test_signals_end_the_process_quickly_and_cleanly(ros, start, scene, models, 
     end_well(program, by)
 
 
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+@pytest.mark.parametrize(
+    "by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda by: by.name
+)
 @pytest.mark.parametrize("autostart", [True, False])
 def test_signals_are_obeyed_while_the_model_is_loading(ros, start, models, by, autostart):
     pipe = models / "pipe.onnx"
@@ -1249,7 +1256,9 @@ def test_nothing_is_destroyed_while_rclpy_may_be_at_it(tmp_path):
 
 @pytest.mark.long_run
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM], ids=lambda by: by.name)
+@pytest.mark.parametrize(
+    "by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP], ids=lambda by: by.name
+)
 def test_signals_at_random_moments_of_the_start(models, tmp_path, by):
     """Before ROS is up, a signal ends Python as it ends any program; from then on, with code 0."""
     words = ["segment", "--ros-args", "-p", f"model:={models}/tiny.onnx"]

@@ -7,15 +7,15 @@ import dataclasses
 import importlib
 import json
 import os
+import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import picture_size, sample_frames
+from bisenetv2_ros.cli.options import picture_size, sample_frames, set_up_ros
 from bisenetv2_ros.files.paths import naming
-from bisenetv2_ros.node.fastdds import profile_variables
 
 if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Result
@@ -267,7 +267,10 @@ def _graph(args: argparse.Namespace) -> int:
     # Not on the robot's own domain: these cameras are not the robot's.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.update(profile_variables())
+    # Whoever ends this process means its children too.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
+    set_up_ros("benchmark")
     try:
         plan = Plan(
             model_path(args.models[0] if args.models else ""),

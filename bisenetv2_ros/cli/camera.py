@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.node.fastdds import profile_variables
+from bisenetv2_ros.cli.options import set_up_ros
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -84,9 +83,10 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
 
 def run(args: argparse.Namespace) -> int:
     """Publish until the source ends or a signal comes."""
-    os.environ.update(profile_variables())
+    set_up_ros("camera")
     from bisenetv2_ros.files.images import ImageFileError
     from bisenetv2_ros.node.camera_node import CameraOptions, publish_source
+    from bisenetv2_ros.node.signals import end_on_hangup
     from bisenetv2_ros.sources.frame import SourceError
     from bisenetv2_ros.sources.frame_source import open_source
 
@@ -105,6 +105,7 @@ def run(args: argparse.Namespace) -> int:
         wait_for_subscribers=args.wait_for_subscribers,
         pace_topic=args.pace_topic,
     )
+    end_on_hangup()
     start = time.monotonic()
     try:
         source = open_source(

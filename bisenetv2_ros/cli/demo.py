@@ -86,7 +86,10 @@ def run(args: argparse.Namespace) -> int:
     # Whoever ends this process means its children too.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    set_up_environment()
+    try:
+        set_up_environment()
+    except ValueError as error:
+        raise UserError(str(error)) from error
     try:
         return run_demo(args, model, total)
     except DemoError as error:

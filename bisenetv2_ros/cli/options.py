@@ -100,3 +100,13 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
     )
+
+
+def set_up_ros(verb: str) -> None:
+    """Prepare the environment for rclpy.init(), see `node.environment`; UserError if it refuses."""
+    from bisenetv2_ros.node import environment
+
+    try:
+        environment.set_up(verb)
+    except ValueError as error:
+        raise UserError(str(error)) from error

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 
-from bisenetv2_ros.node.fastdds import profile_variables
+from bisenetv2_ros.cli.options import set_up_ros
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,11 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the node until a signal ends it."""
-    os.environ.update(profile_variables())
+    set_up_ros("segment")
     # Until there is a node to close, a signal ends the process at once: some library swallows now
     # and then the KeyboardInterrupt that Python would raise amid its import.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bisenetv2_ros.node.segment_node import main
+    from bisenetv2_ros.node.signals import end_on_hangup
 
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    end_on_hangup()
     return main(args.ros_args)

@@ -22,7 +22,7 @@ from bisenetv2_ros.demo.results import Results
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile
-from bisenetv2_ros.node.fastdds import profile_variables
+from bisenetv2_ros.node import environment
 from bisenetv2_ros.sources.frame_source import SYNTHETIC, WEBCAM, open_source
 from bisenetv2_ros.system.child_process import Child, end_all
 
@@ -122,7 +122,7 @@ def set_up_environment() -> None:
     # Not on the robot's own domain: the demo's camera is not the robot's.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    os.environ.update(profile_variables())
+    environment.set_up("demo")
 
 
 def _segment_command(args: argparse.Namespace) -> list[str]:

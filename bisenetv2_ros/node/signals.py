@@ -7,16 +7,26 @@ what it is at must not be destroyed meanwhile (ros2/rclpy, rclpy/src/rclpy/signa
 
 from __future__ import annotations
 
+import os
 import signal
 
 from rclpy.signals import uninstall_signal_handlers
 
 
+def end_on_hangup() -> None:
+    """Have SIGHUP end the process as SIGTERM does, unless it is ignored (nohup).
+
+    By default it would end at once, and leave its shared memory behind, when a terminal is closed.
+    """
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+
+
 def end_signal_handling() -> None:
-    """Ignore SIGINT and SIGTERM from now on, and wait until rclpy has answered earlier ones.
+    """Ignore SIGINT, SIGTERM and SIGHUP from now on; wait until rclpy has answered earlier ones.
 
     To be called from the main thread, before anything of ROS is destroyed.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     uninstall_signal_handlers()
