@@ -11,17 +11,13 @@ The module knows nothing of topics, models or rclpy: any object with the message
 from __future__ import annotations
 
 import operator
-import re
 import reprlib
-import struct
-import zlib
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from bisenetv2_ros.files.encoded import ImageError, decode
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -33,16 +29,9 @@ CAUSES = ("field", "encoding", "size", "step", "data_length", "format", "decode"
 
 field: not of the type in the message definition; encoding: not one of SUPPORTED_ENCODINGS; size:
 zero, huge, or odd where pixels share chroma; step: shorter than a row; data_length: not step times
-the number of rows; format: neither JPEG nor PNG; decode: damaged JPEG or PNG.
+the number of rows; format: of a CompressedImage, none that is read, or several frames in one;
+decode: damaged data.
 """
-
-
-class ImageError(ValueError):
-    """The message holds no usable picture. The text is one line: what came, what was expected."""
-
-    def __init__(self, cause: str, message: str) -> None:
-        super().__init__(message)
-        self.cause = cause  #: one of CAUSES
 
 
 class _Layout(NamedTuple):
@@ -135,40 +124,30 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
 
 
 def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
-    """Pixels of a sensor_msgs/CompressedImage holding JPEG or PNG, and the order of their channels.
+    """Pixels of a sensor_msgs/CompressedImage, and the order of their channels.
 
-    The first bytes of the data tell which of the two it is, the file itself what colours it holds;
-    as in cv_bridge, the field format does not. Only one thing is read from that: a Bayer mosaic,
-    which compressed_image_transport sends as a grey PNG ('bayer_rggb8; png compressed '), is
-    interpolated. Alpha, grey and 16 bits are treated as in decode_image; an EXIF orientation is not
-    applied.
+    The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
+    colors it holds; as in cv_bridge, the field format does not. Only one thing is read from that: a
+    Bayer mosaic, which compressed_image_transport sends as a grey PNG ('bayer_rggb8; png compressed
+    '), is interpolated. Alpha, grey and 16 bits are treated as in decode_image; an EXIF orientation
+    is not applied.
 
-    PNG has checksums, so any damage is found. JPEG has none: refused are truncation at any byte,
-    broken structure, restart markers out of order, bytes other than zeros after the end, and data
-    that is used up before the picture is full (OpenCV makes the rest grey). Flipped bits and small
-    losses may still give wrong pixels.
+    Whole or not is for `files.encoded.decode` to say, as for image files.
 
     Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError and nothing else for any content
     of format and data.
     """
-    data = _bytes(msg)
-    start = data[: len(_PNG)].tobytes()
-    grey = _LAYOUTS["mono8"]
-    if start == _PNG:
-        pixels = _decode(data, _png_size, _PNG_PIXELS_PER_BYTE)
-        sent = msg.format.split(";")[0].strip() if isinstance(msg.format, str) else ""
-        if sent.startswith("bayer_"):
-            grey = _LAYOUTS.get(sent, grey)
-    elif start.startswith(_JPEG):
-        pixels = _decode(data, _jpeg_size, _JPEG_PIXELS_PER_BYTE)
-        if _jpeg_is_cut_short(data, pixels):
-            raise ImageError("decode", "JPEG data is used up before the picture is full")
-    else:
-        raise ImageError(
-            "format",
-            f"data starts with {start!r} and format is {_short(msg.format)}, expected JPEG or PNG",
-        )
+    try:
+        pixels = decode(_bytes(msg), MAX_SIDE, MAX_PIXELS).pixels
+    except ImageError as error:
+        if error.cause != "format":
+            raise
+        raise ImageError("format", f"{error} (format is {_short(msg.format)})") from None
+    sent = msg.format.split(";")[0].strip() if isinstance(msg.format, str) else ""
+    if pixels.dtype not in (np.uint8, np.uint16):
+        raise ImageError("format", f"samples are {pixels.dtype}, expected 8 or 16 bits")
     if pixels.ndim == 2:
+        grey = _LAYOUTS[sent if sent.startswith("bayer_") and sent in _LAYOUTS else "mono8"]
         _check_size(pixels.shape[1], pixels.shape[0], grey)
         return _convert(pixels, grey)
     return _convert(pixels, _LAYOUTS["bgr8" if pixels.shape[2] == 3 else "bgra8"])
@@ -232,129 +211,3 @@ def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOr
             "decode", f"OpenCV cannot convert the frame: {_line(str(error))}"
         ) from error
     return pixels, layout.order
-
-
-# JPEG and PNG ------------------------------------------------------------------------------------
-
-_PNG = b"\x89PNG\r\n\x1a\n"
-_JPEG = b"\xff\xd8"
-
-# Data that claims more pixels than it can hold is a decompression bomb. Deflate shrinks at most
-# 1032 times and a PNG pixel has at least one bit; a JPEG has at least one bit for 8x8 pixels.
-_PNG_PIXELS_PER_BYTE = 1032 * 8
-_JPEG_PIXELS_PER_BYTE = 64 * 8
-
-# What hostile files could make endless. OpenCV's own PNGs have a chunk for 8 KiB; progressive JPEGs
-# have about ten scans, and each costs a pass over the whole picture.
-_MAX_PARTS = 100_000
-_JPEG_MAX_SCANS = 100
-
-_JPEG_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_JPEG_SCAN, _JPEG_END = 0xDA, 0xD9
-_JPEG_MARKER = re.compile(rb"\xff+([^\xff])")
-_JPEG_AFTER_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # neither a stuffed byte nor a restart
-_JPEG_RESTART = re.compile(rb"\xff([\xd0-\xd7])")
-
-
-def _decode(
-    data: np.ndarray, size_of: Callable[[np.ndarray], tuple[int, int]], pixels_per_byte: int
-) -> np.ndarray:
-    """Decode to (H, W) or (H, W, 3 or 4) after a look at the file's structure and claims."""
-    try:
-        width, height = size_of(data)
-    except struct.error:
-        raise ImageError("decode", f"data stops after {data.size} bytes, before its end") from None
-    _check_size(width, height, _LAYOUTS["mono8"])
-    least = -(-width * height // pixels_per_byte)
-    if data.size < least:
-        raise ImageError(
-            "decode", f"{data.size} bytes claim {width}x{height} pixels, expected at least {least}"
-        )
-    try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except (cv2.error, MemoryError) as error:
-        raise ImageError(
-            "decode", f"OpenCV cannot decode the frame: {_line(str(error))}"
-        ) from error
-    if pixels is None:
-        raise ImageError("decode", f"OpenCV cannot decode the announced {width}x{height} pixels")
-    return pixels
-
-
-def _png_size(data: np.ndarray) -> tuple[int, int]:
-    """Width and height of a PNG, after checking each chunk against its checksum."""
-    stream = data.data
-    position, size = len(_PNG), (0, 0)
-    for part in range(_MAX_PARTS):
-        length, kind = struct.unpack_from(">I4s", stream, position)
-        (checksum,) = struct.unpack_from(">I", stream, position + 8 + length)
-        if zlib.crc32(stream[position + 4 : position + 8 + length]) != checksum:
-            raise ImageError(
-                "decode", f"PNG chunk {kind!r} at byte {position} does not match its checksum"
-            )
-        if part == 0:
-            if kind != b"IHDR":
-                raise ImageError("decode", f"PNG starts with chunk {kind!r}, expected b'IHDR'")
-            size = struct.unpack_from(">II", stream, position + 8)
-        position += 12 + length
-        if kind == b"IEND":
-            break
-    else:
-        raise ImageError("decode", f"PNG has more than {_MAX_PARTS} chunks")
-    if position != data.size:
-        raise ImageError("decode", f"{data.size - position} bytes follow the end of the PNG")
-    return size
-
-
-def _jpeg_size(data: np.ndarray) -> tuple[int, int]:
-    """Width and height of a JPEG, after following its segments from the first to the last."""
-    stream = data.data
-    position, scans, size = len(_JPEG), 0, None
-    for _ in range(_MAX_PARTS):
-        match = _JPEG_MARKER.match(stream, position)
-        if match is None:
-            raise ImageError("decode", f"JPEG has no marker at byte {position}")
-        position, marker = match.end(), match[1][0]
-        if marker == _JPEG_END:
-            break
-        (length,) = struct.unpack_from(">H", stream, position)
-        if marker in _JPEG_FRAME_HEADERS:
-            if size is not None:
-                raise ImageError("decode", f"JPEG has a second frame header at byte {position}")
-            height, width = struct.unpack_from(">HH", stream, position + 3)
-            size = (width, height)
-        position += length
-        if marker == _JPEG_SCAN:
-            scans += 1
-            after = _JPEG_AFTER_SCAN.search(stream, position)
-            end = after.start() if after else len(stream)
-            restarts = _JPEG_RESTART.finditer(stream, position, end)
-            if any(restart[1][0] & 7 != count % 8 for count, restart in enumerate(restarts)):
-                raise ImageError("decode", "JPEG restart markers are out of order, a part is lost")
-            position = end
-    else:
-        raise ImageError("decode", f"JPEG has more than {_MAX_PARTS} segments")
-    if size is None or not 1 <= scans <= _JPEG_MAX_SCANS:
-        raise ImageError(
-            "decode",
-            f"JPEG has {scans} scans and {'no' if size is None else 'a'} frame header, "
-            f"expected 1 to {_JPEG_MAX_SCANS} and a frame header",
-        )
-    if data[position:].any():  # cameras pad with zeros
-        raise ImageError("decode", f"{data.size - position} bytes follow the end of the JPEG")
-    return size
-
-
-def _jpeg_is_cut_short(data: np.ndarray, pixels: np.ndarray) -> bool:
-    """Whether the decoder wanted more data, as when a part of the file was lost on the way.
-
-    The decoder leaves the missing end of the picture at exactly mid-grey. Where the picture does
-    end so, decoding once more with a few bytes added tells: only a decoder that still wants data
-    takes notice of them.
-    """
-    if (pixels[-8:, -8:] != 128).any():
-        return False
-    end = data.tobytes().rindex(bytes((0xFF, _JPEG_END)))
-    more = np.insert(data, end, range(1, 65))
-    again = cv2.imdecode(more, cv2.IMREAD_UNCHANGED)
-    return again is None or not np.array_equal(again, pixels)

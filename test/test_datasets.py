@@ -213,9 +213,9 @@ FAULTS = {
         "a.png: label value 77, expected 0..10 or 255",
     ),
     "empty": (lambda r: (r / "images/a.png").write_bytes(b""), "a.png: "),
-    "text": (lambda r: (r / "images/a.png").write_text("IEND" * 30), "not a picture"),
-    "truncated": (lambda r: truncate(r / "images/a.png"), "a.png: damaged, the PNG end mark"),
-    "flipped bits": (lambda r: damage(r / "labels/a.png", 0.6), "a.png: not a picture"),
+    "text": (lambda r: (r / "images/a.png").write_text("IEND" * 30), "a.png: data is"),
+    "truncated": (lambda r: truncate(r / "images/a.png"), "a.png: ends after"),
+    "flipped bits": (lambda r: damage(r / "labels/a.png", 0.6), "a.png: PNG chunk"),
     "colour label": (
         lambda r: write(r / "labels/a.png", frame()),
         "expected grey, one byte a pixel",
@@ -247,7 +247,7 @@ def test_truncated_jpeg(tmp_path):
     write(frames / "1.jpg", frame())
     write(tmp_path / "stuffthingmaps/train2017/1.png", row(0, 0, 0, 0, 0, 0))
     truncate(frames / "1.jpg")
-    with pytest.raises(DatasetError, match=r"1.jpg: damaged, the JPEG end mark"):
+    with pytest.raises(DatasetError, match=r"1.jpg: ends after"):
         load_dataset("coco_stuff164k", tmp_path, "train")[0]
 
 

@@ -144,7 +144,9 @@ def test_a_folder_without_one_readable_picture_ends_even_in_a_loop(drive):
 def test_a_label_that_does_not_fit_is_named(drive, shape, said):
     folder = drive.parent / "labels"
     folder.mkdir()
-    cv2.imwrite(str(folder / "frame1.png"), np.zeros(shape, np.uint8))
+    label = np.zeros(shape, np.uint8)
+    label.flat[0] = 9  # in colour, not a grey saved as colour
+    cv2.imwrite(str(folder / "frame1.png"), label)
     with pytest.raises(ImageFileError, match=said) as error:
         names(open_source(str(drive), labels=str(folder)))
     assert str(folder / "frame1.png") in str(error.value)

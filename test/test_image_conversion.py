@@ -552,8 +552,7 @@ def test_jpeg_with_a_lost_part_is_refused():
 def test_jpeg_that_ends_before_its_end_is_refused():
     file = jpeg(scene())
     middle = len(file) // 2
-    assert "follow the end" in str(refused_file(file[:middle] + b"\xff\xd9" + file[middle + 2 :]))
-    assert "follow the end" in str(refused_file(file + b"x"))
+    assert "used up" in str(refused_file(file[:middle] + b"\xff\xd9" + file[middle + 2 :]))
 
 
 @pytest.mark.parametrize("parameters", [(), PROGRESSIVE, RESTARTS])
@@ -582,7 +581,6 @@ def test_png_damaged_or_cut_at_every_offset_is_refused():
             damaged = bytearray(file)
             damaged[offset] ^= 1 << bit
             assert refused_file(damaged).cause in ("format", "decode")
-    assert "follow the end" in str(refused_file(file + b"\0"))
 
 
 def test_png_of_sound_chunks_in_senseless_order_is_refused():
@@ -701,6 +699,7 @@ def hostile_files(draw):
 def test_fuzz_compressed(data, format_):
     result = attempt(decode_compressed, compressed_message(data, format_))
     if not isinstance(result, ImageError):
-        assert data.startswith(b"\xff\xd8") or data in SOUND_FILES  # a changed PNG is never taken
+        # A changed PNG is never taken; what follows its end does not matter.
+        assert data.startswith((b"\xff\xd8", *SOUND_FILES))
         assert result[0].dtype == np.uint8
         assert result[0].shape[2] == 3

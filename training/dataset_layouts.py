@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Collection
 from pathlib import Path
 
+from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.dataset_files import (
     DatasetFile,
@@ -16,7 +18,6 @@ from bisenetv2_ros.training.dataset_files import (
     read_dataset_file,
 )
 from bisenetv2_ros.training.datasets import (
-    IMAGE_SUFFIXES,
     Dataset,
     DatasetError,
     FileDataset,
@@ -138,9 +139,9 @@ def folder(root: Path, split: str) -> FileDataset:
     """
     content = read_dataset_file(root / "classes.yaml")
     images, labels = _split_folders(root, split)
-    frames = _pictures(images, IMAGE_SUFFIXES)
+    frames = _pictures(images, SUFFIXES)
     if not frames:
-        raise DatasetError(f"{images}: no frames ({', '.join(IMAGE_SUFFIXES)})")
+        raise DatasetError(f"{images}: no frames ({', '.join(sorted(SUFFIXES))})")
     by_name: dict[str, list[Path]] = {}
     for path in _pictures(labels, LABEL_SUFFIXES) if labels.is_dir() else []:
         by_name.setdefault(path.relative_to(labels).with_suffix("").as_posix(), []).append(path)
@@ -180,7 +181,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
     return root / "images", labels_beside(root)
 
 
-def _pictures(folder: Path, suffixes: tuple[str, ...]) -> list[Path]:
+def _pictures(folder: Path, suffixes: Collection[str]) -> list[Path]:
     """Pictures in a folder and those below, sorted; hidden ones are passed over."""
     return sorted(
         path

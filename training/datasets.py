@@ -6,23 +6,20 @@ It knows nothing of augmentation, tensors or training. `dataset_layouts.py` open
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from bisenetv2_ros.files.images import ImageFileError, read_image, read_label_map
 from bisenetv2_ros.labels import CAMVID, LabelSet
 from bisenetv2_ros.street.scene import StreetScene
 
 Pixels = NDArray[np.uint8]
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 
 
 class DatasetError(ValueError):
@@ -80,7 +77,10 @@ class FileDataset:
     def __getitem__(self, index: int) -> Sample:
         """Read one pair; DatasetError where it is damaged, of two sizes, or out of range."""
         image_path, label_path = self.pairs[index]
-        image = read_image(image_path)
+        try:
+            image = read_image(image_path)
+        except ImageFileError as error:
+            raise DatasetError(str(error)) from error
         label = self.decode(label_path)
         if image.shape[:2] != label.shape[:2]:
             raise DatasetError(
@@ -159,102 +159,9 @@ def find_faults(dataset: Dataset, pixels: NDArray[np.int64] | None = None) -> It
             yield f"{path}: a label without a frame"
 
 
-def read_image(path: Path) -> Pixels:
-    """Read a colour picture as (H, W, 3) RGB; DatasetError where it cannot be read whole."""
-    return cv2.cvtColor(_decode(path, _read(path), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-
-
 def read_label(path: Path, colours: bool = False) -> NDArray[Any]:
-    """Read a label map: (H, W) uint8 or uint16 values as they are, or (H, W, 3) uint8 RGB.
-
-    Of a palette its indices are the values. A picture whose channels are all equal is taken for
-    values saved as colour, and an alpha channel is dropped.
-
-    Args:
-        path: any picture without loss.
-        colours: return colours, also of a palette or a grey picture.
-
-    Raises:
-        DatasetError: cannot be read whole; or it is not clear what its values mean: a grey PNG of
-            less than a byte a pixel (is 1 a class, or white?), a palette of greys.
-    """
-    data = _read(path)
-    if data.startswith(b"\xff\xd8"):
-        raise DatasetError(f"{path}: label map is a JPEG, which changes values, expected PNG")
-    depth, kind = _png_form(data)
-    if colours:
-        return cv2.cvtColor(_decode(path, data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
-    if kind == PNG_PALETTE:
-        return _read_indices(path, data)
-    label = _decode(path, data, cv2.IMREAD_UNCHANGED)
-    if kind == PNG_GREY and depth < 8 and label.any():
-        raise DatasetError(
-            f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "
-            "may mean a class or white, expected grey, one byte a pixel"
-        )
-    if label.ndim == 3:
-        label = label[..., :3]
-        if (label == label[..., :1]).all():
-            return label[..., 0]
-        label = label[..., ::-1]
-    if label.dtype not in (np.uint8, np.uint16) or (label.ndim == 3 and label.dtype != np.uint8):
-        raise DatasetError(
-            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one or two "
-            "bytes a pixel, or colours of one byte a channel"
-        )
-    return label
-
-
-PNG_GREY, PNG_PALETTE = 0, 3
-
-
-def _png_form(data: bytes) -> tuple[int, int]:
-    """Bits a pixel and channel, and kind of colours, of a PNG; zero and -1 of other files."""
-    is_png = data.startswith(b"\x89PNG") and len(data) > 25
-    return (data[24], data[25]) if is_png else (0, -1)
-
-
-def _read_indices(path: Path, data: bytes) -> Pixels:
-    """Indices (H, W) of a PNG with a palette, which OpenCV does not hand out."""
-    from PIL import Image
-
+    """Read a label map as `files.images.read_label_map` does; DatasetError if it cannot be used."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            label = np.array(picture)
-            palette = np.reshape(picture.getpalette() or [], (-1, 3))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DatasetError(f"{path}: not a picture that can be read: {error}") from error
-    used = np.unique(label)
-    if used[-1] >= len(palette):
-        raise DatasetError(
-            f"{path}: index {used[-1]}, expected one of the PNG's palette of {len(palette)}"
-        )
-    if (palette == palette[:, :1]).all() and (palette[used, 0] != used).any():
-        raise DatasetError(
-            f"{path}: label map is a PNG with a palette of greys, whose values may mean the greys "
-            "or their indices, expected grey, one byte a pixel, or a palette of colours"
-        )
-    return label
-
-
-def _read(path: Path) -> bytes:
-    """The file; DatasetError where it cannot be read, or its end is missing."""
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    # libpng and libjpeg hand back what they have of a cut file; the end mark tells
-    if path.suffix.lower() == ".png" and b"IEND" not in data[-64:]:
-        raise DatasetError(f"{path}: damaged, the PNG end mark is missing ({len(data)} bytes)")
-    if path.suffix.lower() in (".jpg", ".jpeg") and b"\xff\xd9" not in data[-64:]:
-        raise DatasetError(f"{path}: damaged, the JPEG end mark is missing ({len(data)} bytes)")
-    return data
-
-
-def _decode(path: Path, data: bytes, flags: int) -> Pixels:
-    pixels = None
-    with contextlib.suppress(cv2.error):  # of a picture that claims to be enormous
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    if pixels is None:
-        raise DatasetError(f"{path}: not a picture that can be read ({len(data)} bytes)")
-    return pixels
+        return read_label_map(path, colours)
+    except ImageFileError as error:
+        raise DatasetError(str(error)) from error

@@ -1,77 +1,165 @@
-"""Pictures and label maps from files, whole or not at all.
+"""Image files and label maps, whole or not at all.
 
-Knows nothing of folders, of what labels mean, or of untrusted data from a network
-(image_conversion does).
+Knows nothing of folders or of what labels mean; `encoded` judges the bytes.
 """
 
 from __future__ import annotations
 
+import re
+import struct
+import zlib
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.files.decoder_messages import captured_messages
+from bisenetv2_ros.files.encoded import ImageError, Pixels, decode, png_chunks, upright
+from bisenetv2_ros.files.paths import naming, replacing
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+_DAMAGE = re.compile(r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end")
+_PNG_GREY, _PNG_PALETTE = 0, 3
 
 
 class ImageFileError(ValueError):
-    """A file that cannot be used as a picture; the message begins with its path."""
+    """A file that cannot be used as an image; the message begins with its path."""
 
 
 def read_image(path: Path) -> np.ndarray:
-    """The picture as (H, W, 3) uint8 RGB; ImageFileError where it cannot be read whole."""
-    return np.asarray(cv2.cvtColor(_read(path, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB))
+    """Read an image as (H, W, 3) uint8 RGB, upright.
+
+    Transparency is dropped, grey repeated, 16 bits become 8 by round(value / 257).
+    Raises ImageFileError if the file cannot be read whole, or holds more images than one.
+    """
+    pixels, header = _decode(path, _read(path))
+    if pixels.dtype == np.uint16:
+        pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=255 / 65535))
+    if pixels.dtype != np.uint8:
+        raise ImageFileError(f"{path}: samples are {pixels.dtype}, expected 8 or 16 bits")
+    channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+    code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
+    if code is None:
+        raise ImageFileError(f"{path}: {channels} channels, expected 1, 3 or 4")
+    return upright(np.asarray(cv2.cvtColor(pixels, code)), header.orientation)
 
 
 def read_label(path: Path) -> np.ndarray:
-    """The label map as (H, W) uint8, its values as they are; ImageFileError for anything else."""
-    label = _read(path, cv2.IMREAD_UNCHANGED)
+    """Read a label map as (H, W) uint8, one class index per pixel.
+
+    Raises ImageFileError for anything else; see `read_label_map`.
+    """
+    label = read_label_map(path)
     if label.ndim != 2 or label.dtype != np.uint8:
         raise ImageFileError(
-            f"{path}: label map is {label.dtype} of shape {label.shape}, expected uint8 (H, W): "
-            "one class index a pixel"
+            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one byte a "
+            "pixel: one class index a pixel"
         )
     return label
 
 
-def _read(path: Path, flags: int) -> np.ndarray:
+def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
+    """Read a label map: (H, W) uint8 or uint16 values as they are, or (H, W, 3) uint8 RGB.
+
+    The values of a palette are its indices. An image whose channels are all equal is taken for
+    values saved as color, and an alpha channel is dropped.
+
+    Args:
+        path: any image without loss.
+        colors: return colors, also of a palette or a grey image.
+
+    Raises:
+        ImageFileError: cannot be read whole; or it is not clear what its values mean: a grey PNG of
+            less than a byte a pixel (is 1 a class, or white?), a palette of greys.
+    """
+    data = _read(path)
+    if data.startswith(b"\xff\xd8"):
+        raise ImageFileError(f"{path}: label map is a JPEG, which changes values, expected PNG")
+    if colors:
+        return read_image(path)
+    is_png = data.startswith(b"\x89PNG") and len(data) > 25
+    depth, kind = (data[24], data[25]) if is_png else (0, -1)
+    if kind == _PNG_PALETTE:
+        return _read_indices(path, data, depth)
+    label, header = _decode(path, data)
+    if kind == _PNG_GREY and depth < 8 and label.any():
+        raise ImageFileError(
+            f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "
+            "may mean a class or white, expected grey, one byte a pixel"
+        )
+    if label.ndim == 3:
+        label = label[..., :3]
+        label = label[..., 0] if (label == label[..., :1]).all() else label[..., ::-1]
+    if label.dtype not in (np.uint8, np.uint16) or (label.ndim == 3 and label.dtype != np.uint8):
+        raise ImageFileError(
+            f"{path}: label map is {label.dtype} of shape {label.shape}, expected grey, one or two "
+            "bytes a pixel, or colours of one byte a channel"
+        )
+    return upright(label, header.orientation)
+
+
+def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
+    """Indices (H, W) of a PNG with a palette, which OpenCV hands out if it is called grey."""
+    _, header = _decode(path, data)  # whole, and of one image
+    chunks = dict[bytes, bytes]()
+    for kind, content in png_chunks(memoryview(data)):
+        chunks[kind] = chunks.get(kind, b"") + bytes(content)
+    palette = np.frombuffer(chunks[b"PLTE"], np.uint8).reshape(-1, 3)
+    ihdr = bytearray(chunks[b"IHDR"])
+    ihdr[9] = _PNG_GREY
+    grey = data[:8]
+    for body in (b"IHDR" + bytes(ihdr), b"IDAT" + chunks[b"IDAT"], b"IEND"):
+        grey += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+    label = _decode(path, grey).pixels // (255 // (2**depth - 1))
+    used = np.unique(label)
+    if used[-1] >= len(palette):
+        raise ImageFileError(
+            f"{path}: index {used[-1]}, expected one of the PNG's palette of {len(palette)}"
+        )
+    if (palette == palette[:, :1]).all() and (palette[used, 0] != used).any():
+        raise ImageFileError(
+            f"{path}: label map is a PNG with a palette of greys, whose values may mean the greys "
+            "or their indices, expected grey, one byte a pixel, or a palette of colours"
+        )
+    return upright(label, header.orientation)
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise ImageFileError(f"{path}: {error.strerror}") from error
-    # Of a file that was cut off, decoders hand back the part there is without a word.
-    if _is_cut_off(data):
-        raise ImageFileError(f"{path}: ends after {len(data)} bytes, in the middle of the picture")
+
+
+def _decode(path: Path, data: bytes) -> Pixels:
+    """Decode a file's data; also refuse what the decoder itself calls damaged."""
+    if not data:
+        raise ImageFileError(f"{path}: the file is empty")
+    messages: list[str] = []
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
-    except cv2.error:  # a claim of more pixels than OpenCV takes
-        pixels = None
-    if pixels is None:
-        raise ImageFileError(f"{path}: {len(data)} bytes, expected a picture that OpenCV reads")
-    return np.asarray(pixels)
-
-
-def _is_cut_off(data: bytes) -> bool:
-    """Whether a PNG or JPEG lacks its end. Other formats are left to their decoder."""
-    if data.startswith(b"\x89PNG"):
-        return b"IEND" not in data[-64:]
-    if data.startswith(b"\xff\xd8"):
-        # Neither marker can occur inside compressed data, but both do in an embedded thumbnail.
-        return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
-    return False
+        with captured_messages() as messages:
+            decoded = decode(data)
+    except ImageError as error:
+        said = f" ({messages[0]})" if messages else ""
+        raise ImageFileError(f"{path}: {error}{said}") from error
+    damage = [message for message in messages if _DAMAGE.search(message)]
+    if damage:
+        raise ImageFileError(f"{path}: {damage[0]}")
+    return decoded
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write an RGB or (H, W) grey image in the format of the path's suffix; OSError if it fails."""
+    """Write an RGB or (H, W) grey image in the format of the path's suffix; OSError if it fails.
+
+    The file appears when it is whole.
+    """
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Not imwrite: it reports a full disk as a bare False, or not at all.
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"cannot encode {path}: shape {image.shape}, {image.dtype}")
-    with naming(path):
-        path.write_bytes(data.tobytes())
+    with naming(path), replacing(path) as partial:
+        partial.write_bytes(data.tobytes())
