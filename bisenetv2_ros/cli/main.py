@@ -60,6 +60,9 @@ VERBS: dict[str, Verb] = {
         "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
     ),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
+    "extract": Verb(
+        "bisenetv2_ros.cli.extract", "Choose frames worth labelling from a bag or any other source"
+    ),
     "datasets": Verb(
         "bisenetv2_ros.cli.datasets", "List the data sets known, with licence, classes and place"
     ),

@@ -1,0 +1,148 @@
+"""`bisenetv2 extract`: frames worth labelling, from a bag or any other source."""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli.options import add_source_options
+from bisenetv2_ros.offline.extract import PRELABELS
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.sources.frame import Frame, FrameSource
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+examples:
+  bisenetv2 extract drive.mcap --topic /front/image_raw -o my_set --every 2s
+  bisenetv2 extract drive.mcap -o my_set --most-uncertain 200
+  bisenetv2 extract drive.mp4 -o my_set --diverse 200 --prelabels labelme
+
+what is written:
+  images/NAME.png      the frames; of a bag, NAME is topic and stamp
+  frames.csv           source, camera, stamp, frame_id, time and uncertainty of each
+  prelabels/NAME.png   the model's mask of each, to correct rather than to draw, and classes.yaml
+  prelabels/cvat.zip   with --prelabels cvat: import it as "Segmentation mask 1.1"
+  prelabels/NAME.json  with --prelabels labelme: `labelme images --output prelabels`
+
+--most-uncertain weighs each frame's doubt (1 - mean confidence) by how unlike it is to the frames
+already chosen; --diverse takes the unlikeness alone. Both look at every frame first, with the
+model. Nothing that is in the folder is overwritten.
+"""
+    add_source_options(parser)
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument(
+        "--every",
+        type=_interval,
+        metavar="T",
+        help="a frame every T of each camera: `2s`, `0.5s`, or a number of frames",
+    )
+    how.add_argument("--most-uncertain", type=positive_int, metavar="N")
+    how.add_argument("--diverse", type=positive_int, metavar="N")
+    parser.add_argument(
+        "--prelabels",
+        choices=PRELABELS,
+        default="masks",
+        help="form of the pre-labels (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Extract; 0 if every frame could be read, 1 else."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends.base import BackendUnavailable
+    from bisenetv2_ros.offline.extract import ExtractedSet, choose, every, examine
+    from bisenetv2_ros.segmenter import InferenceError, Segmenter
+    from bisenetv2_ros.sources.frame import SourceError
+    from bisenetv2_ros.sources.frame_source import open_source
+
+    if args.region:
+        raise UserError("--region: regions are not for extract")
+    damaged: dict[str, None] = {}  # of two passes, each once
+
+    def skip(error: Exception) -> None:
+        if str(error) not in damaged:
+            tqdm.write(f"bisenetv2 extract: skipped {error}", file=sys.stderr)
+        damaged[str(error)] = None
+
+    needs_model = args.every is None or args.prelabels != "none"
+    try:
+        source = open_source(args.source, topics=args.topic, on_damaged=skip)
+        _check(args, source)
+        segmenter = (
+            Segmenter(args.model, backend=args.backend, device=args.device) if needs_model else None
+        )
+        labelling = segmenter if args.prelabels != "none" else None
+        extracted = ExtractedSet(args.output, args.source, labelling, args.prelabels)
+    except (ValueError, BackendUnavailable, InferenceError) as error:
+        raise UserError(str(error)) from error
+
+    def frames() -> Iterator[Frame]:
+        total = source.count if args.frames is None else args.frames
+        bar = tqdm(itertools.islice(source, args.frames), total=total, unit="frame", disable=None)
+        yield from bar
+
+    try:
+        uncertainty: dict[int, float] = {}
+        if args.every is None:
+            assert segmenter is not None
+            candidates = []
+            for index, frame in enumerate(frames()):
+                try:
+                    candidates.append(examine(index, frame, segmenter))
+                except InferenceError as error:
+                    skip(InferenceError(f"{frame.name}: {error}"))
+            wanted = args.most_uncertain or args.diverse
+            chosen = choose(candidates, wanted, by_uncertainty=bool(args.most_uncertain))
+            if len(chosen) < wanted:
+                print(f"only {len(chosen)} frames, fewer than {wanted}: all are taken")
+            uncertainty = {candidate.index: candidate.uncertainty for candidate in chosen}
+            selected = ((i, f) for i, f in enumerate(frames()) if i in uncertainty)
+        else:
+            seconds, count = args.every
+            selected = every(frames(), seconds, count)
+        for index, frame in selected:
+            try:
+                extracted.write(frame, uncertainty.get(index))
+            except InferenceError as error:
+                skip(InferenceError(f"{frame.name}: {error}"))
+    except SourceError as error:
+        raise UserError(str(error)) from error
+    finally:
+        extracted.close()
+        if segmenter:
+            segmenter.close()
+        print(f"{extracted.written} frames in {args.output / 'images'}")
+    if extracted.present:
+        print(f"{extracted.present} frames were there already and are as they were")
+    if extracted.dust:
+        print(f"{extracted.dust} regions were too small for labelme; the masks have them")
+    if damaged:
+        print(f"bisenetv2 extract: error: {len(damaged)} skipped, see above", file=sys.stderr)
+    return 1 if damaged else 0
+
+
+def _check(args: argparse.Namespace, source: FrameSource) -> None:
+    """Refuse what would never end, or cannot be looked through twice."""
+    if args.every is None and source.live:
+        raise UserError(f"{args.source}: a camera gives no frame twice, expected --every")
+    if source.count is None and args.frames is None and not Path(args.source).exists():
+        raise UserError(f"{args.source}: has no end, expected --frames N")
+
+
+def _interval(text: str) -> tuple[float, int]:
+    """(seconds, frames), one of which is 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s?)", text)
+    if not match or not float(match[1]) or (not match[2] and "." in match[1]):
+        raise argparse.ArgumentTypeError(f"got '{text}', expected such as 2s, 0.5s or 30 (frames)")
+    return (float(match[1]), 1) if match[2] else (0.0, int(match[1]))

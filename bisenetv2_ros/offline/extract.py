@@ -1,0 +1,204 @@
+"""Frames worth labelling: chosen from a source, written with stamps and pre-labels.
+
+    my_set/images/NAME.png         the frames
+    my_set/frames.csv              where each is from: source, camera, stamp, uncertainty
+    my_set/prelabels/NAME.png      a model's mask of each, class index a pixel
+    my_set/prelabels/classes.yaml  what the values mean
+
+Nothing that is there is overwritten: several sources may be extracted to one folder.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bisenetv2_ros.files.annotations import classes_text, write_cvat, write_labelme
+from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.resize import resize_mask
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.segmenter import Segmenter
+    from bisenetv2_ros.sources.frame import Frame
+
+PRELABELS = ("masks", "cvat", "labelme", "none")
+COLUMNS = ("frame", "source", "camera", "stamp", "frame_id", "time_s", "uncertainty")
+GRID = (8, 6)  # cells of a frame's description, columns and rows
+
+Features = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A frame that may be chosen.
+
+    Attributes:
+        index: of the frame in its source.
+        uncertainty: 1 minus the mean confidence of the model, 0..1.
+        features: what the frame looks like and what is where in it, for comparison.
+    """
+
+    index: int
+    uncertainty: float
+    features: Features
+
+
+def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
+    """Describe a frame by the model's answer and its colours, both on a coarse grid."""
+    result = segmenter(frame.image, confidence=True)
+    assert result.confidence is not None
+    classes = len(segmenter.model.info.labels)
+    where = [
+        cv2.resize((result.mask == c).astype(np.float32), GRID, interpolation=cv2.INTER_AREA)
+        for c in range(classes)
+    ]
+    colours = cv2.resize(frame.image, GRID, interpolation=cv2.INTER_AREA) / np.float32(255)
+    return Candidate(
+        index,
+        1 - float(result.confidence.mean()) / 255,
+        np.concatenate([np.ravel(where), np.ravel(colours)]).astype(np.float32),
+    )
+
+
+def choose(candidates: list[Candidate], count: int, by_uncertainty: bool) -> list[Candidate]:
+    """Choose frames that are unlike each other, in the order of the source.
+
+    One after the other, the frame farthest from those chosen; with `by_uncertainty` that distance
+    counts times the uncertainty, so that of a hundred doubtful frames of one place few are taken.
+    """
+    if count >= len(candidates):
+        return candidates
+    features = np.stack([candidate.features for candidate in candidates])
+    weight = np.array([c.uncertainty if by_uncertainty else 1.0 for c in candidates])
+    # the first: the most uncertain, or the most ordinary
+    ordinary = -np.linalg.norm(features - features.mean(axis=0), axis=1)
+    chosen = [int(np.argmax(weight if by_uncertainty else ordinary))]
+    distance = np.full(len(candidates), np.inf)
+    while len(chosen) < count:
+        newest = np.linalg.norm(features - features[chosen[-1]], axis=1)
+        distance = np.minimum(distance, newest)
+        score = (distance + 1e-6) * (weight + 1e-6)  # among equals the doubtful, then the first
+        score[chosen] = -1
+        chosen.append(int(np.argmax(score)))
+    return [candidates[i] for i in sorted(chosen)]
+
+
+def every(
+    frames: Iterator[Frame], seconds: float = 0, count: int = 1
+) -> Iterator[tuple[int, Frame]]:
+    """Thin out a source: a frame every so many seconds, or every so many frames, of each camera."""
+    due: dict[str, float] = {}
+    seen: dict[str, int] = {}
+    for index, frame in enumerate(frames):
+        number = seen.get(frame.camera, 0)
+        seen[frame.camera] = number + 1
+        if seconds:
+            if frame.time + 1e-9 < due.get(frame.camera, frame.time):
+                continue
+            # on the grid of the first frame, so that the rate holds on average
+            start = due.get(frame.camera, frame.time)
+            steps = int((frame.time - start) / seconds + 1e-9) + 1
+            due[frame.camera] = start + steps * seconds
+        elif number % count:
+            continue
+        yield index, frame
+
+
+class ExtractedSet:
+    """The folder that frames are extracted to.
+
+    Args:
+        folder: made if it is missing.
+        source: named in frames.csv.
+        segmenter: makes the pre-labels; None for none.
+        form: of the pre-labels, one of PRELABELS.
+
+    Raises:
+        ValueError: the folder has pre-labels of other classes.
+    """
+
+    def __init__(self, folder: Path, source: str, segmenter: Segmenter | None, form: str) -> None:
+        self.folder, self.source, self.segmenter, self.form = folder, source, segmenter, form
+        self.written = self.present = self.dust = 0
+        self._names: set[str] = set()
+        (folder / "images").mkdir(parents=True, exist_ok=True)
+        self._prelabels = folder / "prelabels"
+        if segmenter:
+            self._prelabels.mkdir(exist_ok=True)
+            text = classes_text(segmenter.model.info.labels)
+            classes = self._prelabels / "classes.yaml"
+            if classes.is_file() and classes.read_text(encoding="utf-8") != text:
+                raise ValueError(
+                    f"{classes}: pre-labels of other classes than those of the model "
+                    f"{segmenter.model.name} are there, choose another folder"
+                )
+            classes.write_text(text, encoding="utf-8")
+
+    def write(self, frame: Frame, uncertainty: float | None = None) -> None:
+        """Write one frame and its pre-label. One that is there already is left as it is."""
+        name = self._unused(Path(frame.name).stem)
+        image = self.folder / "images" / f"{name}.png"
+        if image.exists():
+            self.present += 1
+            return
+        if self.segmenter:
+            result = self.segmenter(frame.image, confidence=True)
+            assert result.confidence is not None
+            uncertainty = 1 - float(result.confidence.mean()) / 255
+            height, width = frame.image.shape[:2]
+            mask = resize_mask(result.mask, (width, height))
+            write_picture(self._prelabels / f"{name}.png", mask)
+            if self.form == "labelme":
+                path = self._prelabels / f"{name}.json"
+                labels = self.segmenter.model.info.labels
+                self.dust += write_labelme(path, f"../images/{name}.png", mask, labels)
+        with replacing(image) as partial:  # last, so that a frame that is there is complete
+            write_picture(partial, frame.image)
+        self._record(name, frame, uncertainty)
+        self.written += 1
+
+    def close(self) -> None:
+        """Write what is of all frames: CVAT's archive."""
+        if self.segmenter and self.form == "cvat":
+            names = sorted(path.stem for path in self._prelabels.glob("*.png"))
+            with replacing(self._prelabels / "cvat.zip") as partial:
+                write_cvat(partial, names, self._read, self.segmenter.model.info.labels)
+
+    def _read(self, name: str) -> NDArray[np.uint8]:
+        return np.asarray(cv2.imread(str(self._prelabels / f"{name}.png"), cv2.IMREAD_UNCHANGED))
+
+    def _unused(self, stem: str) -> str:
+        name, number = stem, 1
+        while name in self._names:
+            number += 1
+            name = f"{stem}_{number}"
+        self._names.add(name)
+        return name
+
+    def _record(self, name: str, frame: Frame, uncertainty: float | None) -> None:
+        path = self.folder / "frames.csv"
+        new = not path.is_file()
+        origin = frame.origin
+        with naming(path), path.open("a", newline="", encoding="utf-8") as file:
+            table = csv.writer(file)
+            if new:
+                table.writerow(COLUMNS)
+            table.writerow(
+                [
+                    name,
+                    self.source,
+                    frame.camera,
+                    f"{origin.sec}.{origin.nanosec:09d}" if origin else "",
+                    origin.frame_id if origin else "",
+                    f"{frame.time:.6f}",
+                    "" if uncertainty is None else f"{uncertainty:.4f}",
+                ]
+            )
