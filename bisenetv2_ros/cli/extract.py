@@ -94,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         uncertainty: dict[int, float] = {}
+        selected: Iterator[tuple[int, Frame]]
         if args.every is None:
             assert segmenter is not None
             candidates = []
