@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import yaml
 from rosbags.interfaces import (
     Qos,
     QosDurability,
@@ -15,17 +16,13 @@ from rosbags.interfaces import (
     QosReliability,
     QosTime,
 )
-from rosbags.rosbag2 import StoragePlugin, Writer
-from rosbags.typesys import get_types_from_msg
+from rosbags.rosbag2.metadata import dump_qos_v8, dump_qos_v9
 
+from bisenetv2_ros.offline.bag_writer import BagWriter
 from bisenetv2_ros.outputs import IMAGES, FrameOutputs, fill_label_info, output_topic
 from bisenetv2_ros.sources.bag import IMAGE, LABEL_INFO, BagFrames, typestore
+from bisenetv2_ros.sources.bag_file import Channel, Message, Schema
 from bisenetv2_ros.sources.frame import FrameSource, Origin, SourceError
-
-if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
-    from rosbags.typesys.store import Typestore
-
 
 CLASS_FRACTIONS = "bisenetv2_ros/msg/ClassFractions"
 
@@ -33,8 +30,9 @@ CLASS_FRACTIONS = "bisenetv2_ros/msg/ClassFractions"
 class BagCopy:
     """A new bag beside `source`: all it holds, and the outputs of its frames.
 
-    Messages keep their bytes, times, QoS and definitions. Topics of the old bag that an output
-    takes the place of are left out. Whole after `close`, also when not everything was copied.
+    Messages keep their bytes, times, numbers, QoS, definitions and compression, whatever they are;
+    attachments and metadata come along. Topics of the old bag that an output takes the place of are
+    left out. Whole after `close`, also if not everything was copied.
     """
 
     def __init__(self, path: Path, source: FrameSource, names: Sequence[str]) -> None:
@@ -57,17 +55,10 @@ class BagCopy:
             raise FileExistsError(17, "File exists", str(path))
         self._types = typestore()
         self._names = tuple(names)
-        sqlite = source.path.suffix == ".db3" or any(source.path.glob("*.db3*"))
-        self._writer = Writer(
-            path,
-            version=9,
-            storage_plugin=StoragePlugin.SQLITE3 if sqlite else StoragePlugin.MCAP,
-        )
-        self._writer.open()
-        self._copies: dict[tuple[Any, ...], Connection] = {}
-        self._added: dict[str, Connection] = {}
+        self._added: dict[str, Channel] = {}
         added = (*self._names, "label_info")
         self._taken = {output_topic(camera, name) for camera in source.cameras for name in added}
+        self._writer = BagWriter(path, source.recording, self._taken)
         source.on_message = self._copy
 
     def write(self, origin: Origin, outputs: FrameOutputs) -> None:
@@ -88,39 +79,37 @@ class BagCopy:
                 message = outputs.fill_class_fractions(types, header, latency=float("nan"))
                 self._add(topic, CLASS_FRACTIONS, origin, message)
 
+        self._writer.flush()
+
     def close(self) -> None:
         """Complete the bag."""
         self._writer.close()
 
-    def _copy(self, connection: Connection, received: int, data: bytes, types: Typestore) -> None:
-        if connection.topic in self._taken:
-            return
-        qos: Any = getattr(connection.ext, "offered_qos_profiles", [])
-        key = (connection.topic, connection.msgtype, str(qos))
-        if key not in self._copies:
-            text, name = connection.msgdef.data, connection.msgtype
-            if name not in types.types:  # neither in the bag nor known: an empty definition
-                types.register(get_types_from_msg("", name))
-            elif not text:
-                text, _ = types.generate_msgdef(name, ros_version=2)
-            self._copies[key] = self._writer.add_connection(
-                connection.topic,
-                name,
-                msgdef=text,
-                rihs01=connection.digest or types.hash_rihs01(name),  # MCAP does not store it
-                offered_qos_profiles=qos,
-            )
-        self._writer.write(self._copies[key], received, data)
+    def _copy(self, message: Message) -> None:
+        if message.channel.topic not in self._taken:
+            self._writer.write(message)
 
     def _add(
         self, topic: str, kind: str, origin: Origin, message: Any, latched: bool = False
     ) -> None:
         if topic not in self._added:
-            self._added[topic] = self._writer.add_connection(
-                topic, kind, typestore=self._types, offered_qos_profiles=[_qos(latched)]
-            )
-        data = self._types.serialize_cdr(message, kind)
-        self._writer.write(self._added[topic], origin.received, data)
+            self._added[topic] = self._channel(topic, kind, latched)
+            self._writer.add(self._added[topic])
+        data = bytes(self._types.serialize_cdr(message, kind))
+        time = origin.received
+        self._writer.write_new(Message(self._added[topic], time, time, 0, data))
+
+    def _channel(self, topic: str, kind: str, latched: bool) -> Channel:
+        text, _ = self._types.generate_msgdef(kind, ros_version=2)
+        profiles = [_qos(latched)]
+        named = self._writer.version >= 9
+        metadata = {
+            "offered_qos_profiles": yaml.safe_dump(dump_qos_v9(profiles))
+            if named
+            else dump_qos_v8(profiles),
+            "topic_type_hash": self._types.hash_rihs01(kind),
+        }
+        return Channel(topic, kind, "cdr", Schema(kind, "ros2msg", text.encode()), metadata)
 
     def _image(self, header: Any, outputs: FrameOutputs, name: str) -> Any:
         pixels = outputs.pixels(name)

@@ -1,25 +1,33 @@
-"""ROS 2 bags (MCAP and SQLite): the frames in one, and a copy of it with segmentation topics added.
+"""Frames of ROS bags (MCAP, SQLite, ROS 1): the messages of image topics, decoded.
 
-By the library `rosbags`: no ROS is needed, and messages are read by the definitions that the bag
-holds. Images go through the decoder of the node, so that what it refuses is refused here. Knows
-nothing of models or of how a mask is made.
+Images go through the decoder of the node, so that what it refuses is refused here. Their types are
+known; the definitions that a bag holds are passed over, so that none of them stands in the way.
+Knows nothing of models or of how a mask is made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
-from rosbags.highlevel import AnyReader
+import zstandard
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from bisenetv2_ros.files.images import ImageFileError
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.image_conversion import ImageError, decode_compressed, decode_image
+from bisenetv2_ros.sources.bag_file import (
+    ZSTD_MAGIC,
+    BagError,
+    Channel,
+    Message,
+    one_line,
+    seconds,
+)
 from bisenetv2_ros.sources.frame import (
     DEFAULT_RATE,
     Frame,
@@ -29,19 +37,20 @@ from bisenetv2_ros.sources.frame import (
     SourceError,
     resized,
 )
+from bisenetv2_ros.sources.recording import Recording
 
 if TYPE_CHECKING:
-    from rosbags.interfaces import Connection
     from rosbags.typesys.store import Typestore
 
-
 IMAGE = "sensor_msgs/msg/Image"
+COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 
 _DECODERS: dict[str, Callable[[Any], tuple[np.ndarray, str]]] = {
     IMAGE: decode_image,
-    "sensor_msgs/msg/CompressedImage": decode_compressed,
+    COMPRESSED_IMAGE: decode_compressed,
 }
+_ENCODING_FIELDS = {IMAGE: "encoding", COMPRESSED_IMAGE: "format"}
 
 # vision_msgs is not among the definitions that rosbags brings.
 _VISION_MESSAGES = {
@@ -63,31 +72,41 @@ class BagFrames(FrameSource):
         size: Size | None = None,
         loop: bool = False,
         on_damaged: Callable[[ImageFileError], None] | None = None,
+        encodings: Mapping[str, str] | None = None,
     ) -> None:
-        """Look into the bag. SourceError where it is none, or `topics` are not image topics of it.
+        """Look into the bag. Raises SourceError if it is none or `topics` are no image topics.
 
         topics: raw or compressed image topics; none takes the only one that the bag has.
-        size, loop, on_damaged: as in `open_source`; on_damaged is also told when the bag itself
-        breaks off.
+        size, loop, on_damaged: as in `open_source`; on_damaged is also told what of the bag itself
+        is damaged or missing.
+        encodings: by topic, or '' for all topics, what to take for the encoding of the images
+        whatever they say.
         """
         self.path = path
         self._size, self._loop = size, loop
-        #: Called with connection, time received [ns] and raw message of everything in the bag, and
-        #: the types it holds.
-        self.on_message: Callable[[Connection, int, bytes, Typestore], None] | None = None
         self._on_damaged = on_damaged
-        with self._open() as reader:
-            known = {
-                connection.topic: connection.msgtype
-                for connection in reader.connections
-                if connection.msgtype in _DECODERS
-            }
-            self.topics = self._choose(known, list(topics))
-            counts = {topic: reader.topics[topic].msgcount for topic in self.topics}
-            seconds = reader.duration / 1e9 if reader.message_count else 0.0
-        self.cameras = tuple(camera_of(topic) for topic in self.topics)
+        self._encodings = dict(encodings or {})
+        #: Called with everything in the bag, in order, the frames' messages before the frames.
+        self.on_message: Callable[[Message], None] | None = None
+        try:
+            self.recording = Recording(path)
+        except (BagError, OSError) as error:
+            raise SourceError(
+                f"bag '{path}' cannot be read: {str(error).removeprefix(f'{path}: ')}"
+            ) from error
+        self.topics = self._choose(list(topics))
+        self.cameras = tuple(map(camera_of, self.topics))
+        self._channels = {
+            channel
+            for channel in self.recording.counts
+            if channel.topic in self.topics and _is_image(channel)
+        }
+        counts = dict.fromkeys(self.topics, 0)
+        for channel in self._channels:
+            counts[channel.topic] += self.recording.counts[channel]
+        duration = self.recording.duration
         self._rates = {
-            camera_of(topic): (count - 1) / seconds if count > 1 and seconds else 0.0
+            camera_of(topic): (count - 1) / duration if count > 1 and duration else 0.0
             for topic, count in counts.items()
         }
         if not sum(counts.values()):
@@ -113,108 +132,107 @@ class BagFrames(FrameSource):
 
     def _once(self) -> Iterator[Frame]:
         first = None
-        with self._open() as reader:
-            chosen = [c for c in reader.connections if c.topic in self.topics]
+        wanted = self.recording.counts.keys() if self.on_message else self._channels
+        for message in self.recording.messages(wanted, self._lost):
+            if self.on_message:
+                self.on_message(message)
+            if message.channel not in self._channels:
+                continue
+            first = message.log_time if first is None else first
             try:
-                for connection, received, data in self._whole(
-                    reader.messages(() if self.on_message else chosen)
-                ):
-                    if self.on_message:
-                        self.on_message(connection, received, data, reader.typestore)
-                    if connection.topic not in self.topics:
-                        continue
-                    first = received if first is None else first
-                    try:
-                        image, origin = self._read(reader, connection, received, data)
-                    except ImageFileError as error:
-                        if self._on_damaged is None:
-                            raise
-                        self._on_damaged(error)
-                        continue
-                    yield Frame(image, _name(origin), None, (received - first) / 1e9, origin)
-            except _BrokenOff as error:
+                image, origin = self._read(message)
+            except ImageFileError as error:
                 if self._on_damaged is None:
                     raise
                 self._on_damaged(error)
+                continue
+            yield Frame(image, _name(origin), None, (message.log_time - first) / 1e9, origin)
 
-    @contextmanager
-    def _open(self) -> Iterator[AnyReader]:
-        """The bag, open; SourceError where it cannot be opened."""
-        try:
-            # Bags of before Iron in SQLite hold no definitions; common messages have not changed.
-            reader = AnyReader([self.path], default_typestore=get_typestore(Stores.ROS2_HUMBLE))
-            reader.open()
-        except Exception as error:  # a damaged file makes the parser stumble over anything
-            raise SourceError(
-                f"bag '{self.path}' cannot be read: {error} (one that was cut off can be repaired "
-                "by `ros2 bag reindex` or `mcap recover`)"
-            ) from error
-        try:
-            yield reader
-        finally:
-            reader.close()
+    def _lost(self, text: str) -> None:
+        """Report what of the bag cannot be read."""
+        if self._on_damaged is None:
+            raise ImageFileError(text)
+        self._on_damaged(ImageFileError(text))
 
-    def _choose(self, known: dict[str, str], topics: list[str]) -> list[str]:
+    def _choose(self, topics: list[str]) -> list[str]:
         """The topics asked for, or the only one."""
-        listed = ", ".join(sorted(known)) or "none"
-        if not topics and len(known) == 1:
-            return list(known)
-        if not topics:
+        channels = self.recording.counts
+        known = {channel.topic for channel in channels if _is_image(channel)}
+        if not known:
+            there = sorted({f"{channel.topic} ({channel.type})" for channel in channels})
+            there[8:] = [f"and {len(there) - 8} more"] if len(there) > 8 else []
+            lost: list[str] = []  # what might have told of one
+            next(self.recording.messages((), lost.append), None)
             raise SourceError(
-                f"bag '{self.path}': expected --topic TOPIC, any number of times (only `predict` "
-                f"and `view` have it); image topics: {listed}"
+                f"bag '{self.path}': no image topic in it, expected sensor_msgs Image or "
+                f"CompressedImage; topics: {'; '.join([', '.join(there) or 'none', *lost])}"
             )
+        listed = ", ".join(sorted(known))
+        if not topics and len(known) > 1:
+            raise SourceError(
+                f"bag '{self.path}': expected --topic TOPIC, any number of times (of `predict`, "
+                f"`view`, `camera`, and once of `demo`); image topics: {listed}"
+            )
+        topics = list(dict.fromkeys(topics or known))
         for topic in topics:
             if topic not in known:
                 raise SourceError(
                     f"bag '{self.path}': no image topic '{topic}'; image topics: {listed}"
                 )
-        return list(dict.fromkeys(topics))
+        for topic in self._encodings.keys() - {"", *topics}:
+            raise SourceError(
+                f"bag '{self.path}': an encoding for '{topic}', expected one of the topics that "
+                f"are read: {', '.join(topics)}"
+            )
+        if len(set(map(camera_of, topics))) < len(topics):
+            raise SourceError(
+                f"bag '{self.path}': {', '.join(topics)}: expected each camera once, raw or "
+                "compressed"
+            )
+        return topics
 
-    def _whole(self, messages: Iterator[tuple[Connection, int, bytes]]) -> Iterator[Any]:
-        """The messages up to where the bag's storage is damaged; _BrokenOff there."""
-        count = 0
-        while True:
-            try:
-                message = next(messages)
-            except StopIteration:
-                return
-            except Exception as error:
-                raise _BrokenOff(
-                    f"{self.path}: damaged after {count} messages, the rest cannot be read: {error}"
-                ) from error
-            count += 1
-            yield message
-
-    def _read(
-        self, reader: AnyReader, connection: Connection, received: int, data: bytes
-    ) -> tuple[np.ndarray, Origin]:
+    def _read(self, message: Message) -> tuple[np.ndarray, Origin]:
         """Pixels (H, W, 3) uint8 RGB and where they come from; ImageFileError."""
-        seconds = f"{received // 10**9}.{received % 10**9:09d}"
-        place = f"{self.path}: {connection.topic} received at {seconds}"
+        channel = message.channel
+        place = f"{self.path}: {channel.topic} received at {seconds(message.log_time)}"
         try:
-            message: Any = reader.deserialize(data, connection.msgtype)
-        except Exception as error:
-            raise ImageFileError(f"{place}: no {connection.msgtype}: {error}") from error
-        stamp = message.header.stamp
+            image: Any = _deserialize(channel, message.data)
+        except Exception as error:  # bytes that are none of that type fail in any way
+            raise ImageFileError(f"{place}: no {channel.type}: {one_line(error)}") from error
+        encoding = self._encodings.get(channel.topic, self._encodings.get(""))
+        if encoding is not None:
+            setattr(image, _ENCODING_FIELDS[channel.type], encoding)
+        stamp = image.header.stamp
         origin = Origin(
-            camera_of(connection.topic),
+            camera_of(channel.topic),
             stamp.sec,
             stamp.nanosec,
-            message.header.frame_id,
-            received,
+            image.header.frame_id,
+            message.log_time,
         )
         try:
-            image, order = _DECODERS[connection.msgtype](message)
+            pixels, order = _DECODERS[channel.type](image)
         except ImageError as error:
             raise ImageFileError(f"{place}: {error}") from error
         if order == "bgr":
-            image = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-        return resized(image, self._size), origin
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        return resized(pixels, self._size), origin
 
 
-class _BrokenOff(ImageFileError):
-    """The storage of the bag cannot be read on."""
+def _is_image(channel: Channel) -> bool:
+    return channel.type in _DECODERS and channel.encoding in ("cdr", "ros1")
+
+
+def _deserialize(channel: Channel, data: bytes) -> object:
+    """An image message. By itself it begins with a zero, so that compression is seen."""
+    if data.startswith(ZSTD_MAGIC):  # rosbag2's compression mode `message`
+        data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
+    if channel.encoding == "ros1":
+        return _types(Stores.ROS1_NOETIC).deserialize_ros1(data, channel.type)
+    return _types(Stores.ROS2_HUMBLE).deserialize_cdr(data, channel.type)
+
+
+_types = functools.cache(get_typestore)
 
 
 def camera_of(topic: str) -> str:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.files.images import SUFFIXES, ImageFileError, read_image, read_label
+from bisenetv2_ros.sources.bag_paths import is_bag
 from bisenetv2_ros.sources.frame import DEFAULT_RATE, Frame, FrameSource, Size, SourceError, resized
 from bisenetv2_ros.street.scene import StreetScene
 
@@ -75,7 +76,7 @@ def open_source(
             label_paths = _find_labels(paths, labels) if labels else {}
             source = _Pictures(paths, label_paths, rate, size, loop, on_damaged)
             labels = ""  # taken
-        elif _is_bag(paths[0]):
+        elif is_bag(paths[0]):
             from bisenetv2_ros.sources.bag import (
                 BagFrames,  # the one kind that needs a further library
             )
@@ -240,14 +241,10 @@ def _numbered(stem: str, index: int) -> str:
     return f"{stem.replace('.', '_')}_{index:06d}"
 
 
-def _is_bag(path: Path) -> bool:
-    return path.suffix in (".mcap", ".db3") or (path / "metadata.yaml").is_file()
-
-
 def _find(spec: str) -> list[Path]:
     """The pictures that a folder, a pattern or a path names in natural order, a video or a bag."""
     path = Path(spec).expanduser()
-    if _is_bag(path):
+    if is_bag(path):
         return [path]
     if path.is_dir():
         candidates = list(path.iterdir())

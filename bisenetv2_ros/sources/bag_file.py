@@ -1,0 +1,166 @@
+"""One file of a recording, whatever its format: channels, messages, and what could not be read.
+
+Knows no format and decodes no message: bytes pass through as they were recorded.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import zstandard
+
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+
+Buffer = bytes | memoryview
+
+#: Told what of a file could not be read; each text names the file and is one line.
+Lost = Callable[[str], None]
+
+
+class BagError(ValueError):
+    """A file or folder that is no recording; the message names it."""
+
+
+@dataclass(frozen=True)
+class Schema:
+    """Definition of a message type, not interpreted."""
+
+    name: str
+    encoding: str  #: of `data`: ros2msg, ros2idl, ros1msg, protobuf, ...
+    data: bytes
+
+
+@dataclass(frozen=True, eq=False)  # two channels may say the same and still be two
+class Channel:
+    """A topic as one publisher or recorder declared it."""
+
+    topic: str
+    type: str  #: such as sensor_msgs/msg/Image; '' if there is no schema
+    encoding: str  #: of the messages: cdr, ros1, json, ...
+    schema: Schema | None
+    metadata: dict[str, str] = field(default_factory=dict)  #: as in MCAP: QoS, type hash, ...
+
+
+class Message(NamedTuple):
+    """One recorded message; times in nanoseconds."""
+
+    channel: Channel
+    log_time: int  #: when the recorder received it
+    publish_time: int
+    sequence: int
+    data: bytes
+
+
+class Attachment(NamedTuple):
+    """A file inside of an MCAP, in the order of mcap.Writer.add_attachment."""
+
+    create_time: int
+    log_time: int
+    name: str
+    media_type: str
+    data: bytes
+
+
+class Metadata(NamedTuple):
+    """A named record of texts inside of an MCAP, in the order of mcap.Writer.add_metadata."""
+
+    name: str
+    metadata: dict[str, str]
+
+
+class BagFile(ABC):
+    """One file of a recording. `counts` and the times are complete after construction."""
+
+    compression = ""  #: of blocks of messages: '', zstd or lz4
+    profile = "ros2"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with path.open("rb") as file:
+            #: Compressed as a whole, .zstd.
+            self.is_compressed = file.read(4) == ZSTD_MAGIC
+        self.counts: dict[Channel, int] = {}  #: messages of every channel
+        self.start_time, self.end_time = 2**63 - 1, 0  #: ns, of the first and last message
+
+    @abstractmethod
+    def messages(self, channels: Collection[Channel], lost: Lost) -> Iterator[Message]:
+        """The messages of `channels` in the order of their log times.
+
+        Reads on past damage where it can, and tells `lost` what it could not read.
+        """
+
+    def extras(self) -> Iterator[Attachment | Metadata]:
+        """What the file holds besides messages."""
+        yield from ()
+
+    def _note(self, channel: Channel, log_time: int) -> None:
+        """Count a message."""
+        self.counts[channel] = self.counts.get(channel, 0) + 1
+        self.start_time = min(self.start_time, log_time)
+        self.end_time = max(self.end_time, log_time)
+
+
+def ignore(_: str) -> None:
+    """For readers that only look; whoever reads the messages is told of the loss then."""
+
+
+@contextmanager
+def open_plain(path: Path) -> Iterator[IO[bytes]]:
+    """The file's bytes, decompressed if it is a .zstd; that one seeks forward only."""
+    with path.open("rb") as file:
+        compressed = file.read(4) == ZSTD_MAGIC
+        file.seek(0)
+        if compressed:
+            decompressor = zstandard.ZstdDecompressor()
+            yield decompressor.stream_reader(file, read_across_frames=True)
+        else:
+            yield file
+
+
+def read_up_to(stream: IO[bytes], length: int) -> bytes:
+    """`length` bytes, or fewer at the end. In pieces: a damaged length may be any number."""
+    parts = []
+    while length and (part := stream.read(min(length, 1 << 24))):
+        parts.append(part)
+        length -= len(part)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def in_time_order(blocks: Iterable[tuple[int, Iterable[Message]]]) -> Iterator[Message]:
+    """Messages by log time, from blocks that come with the earliest time of their messages.
+
+    Holds the messages of the blocks that overlap in time, and no others. Messages are in order if
+    the blocks are.
+    """
+    numbers = itertools.count()  # equal times stay in the order of the file
+    waiting: list[tuple[int, int, Message]] = []
+    for earliest, messages in blocks:
+        while waiting and waiting[0][0] < earliest:
+            yield heapq.heappop(waiting)[2]
+        for message in messages:
+            heapq.heappush(waiting, (message.log_time, next(numbers), message))
+    while waiting:
+        yield heapq.heappop(waiting)[2]
+
+
+def one_line(error: Exception) -> str:
+    """The text of an error for a report."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def seconds(nanoseconds: int) -> str:
+    """A time as it is written in reports."""
+    return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
+
+
+def ros2_name(name: str) -> str:
+    """The ROS 2 name of a message type that may have its ROS 1 name: package/Type."""
+    parts = name.split("/")
+    return f"{parts[0]}/msg/{parts[1]}" if len(parts) == 2 else name

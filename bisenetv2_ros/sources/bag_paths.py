@@ -1,0 +1,27 @@
+"""Which files and folders are recordings, by their names alone. Needs no library of theirs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+METADATA = "metadata.yaml"
+_SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd", ".mcap.active", ".bag.active")
+
+
+def is_bag(path: Path) -> bool:
+    """Whether `path` is a recording, or a folder with the files of one."""
+    if not path.is_dir():
+        return path.name.lower().endswith(_SUFFIXES)
+    return (path / METADATA).is_file() or bool(bag_files(path))
+
+
+def bag_files(folder: Path) -> list[Path]:
+    """The recordings' files in a folder, by name: 2 before 10."""
+    files = [file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES)]
+    return sorted((f for f in files if not f.name.startswith(".")), key=lambda f: _natural(f.name))
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]

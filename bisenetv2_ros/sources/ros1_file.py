@@ -1,0 +1,176 @@
+"""ROS 1 bags (.bag, format 2.0), record after record: one that breaks off has no index."""
+
+from __future__ import annotations
+
+import bz2
+import struct
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import lz4.frame
+
+from bisenetv2_ros.sources.bag_file import (
+    BagError,
+    BagFile,
+    Buffer,
+    Channel,
+    Lost,
+    Message,
+    Schema,
+    ignore,
+    in_time_order,
+    one_line,
+    read_up_to,
+    ros2_name,
+)
+
+MAGIC = b"#ROSBAG V2.0\n"
+_MESSAGE, _BAG, _CHUNK, _CONNECTION = 2, 3, 5, 7  # op of the records that are read
+
+
+class Ros1File(BagFile):
+    """A ROS 1 bag, also one that was not closed (.bag.active)."""
+
+    profile = "ros1"
+
+    def __init__(self, path: Path) -> None:
+        """Read all of it, to find the channels and count the messages."""
+        super().__init__(path)
+        self._channels: dict[int, Channel] = {}
+        for _, messages in self._blocks(ignore):
+            for message in messages:
+                self._note(message.channel, message.log_time)
+        for channel in self._channels.values():
+            self.counts.setdefault(channel, 0)
+
+    def messages(self, channels: Collection[Channel], lost: Lost) -> Iterator[Message]:
+        for message in in_time_order(self._blocks(lost)):
+            if message.channel in channels:
+                yield message
+
+    def _blocks(self, lost: Lost) -> Iterator[tuple[int, list[Message]]]:
+        """The messages of each chunk and the earliest time among them."""
+        read, closed, position = 0, False, len(MAGIC)
+        with self.path.open("rb") as file:
+            file.seek(position)
+            try:
+                while (record := _record(file)) is not None:
+                    if record.op == _BAG:
+                        closed = record.number("index_pos") > 0
+                        if record.fields.get("encryptor"):
+                            raise BagError(f"{self.path}: an encrypted bag, expected a plain one")
+                    messages, error = self._collect(record)
+                    read += len(messages)
+                    if error is not None:
+                        lost(
+                            f"{self.path}: damaged after {read} messages, the rest of the record "
+                            f"at byte {position} cannot be read: {one_line(error)}"
+                        )
+                    if messages:
+                        yield min(message.log_time for message in messages), messages
+                    if not record.whole:
+                        raise ValueError("the file ends in the middle of a record")
+                    position = file.tell()
+                if not closed:
+                    lost(f"{self.path}: breaks off after {read} messages: it was never closed")
+            except (ValueError, KeyError) as error:
+                if isinstance(error, BagError):
+                    raise
+                lost(
+                    f"{self.path}: breaks off after {read} messages, at byte {position}: "
+                    f"{one_line(error)}"
+                )
+
+    def _collect(self, record: _Record) -> tuple[list[Message], Exception | None]:
+        """The messages up to damage, and what that is."""
+        messages: list[Message] = []
+        try:
+            for part in _inside(record) if record.op == _CHUNK else [record]:
+                if part.op == _CONNECTION:
+                    self._declare(part)
+                elif part.op == _MESSAGE and part.whole:
+                    second, nanosecond = struct.unpack("<II", part.fields["time"])
+                    time = second * 10**9 + nanosecond
+                    channel = self._channels[part.number("conn")]
+                    messages.append(Message(channel, time, time, 0, bytes(part.data)))
+        except Exception as error:  # damage makes parsers stumble over anything
+            return messages, error
+        return messages, None
+
+    def _declare(self, record: _Record) -> None:
+        number = record.number("conn")
+        if number in self._channels:
+            return
+        header = {name: value.decode() for name, value in _fields(record.data).items()}
+        kind, definition = header.pop("type"), header.pop("message_definition", "")
+        schema = Schema(kind, "ros1msg", definition.encode())
+        topic = record.fields["topic"].decode()
+        self._channels[number] = Channel(topic, ros2_name(kind), "ros1", schema, header)
+
+
+class _Record(NamedTuple):
+    fields: dict[str, bytes]
+    data: Buffer
+    whole: bool  #: else the file ends in the middle of it
+
+    @property
+    def op(self) -> int:
+        return self.number("op")
+
+    def number(self, name: str) -> int:
+        return int.from_bytes(self.fields[name], "little")
+
+
+def _record(file: IO[bytes]) -> _Record | None:
+    """The next record; None at the end. ValueError if there is something else."""
+    start = file.read(4)
+    if not start:
+        return None
+    fields = _fields(read_up_to(file, int.from_bytes(start, "little")))
+    if "op" not in fields:
+        raise ValueError("no record")
+    length = file.read(4)
+    size = int.from_bytes(length, "little")
+    data = read_up_to(file, size)
+    return _Record(fields, data, len(length) == 4 and len(data) == size)
+
+
+def _inside(record: _Record) -> Iterator[_Record]:
+    """The records inside of a chunk; of one that breaks off, those that are there."""
+    data = memoryview(_decompress(record.fields["compression"].decode(), record.data))
+    position = 0
+    while position < len(data):
+        parts = []
+        for _ in ("header", "data"):
+            size = int.from_bytes(data[position : position + 4], "little")
+            parts.append(data[position + 4 : position + 4 + size])
+            position += 4 + size
+        if position > len(data):
+            break
+        yield _Record(_fields(parts[0]), parts[1], True)
+    if record.whole and position != record.number("size"):
+        raise ValueError(f"its records end at byte {position} of {record.number('size')}")
+
+
+def _decompress(compression: str, data: Buffer) -> Buffer:
+    if compression == "none":
+        return data
+    if compression == "bz2":
+        return bz2.BZ2Decompressor().decompress(data)
+    if compression == "lz4":
+        return bytes(lz4.frame.LZ4FrameDecompressor().decompress(data))
+    raise ValueError(f"compression '{compression}', expected none, bz2 or lz4")
+
+
+def _fields(data: Buffer) -> dict[str, bytes]:
+    """The fields of a header: length, name=value, and so on."""
+    fields, position = {}, 0
+    while position < len(data):
+        size = int.from_bytes(data[position : position + 4], "little")
+        name, equals, value = bytes(data[position + 4 : position + 4 + size]).partition(b"=")
+        position += 4 + size
+        if not equals or position > len(data):
+            raise ValueError("no header of a record")
+        fields[name.decode()] = value
+    return fields

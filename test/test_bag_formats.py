@@ -1,0 +1,481 @@
+"""Recordings as they come: any schema, any format, whole or broken off; and copies of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+pytest.importorskip("rosbags", reason="needs rosbags")
+pytest.importorskip("mcap", reason="needs mcap")
+
+import mcap.writer
+import zstandard
+from bags import (
+    IMAGE,
+    QOS,
+    ROS1,
+    SIZE,
+    T0,
+    TOPIC,
+    TYPES,
+    everything,
+    image_bytes,
+    pixels,
+    table_rows,
+    write_db3,
+    write_mcap,
+)
+from mcap.writer import CompressionType
+from rosbags.highlevel import AnyReader
+from tiny_model import tiny_info, write_tiny_model
+
+from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.sources.bag import BagFrames
+from bisenetv2_ros.sources.frame import SourceError
+from bisenetv2_ros.sources.frame_source import open_source
+
+SEPARATOR = "=" * 80 + "\n"
+DEFINITIONS = {
+    "service event": (
+        "example_interfaces/srv/AddTwoInts_Event",
+        "ros2msg",
+        "service_msgs/ServiceEventInfo info\nAddTwoInts_Request[<=1] request\n",
+    ),
+    "IDL include": ("a/msg/B", "ros2idl", '#include "x.idl"\nmodule a { module msg { }; };'),
+    "IDL union": (
+        "a/msg/U",
+        "ros2idl",
+        "module a { module msg { union U switch (long) { case 1: long x; }; }; };",
+    ),
+    "IDL bitmask": ("a/msg/M", "ros2idl", "module a { module msg { bitmask M { A, B }; }; };"),
+    "IDL enum": (
+        "a/msg/E",
+        "ros2idl",
+        "module a { module msg { enum K { A, B }; struct E { K k; }; }; };",
+    ),
+    "CRLF": ("a/msg/C", "ros2msg", "int32 x\r\n\r\n# words\r\nfloat64 y\r\n"),
+    "empty constant": ("a/msg/S", "ros2msg", "string E=\nint32 x\n"),
+    "missing dependency": ("a/msg/D", "ros2msg", "b/Other other\n"),
+    "wstring": ("a/msg/W", "ros2msg", "wstring text\n"),
+    "protobuf": ("foxglove.Log", "protobuf", "\x0a\x01\x7f"),
+    "JSON": ("Thing", "jsonschema", '{"type": "object"}'),
+    "unknown": ("x", "of-tomorrow", "\x01\x02"),
+    "empty": ("a/msg/N", "ros2msg", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("model")
+    return write_tiny_model(folder / "bisenetv2_tiny_96x64_float32.onnx", tiny_info((96, 64)))
+
+
+@pytest.fixture
+def predict(tmp_path, model):
+    def run(source: Path, *words: object) -> int:
+        words = ("-o", tmp_path / "out", "--model", model, "--backend", "onnxruntime", *words)
+        return main(["predict", str(source), *map(str, words)])
+
+    return run
+
+
+def other(name: str, topic: str = "/odd") -> tuple:
+    kind, encoding, text = DEFINITIONS[name]
+    message = {"protobuf": "protobuf", "jsonschema": "json"}.get(encoding, "cdr")
+    return (topic, message, (kind, encoding, text.encode("latin1")), b"\0\1\0\0anything")
+
+
+def read(path: Path, **options) -> tuple[list[int], list[str]]:
+    """The numbers of the frames, whose pixels are compared, and what was reported."""
+    lost: list[str] = []
+    numbers = []
+    on_damaged = lambda error: lost.append(str(error))  # noqa: E731
+    for frame in BagFrames(path, [TOPIC], on_damaged=on_damaged, **options):
+        number = frame.origin.nanosec // 10**8 + 10 * (frame.origin.sec - 1_700_000_000)
+        np.testing.assert_array_equal(frame.image, pixels(number))
+        numbers.append(number)
+    assert all("\n" not in text for text in lost)
+    return numbers, lost
+
+
+def recorded(rows: list) -> list:
+    """Without the outputs that were added."""
+    return [row for row in rows if "/segmentation/" not in row[0]]
+
+
+# Any schema --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_no_definition_stands_in_the_way_of_an_mcap(tmp_path, predict, name):
+    drive = write_mcap(tmp_path / "drive.mcap", others=(other(name),))
+    assert predict(drive, "--save", "bag,masks") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.mcap")
+    before, after = everything(drive)["messages"], everything(new)["messages"]
+    assert recorded(after) == before and len(before) == 8
+    assert len(after) == 8 + 2 * 4 + 1
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4
+
+
+def test_channels_without_a_schema_and_two_definitions_of_one_name(tmp_path, predict):
+    second = ("/c", "cdr", ("a/msg/C", "ros2msg", b"string y\n"), b"\0\1\0\0c")
+    others = (("/a", "json", None, b"{}"), other("CRLF", "/b"), second, ("/d", "", None, b""))
+    drive = write_mcap(tmp_path / "drive.mcap", others=others)
+    assert predict(drive, "--save", "bag") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.mcap")
+    assert recorded(everything(new)["messages"]) == everything(drive)["messages"]
+
+
+@pytest.mark.parametrize("name", DEFINITIONS)
+def test_no_definition_stands_in_the_way_of_sqlite(tmp_path, predict, name):
+    drive = write_db3(tmp_path / "drive.db3", others=(other(name),))
+    assert predict(drive, "--save", "bag") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.db3")
+    before, after = table_rows(drive), table_rows(new)
+    assert recorded(after) == before and len(before) == 8
+    assert len(after) == 8 + 2 * 4 + 1
+
+
+def test_two_definitions_of_one_name_in_sqlite(tmp_path, predict):
+    second = ("/c", "cdr", ("a/msg/C", "ros2msg", b"string y\n"), b"\0\1\0\0c")
+    drive = write_db3(tmp_path / "drive.db3", others=(other("CRLF", "/b"), second))
+    assert predict(drive, "--save", "bag") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.db3")
+    assert recorded(table_rows(new)) == table_rows(drive)
+
+
+# Folders and files that break off ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_mcap, "mcap"), (write_db3, "db3")])
+def test_folder_of_several_files_without_metadata(tmp_path, write, suffix):
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for part in range(11):  # in the order of numbers: 10 after 9
+        write(folder / f"drive_{part}.{suffix}", frames=2, first=2 * part)
+    assert read(folder) == (list(range(22)), [])
+    assert len(list(open_source(str(folder)))) == 22
+
+
+def test_files_that_overlap_in_time_are_read_in_its_order(tmp_path):
+    write_mcap(tmp_path / "a.mcap", frames=4)
+    write_mcap(tmp_path / "b.mcap", frames=4, first=2)
+    assert read(tmp_path) == ([0, 1, 2, 2, 3, 3, 4, 5], [])
+
+
+def test_write_ahead_log_of_a_killed_recorder(tmp_path, predict):
+    """It is read, and nothing is written beside it."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    write_db3(folder / "drive.db3", frames=2)
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "from bags import T0, image_bytes\n"
+        "database = sqlite3.connect(sys.argv[1])\n"
+        "database.execute('PRAGMA journal_mode=WAL')\n"
+        "for number in range(2, 6):\n"
+        "    row = (1, T0 + number * 10**8, image_bytes(number))\n"
+        "    database.execute('INSERT INTO messages VALUES (NULL, ?, ?, ?)', row)\n"
+        "    database.commit()\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    support = str(Path(__file__).parent / "support")
+    command = [sys.executable, "-c", code, str(folder / "drive.db3")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": support}, check=False)
+    assert done.returncode == -signal.SIGKILL and (folder / "drive.db3-wal").stat().st_size
+    for name in ("drive.db3-shm", "none"):  # with and without it, as when copied
+        (folder / name).unlink(missing_ok=True)
+        before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
+        assert read(folder) == (list(range(6)), [])
+        after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
+        assert after == before
+
+
+@pytest.mark.parametrize("compression", CompressionType)
+def test_mcap_without_an_end(tmp_path, predict, capsys, compression):
+    drive = write_mcap(tmp_path / "a.mcap", 6, finish=False, compression=compression)
+    assert predict(drive, "--save", "masks,bag") == 1
+    error = capsys.readouterr().err
+    assert f"{drive}: breaks off after 6 messages: no end is marked" in error
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 6
+    (new,) = (tmp_path / "out" / "bag").glob("*.mcap")
+    assert len(recorded(everything(new)["messages"])) == 6
+    assert read(new.parent) == (list(range(6)), [])
+
+
+@pytest.mark.parametrize("compression", CompressionType)
+def test_mcap_that_ends_within_a_chunk(tmp_path, compression):
+    """Compressed blocks are of 64 KiB and more, so there is more data here than elsewhere."""
+    options = {"compression": compression, "chunk_size": 1 << 30}
+    many = tuple((f"/{n}", "cdr", None, np.random.default_rng(n).bytes(150_000)) for n in range(3))
+    drive = write_mcap(tmp_path / "a.mcap", 4, others=many, finish=False, **options)
+    drive.write_bytes(drive.read_bytes()[: drive.stat().st_size * 2 // 3])
+    numbers, (text,) = read(drive)
+    assert numbers == list(range(len(numbers))) and 0 < len(numbers) < 4
+    assert text.startswith(f"{drive}: breaks off after") and "in the middle of a record" in text
+    assert "(CHUNK)" in text
+
+
+def test_chunk_whose_length_was_never_filled_in(tmp_path):
+    """As writers leave it that put the lengths in when the chunk is complete."""
+    options = {"compression": CompressionType.NONE, "chunk_size": 1 << 30}
+    drive = write_mcap(tmp_path / "a.mcap", 4, finish=False, **options)
+    data = bytearray(drive.read_bytes())
+    start = data.index(IMAGE.encode()) - 15 - 49  # the chunk's record, before its first schema
+    assert data[start] == 6, "the layout of MCAP"
+    data[start + 1 : start + 9] = b"\xff" * 8
+    data[start + 25 : start + 37] = b"\xff" * 12  # size and checksum
+    data[start + 41 : start + 49] = b"\xff" * 8
+    drive.write_bytes(data[:-700])
+    numbers, (text,) = read(drive)
+    assert numbers == [0, 1, 2] and "breaks off after 3 messages" in text
+
+
+def test_unchunked_mcap_is_read_to_where_it_breaks_off(tmp_path):
+    drive = write_mcap(tmp_path / "a.mcap", 8, use_chunking=False)
+    assert read(drive) == (list(range(8)), [])
+    drive.write_bytes(drive.read_bytes()[:-4000])
+    numbers, (text,) = read(drive)
+    assert numbers == list(range(len(numbers))) and 2 < len(numbers) < 8
+    assert f"breaks off after {len(numbers)} messages" in text
+
+
+@pytest.mark.parametrize("indexed", [True, False])
+def test_hole_in_an_mcap(tmp_path, indexed):
+    """With its summary the rest is read behind the hole, without it all up to there."""
+    drive = write_mcap(tmp_path / "a.mcap", 9, chunk_size=1, finish=indexed)
+    data = bytearray(drive.read_bytes())
+    time = (T0 + 4 * 10**8).to_bytes(8, "little")
+    start = data.index(time + time)  # the first and the last time of a chunk
+    data[start - 9 : start + 500] = bytes(509)
+    drive.write_bytes(data)
+    numbers, (text,) = read(drive)
+    assert numbers == ([0, 1, 2, 3, 5, 6, 7, 8] if indexed else [0, 1, 2, 3])
+    assert "after 4 messages" in text
+
+
+@pytest.mark.parametrize("cut", [1, 30, 400])
+def test_mcap_cut_within_its_summary_has_all_messages(tmp_path, cut):
+    drive = write_mcap(tmp_path / "a.mcap", 5)
+    drive.write_bytes(drive.read_bytes()[:-cut])
+    numbers, lost = read(drive)
+    assert numbers == list(range(5)) and len(lost) == (cut > 8)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.8])
+def test_database_that_was_cut_off(tmp_path, predict, capsys, keep):
+    drive = write_db3(tmp_path / "a.db3", 60)
+    size = drive.stat().st_size
+    os.truncate(drive, int(size * keep) // 4096 * 4096)
+    numbers, lost = read(drive)
+    assert 60 * keep - 12 < len(numbers) < 60 and len(lost) == 1
+    assert f"{drive}: damaged after" in lost[0]
+    assert predict(drive, "--save", "masks,bag") == 1
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == len(numbers)
+    (new,) = (tmp_path / "out" / "bag").glob("*.db3")
+    assert len(recorded(table_rows(new))) == len(numbers)
+
+
+def test_hole_in_a_database(tmp_path):
+    drive = write_db3(tmp_path / "a.db3", 60)
+    data = bytearray(drive.read_bytes())
+    middle = len(data) // 2 // 4096 * 4096
+    data[middle : middle + 3 * 4096] = bytes(3 * 4096)
+    drive.write_bytes(data)
+    numbers, lost = read(drive)
+    assert 50 < len(numbers) < 60 and numbers[0] == 0 and numbers[-1] == 59 and len(lost) == 1
+
+
+def test_files_that_are_not_there_or_no_recordings_are_named(tmp_path):
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    for part in range(3):
+        write_mcap(folder / f"drive_{part}.mcap", frames=2, first=2 * part)
+    names = [f"drive_{part}.mcap" for part in range(5)]
+    content = {"version": 5, "relative_file_paths": names[:2] + names[3:], "message_count": 8}
+    text = yaml.safe_dump({"rosbag2_bagfile_information": content})
+    (folder / "metadata.yaml").write_text(text)
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
+    (folder / names[3]).write_text(pointer)
+    numbers, lost = read(folder)
+    assert numbers == [0, 1, 2, 3]
+    assert [text.split(": ")[0].rpartition("/")[2] for text in lost] == [
+        names[2],
+        *names[3:],
+        "drive",
+    ]
+    assert "metadata.yaml does not name it" in lost[0] and "a Git LFS pointer" in lost[1]
+    assert "No such file" in lost[2] and "4 messages can be read of 8" in lost[3]
+    (folder / "metadata.yaml").write_text("")  # as a full disk leaves it
+    (folder / names[4]).write_bytes(b"")
+    numbers, lost = read(folder)
+    assert numbers == list(range(6)) and len(lost) == 3
+    assert "metadata.yaml: no metadata" in lost[0] and "the file is empty" in lost[2]
+
+
+@pytest.mark.parametrize("name", ["a.mcap", "a.db3", "a.bag", "a.mcap.zstd"])
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a Git LFS pointer"),
+        (b"", "the file is empty"),
+        (b"<html>404</html>", "starts with b'<html>404</h'"),
+    ],
+)
+def test_no_recording_is_called_what_it_is(tmp_path, predict, capsys, name, content, words):
+    path = tmp_path / name
+    path.write_bytes(content)
+    assert predict(path) == 2
+    error = capsys.readouterr().err
+    assert words in error and len(error.splitlines()) == 1 and "recover" not in error
+
+
+# Compression, ROS 1 and what the copy keeps ------------------------------------------------------
+
+
+@pytest.mark.parametrize("compression", CompressionType)
+def test_copy_of_an_mcap_keeps_what_it_holds(tmp_path, predict, compression):
+    flat = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    options = {"images": lambda number: image_bytes(number, data=flat), "extras": True}
+    drive = write_mcap(tmp_path / "drive.mcap", compression=compression, **options)
+    assert predict(drive, "--save", "bag") == 0
+    bag = tmp_path / "out" / "bag"
+    (new,) = bag.glob("*.mcap")
+    before, after = everything(drive), everything(new)
+    assert recorded(after["messages"]) == before["messages"]
+    assert before["messages"][0][5:7] == (T0 - 5, 100)
+    assert after["attachments"] == before["attachments"] and len(after["attachments"]) == 1
+    assert [m for m in after["metadata"] if m.name != "rosbag2"] == before["metadata"]
+    with new.open("rb") as file:
+        chunks = mcap.reader.make_reader(file).get_summary().chunk_indexes
+    name = {CompressionType.NONE: "", CompressionType.LZ4: "lz4", CompressionType.ZSTD: "zstd"}
+    assert {chunk.compression for chunk in chunks} == {name[compression]}
+    described = yaml.safe_load((bag / "metadata.yaml").read_text())["rosbag2_bagfile_information"]
+    topics = {t["topic_metadata"]["name"]: t for t in described["topics_with_message_count"]}
+    image = topics[TOPIC]["topic_metadata"]
+    assert image["offered_qos_profiles"] == QOS
+    assert image["type_description_hash"] == TYPES.hash_rihs01(IMAGE)
+    assert topics[TOPIC]["message_count"] == 4
+    with AnyReader([bag]) as reader:
+        assert reader.message_count == described["message_count"] == 4 + 2 * 4 + 1
+
+
+def compress(path: Path) -> Path:
+    new = path.with_name(f"{path.name}.zstd")
+    new.write_bytes(zstandard.compress(path.read_bytes()))
+    path.unlink()
+    return new
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_mcap, "mcap"), (write_db3, "db3")])
+def test_file_compressed_as_a_whole(tmp_path, predict, write, suffix):
+    drive = compress(write(tmp_path / f"drive.{suffix}"))
+    assert read(drive) == ([0, 1, 2, 3], [])
+    assert predict(drive, "--save", "bag") == 0
+    (new,) = (tmp_path / "out" / "bag").glob(f"*.{suffix}*")
+    assert new.name == f"bag.{suffix}.zstd" and read(new.parent) == ([0, 1, 2, 3], [])
+    with AnyReader([new.parent]) as reader:
+        assert reader.message_count == 4 + 2 * 4 + 1
+
+
+def test_compressed_file_that_breaks_off(tmp_path):
+    data = np.random.default_rng(1).bytes(200_000)
+    options = {"others": (("/noise", "", None, data),), "compression": CompressionType.NONE}
+    drive = write_mcap(tmp_path / "drive.mcap", 9, chunk_size=1, **options)
+    cut = tmp_path / "cut.mcap.zstd"
+    cut.write_bytes(zstandard.compress(drive.read_bytes())[:150_000])
+    numbers, (text,) = read(cut)
+    assert numbers == [0] and f"{cut}: breaks off after" in text
+    cut.write_bytes(cut.read_bytes()[:20])
+    with pytest.raises(SourceError, match=r"topics: none; .* breaks off after 0 messages"):
+        BagFrames(cut)
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_mcap, "mcap"), (write_db3, "db3")])
+@pytest.mark.parametrize("described", [True, False])
+def test_messages_compressed_one_by_one(tmp_path, predict, write, suffix, described):
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    drive = write(
+        folder / f"drive.{suffix}", images=lambda number: zstandard.compress(image_bytes(number))
+    )
+    content = {"relative_file_paths": [drive.name], "compression_mode": "MESSAGE"}
+    content |= {"compression_format": "zstd", "version": 5}
+    if described:
+        text = yaml.safe_dump({"rosbag2_bagfile_information": content})
+        (folder / "metadata.yaml").write_text(text)
+    assert read(folder) == ([0, 1, 2, 3], [])
+    assert predict(folder, "--save", "bag") == 0
+    with AnyReader([tmp_path / "out" / "bag"]) as reader:
+        masks = [m for c, _, m in reader.messages() if c.topic.endswith("mask")]
+        assert len(masks) == 4 and not masks[0].startswith(zstandard.FRAME_HEADER)
+
+
+def write_ros1(path: Path, compression: str | None = None, frames: int = 4) -> Path:
+    from rosbags.rosbag1 import Writer
+
+    writer = Writer(path)
+    if compression:
+        writer.set_compression(Writer.CompressionFormat[compression])
+    with writer:
+        connection = writer.add_connection(TOPIC, IMAGE, typestore=ROS1)
+        header = ROS1.types["std_msgs/msg/Header"]
+        time = ROS1.types["builtin_interfaces/msg/Time"]
+        for number in range(frames):
+            stamp = time(1_700_000_000, number * 10**8)
+            message = ROS1.types[IMAGE](
+                header(number, stamp, "camera"),
+                SIZE[1], SIZE[0], "rgb8", 0, 3 * SIZE[0], pixels(number).ravel(),
+            )  # fmt: skip
+            writer.write(connection, T0 + number * 10**8, ROS1.serialize_ros1(message, IMAGE))
+    return path
+
+
+@pytest.mark.parametrize("compression", [None, "BZ2", "LZ4"])
+def test_ros1_bag(tmp_path, predict, compression):
+    drive = write_ros1(tmp_path / "drive.bag", compression)
+    assert read(drive) == ([0, 1, 2, 3], [])
+    assert predict(drive, "--save", "bag,masks") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.mcap")
+    rows = everything(new)["messages"]
+    assert len(recorded(rows)) == 4 and recorded(rows)[0][1] == "ros1"
+    assert len(rows) == 4 + 2 * 4 + 1
+    assert read(new) == ([0, 1, 2, 3], [])
+
+
+def test_ros1_bag_that_breaks_off(tmp_path):
+    drive = write_ros1(tmp_path / "drive.bag", frames=9)
+    data = drive.read_bytes()
+    drive.write_bytes(data[:13000])  # within the only chunk
+    numbers, (text,) = read(drive)
+    assert numbers == list(range(len(numbers))) and len(numbers) > 1
+    assert f"{drive}: breaks off after {len(numbers)} messages" in text
+
+
+# Topics and encodings ----------------------------------------------------------------------------
+
+
+def test_bag_without_an_image_topic_says_so(tmp_path):
+    drive = tmp_path / "drive.mcap"
+    with drive.open("wb") as file:
+        writer = mcap.writer.Writer(file)
+        writer.start()
+        writer.register_channel("/talk", "json", 0)
+        writer.finish()
+    with pytest.raises(SourceError, match=r"no image topic in it, expected sensor_msgs Image"):
+        BagFrames(drive)
+
+
+def test_raw_and_compressed_of_one_camera_are_one(tmp_path):
+    compressed = "sensor_msgs/msg/CompressedImage"
+    others = ((f"{TOPIC}/compressed", "cdr", (compressed, "ros2msg", b""), b"\0\1\0\0"),)
+    drive = write_mcap(tmp_path / "drive.mcap", others=others)
+    with pytest.raises(SourceError, match="expected each camera once, raw or compressed"):
+        BagFrames(drive, [TOPIC, f"{TOPIC}/compressed"])
