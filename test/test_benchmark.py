@@ -16,6 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 from gpu import what_is_missing
+from patience import HANG
 from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.backends import BackendUnavailable, create_backend
@@ -341,7 +342,7 @@ def test_the_installed_program(tmp_path: Path):
         pytest.skip("the package is not installed")
     model = write_tiny_model(tmp_path / "tiny.onnx")
     command = [program, "benchmark", model, "--backend", "onnxruntime", "--frames", "1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=3 * HANG, check=False)
     assert done.returncode == 0 and "tiny" in done.stdout, done.stderr
 
 

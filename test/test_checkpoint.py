@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from patience import HANG  # noqa: E402
+
 from bisenetv2_ros.labels import (  # noqa: E402
     CAMVID,
     label_set_to_dict,
@@ -126,7 +128,7 @@ def test_sigkill_while_writing_leaves_a_whole_one(tmp_path):
             [sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE, text=True
         )
         assert writer.stdout.readline() == "ready\n"
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + HANG
         while not list_checkpoints(tmp_path) and time.monotonic() < deadline:
             time.sleep(0.01)
         time.sleep(0.03 + 0.037 * attempt)

@@ -7,13 +7,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
+from patience import HANG
 
 import bisenetv2_ros
 from bisenetv2_ros.cli import UserError
@@ -27,7 +27,7 @@ HEAVY = ("numpy", "cv2", "onnx", "onnxruntime", "openvino", "torch", "rclpy")
 
 def bisenetv2(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [*PROGRAM, *words], capture_output=True, text=True, timeout=60, check=False
+        [*PROGRAM, *words], capture_output=True, text=True, timeout=HANG, check=False
     )
 
 
@@ -49,14 +49,13 @@ def verb(monkeypatch):
 
 
 def test_help_is_quick_and_names_every_verb():
-    durations = []
-    for _ in range(3):
-        start = time.monotonic()
-        result = bisenetv2("--help")
-        durations.append(time.monotonic() - start)
+    result = bisenetv2("--help")
     assert result.returncode == 0
-    # The promise is 0.3 s; the best of three, because the machine may be busy with other tests.
-    assert min(durations) < 0.3
+    words = ["-X", "importtime", *PROGRAM[1:], "--help"]
+    imported = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
+    modules = {line.rpartition("|")[2].strip() for line in imported.stderr.splitlines()}
+    assert "argparse" in modules
+    assert not modules & {"numpy", "cv2", "rclpy", "torch", "onnxruntime", "yaml", "pydantic"}
     for name, verb in cli.VERBS.items():
         assert re.search(rf"^  {name} +{re.escape(verb.help)}$", result.stdout, re.MULTILINE)
     _, _, examples_text = result.stdout.partition("examples:")
@@ -209,7 +208,7 @@ def test_interrupt_ends_without_a_traceback():
     code = (
         "import sys, time\nfrom types import SimpleNamespace\n"
         "from bisenetv2_ros.cli import main as cli\n"
-        "def run(args):\n    print('ready', flush=True)\n    time.sleep(30)\n"
+        "def run(args):\n    print('ready', flush=True)\n    time.sleep(600)\n"
         "cli.VERBS['probe'] = cli.Verb('probe', 'help')\n"
         "sys.modules['probe'] = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
         "sys.exit(cli.main(['probe']))"
@@ -219,7 +218,7 @@ def test_interrupt_ends_without_a_traceback():
     )
     assert process.stdout and process.stdout.readline() == "ready\n"
     os.kill(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=10)
+    _, errors = process.communicate(timeout=HANG)
     assert (process.returncode, errors) == (130, "")
 
 
@@ -237,7 +236,7 @@ def test_reader_that_leaves_early_is_no_error():
     assert process.stdout and process.stdout.readline() == "0\n"
     process.stdout.close()
     assert process.stderr and process.stderr.read() == ""
-    assert process.wait(timeout=10) == 141
+    assert process.wait(timeout=HANG) == 141
 
 
 # --- options of the verbs that write model files --------------------------------------------------

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import HANG
 
 from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.results import EvenlySpaced, Results, SegmentedFrame
@@ -92,14 +93,14 @@ def test_live_view_is_plain_lines_in_a_log():
 OBEDIENT = """import time
 print('up', flush=True)
 try:
-    time.sleep(60)
+    time.sleep(600)
 except KeyboardInterrupt:
     print('down')
 """
 DEAF = """import signal, time
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 print('up', flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 
@@ -149,14 +150,14 @@ def test_child_ends_when_its_parent_is_killed(tmp_path):
         "import os, sys, time; from pathlib import Path\n"
         "from bisenetv2_ros.system.child_process import Child\n"
         f"Child('orphan', [sys.executable, '-c', {OBEDIENT!r}], os.environ, Path({str(log)!r}))\n"
-        "print('up', flush=True); time.sleep(60)",
+        "print('up', flush=True); time.sleep(600)",
         "parent",
     )
     while log.read_text() != "up\n":
         time.sleep(0.01)
     parent._process.kill()
     parent.wait()
-    give_up = time.monotonic() + 10
+    give_up = time.monotonic() + HANG
     while log.read_text() != "up\ndown\n":
         assert time.monotonic() < give_up
         time.sleep(0.01)

@@ -11,6 +11,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from patience import HANG  # noqa: E402
+
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.labels import (  # noqa: E402
     CAMVID,
@@ -103,7 +105,7 @@ class OneWaitsForTheOther:
         if index == 1:
             self.second.set()
             raise DatasetError("damaged")
-        assert self.second.wait(20), "frames are not read ahead"
+        assert self.second.wait(HANG), "frames are not read ahead"
         return Sample(np.zeros((2, 2, 3), np.uint8), np.zeros((2, 2), np.uint8), f"frame{index}")
 
 

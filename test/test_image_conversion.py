@@ -396,7 +396,7 @@ def hostile_images(draw):
     return message
 
 
-@pytest.mark.timeout(120 + CASES // 20)
+@pytest.mark.timeout(600 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
 @given(hostile_images())
@@ -692,7 +692,7 @@ def hostile_files(draw):
     return data
 
 
-@pytest.mark.timeout(120 + CASES // 20)
+@pytest.mark.timeout(600 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
 @given(hostile_files() | st.binary(), st.text() | st.sampled_from(["bayer_rggb8; png", "jpeg"]))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 
+from patience import HANG
+
 from bisenetv2_ros.node.intake import LatestFrame
 
 
@@ -60,7 +62,7 @@ def test_close_wakes_a_waiting_consumer_and_forgets_what_was_not_taken():
     consumer.start()
     time.sleep(0.05)
     frames.close()
-    consumer.join(timeout=5)
+    consumer.join(timeout=HANG)
     assert not consumer.is_alive() and answers[-1] == []
     frames.put(0, "too late")
     assert frames.take() == []
@@ -100,11 +102,11 @@ def test_under_overload_every_frame_is_either_taken_or_counted_as_replaced():
         thread.start()
     for thread in producers:
         thread.join()
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + HANG
     while any(not t or t[-1] != count - 1 for t in taken) and time.monotonic() < deadline:
         time.sleep(0.01)
     frames.close()
-    consumer.join(timeout=5)
+    consumer.join(timeout=HANG)
     for camera in (0, 1):
         assert taken[camera] == sorted(taken[camera]), "a frame was overtaken by an older one"
         assert taken[camera][-1] == count - 1, "the last frame must arrive"

@@ -163,7 +163,7 @@ def test_node_that_failed_is_started_again(failing, ros: Graph):
     publisher = camera(ros)
     assert publish_until(ros, publisher, frame(FAILURE), lambda: failing.exited)
     assert failing.exited[0].returncode == 1
-    assert publish_until(ros, publisher, frame(), lambda: masks, timeout=30.0)
+    assert publish_until(ros, publisher, frame(), lambda: masks)
     assert failing.names() == ["segment", "segment"]
 
 
@@ -181,7 +181,7 @@ def demo_description(demo):
 @pytest.mark.launch(fixture=demo_description)
 def test_demo_shows_the_overlay_of_its_own_camera(demo, ros: Graph):
     overlays = ros.collect(Image, "/demo/segmentation/overlay")
-    assert ros.spin_until(lambda: overlays, 30.0)
+    assert ros.spin_until(lambda: overlays)
     assert demo.names() == ["camera", "segment"]
     yield
     assert [event.returncode for event in demo.exited] == [0, 0]

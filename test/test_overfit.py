@@ -85,7 +85,7 @@ RECIPE = {
 }
 
 
-@pytest.mark.timeout(900)  # about a minute of one core; a busy one has more to do
+@pytest.mark.timeout(1800)  # about a minute of one core; a busy one has more to do
 def test_eight_frames_are_learnt_by_heart(frames, tmp_path):
     run = tmp_path / "run"
     loop.train(recipe_from_dict(RECIPE), frames, run, device="cpu", say=lambda _: None)

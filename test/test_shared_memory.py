@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from patience import HANG
 from tiny_model import write_tiny_model
 
 from bisenetv2_ros.files.paths import share_directory
@@ -77,7 +78,7 @@ def test_a_domain_without_ports_is_refused_before_anything_is_made(domain):
         env={**os.environ, "ROS_DOMAIN_ID": domain},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=3 * HANG,
     )
     assert result.returncode == 2
     assert result.stderr.strip().endswith(f"error: ROS_DOMAIN_ID is {domain}, expected 0..232")
@@ -111,7 +112,7 @@ def container(tmp_path):
             env={**os.environ, "HOME": str(home)},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=3 * HANG,
         )
 
     if run("true").returncode:

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from patience import HANG
 from tiny_model import write_tiny_model
 
 pytest.importorskip("openvino")
@@ -45,7 +46,11 @@ def silent_network(*command: str | Path, home: Path) -> subprocess.CompletedProc
     whole = ["unshare", "--map-root-user", "--net", "--mount"]
     whole += [sys.executable, "-c", SILENT_DNS, str(home / "resolv.conf"), *map(str, command)]
     return subprocess.run(
-        whole, capture_output=True, text=True, env={**environment, "HOME": str(home)}, timeout=110
+        whole,
+        capture_output=True,
+        text=True,
+        env={**environment, "HOME": str(home)},
+        timeout=3 * HANG,
     )
 
 

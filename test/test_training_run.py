@@ -23,6 +23,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from long_run import long_or_short  # noqa: E402
+from patience import HANG  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.training import distributed as processes  # noqa: E402
@@ -111,14 +112,14 @@ def start(words: list[str], **options) -> subprocess.Popen:
 
 
 def wait_for_step(run: Path, step: int, process: subprocess.Popen) -> None:
-    deadline = time.monotonic() + 100
+    deadline = time.monotonic() + HANG
     while time.monotonic() < deadline:
         done = [record["step"] for record in read_metrics(run / "metrics.jsonl")]
         if done and max(done) >= step:
             return
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
-    pytest.fail(f"no step {step} in 100 s")
+    pytest.fail(f"no step {step} in {HANG} s")
 
 
 def assert_same_end(one: Path, two: Path) -> None:
@@ -165,7 +166,7 @@ def test_sigterm_saves_and_exits_zero(data, tmp_path):
     process = start(command(data, run, iterations=10_000, checkpoint_every=0))
     wait_for_step(run, 2, process)
     process.terminate()
-    printed, errors = process.communicate(timeout=60)
+    printed, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert "stopped by SIGTERM after step" in printed
     (newest,) = list_checkpoints(run)
@@ -490,7 +491,7 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, data, tmp_pat
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
 
     process = start(command(data, run, "--resume", precision=precision), preexec_fn=no_room)
-    errors = process.communicate(timeout=100)[1]
+    errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == 1, errors
     last = errors.strip().splitlines()[-1]
     assert "File too large" in last and f"the last good checkpoint is {kept}" in last
@@ -546,7 +547,7 @@ def test_two_processes_under_torchrun_end_like_one(data, tmp_path):
     words = command(data, run, **changes)
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     process = start([sys.executable, *torchrun, *words[1:]])
-    printed, errors = process.communicate(timeout=110)
+    printed, errors = process.communicate(timeout=HANG)
     assert process.returncode == 0, errors
     assert "torch synchronises it on CUDA alone" in printed
     single = loop.train(
@@ -565,11 +566,11 @@ def test_a_host_without_the_first_ones_disk_resumes_with_it(data, tmp_path):
     first, second, whole = tmp_path / "first", tmp_path / "second", tmp_path / "whole"
     changes = {"iterations": 6, "checkpoint_every": 3, "validate_every": 0}
     for process in ranks(data, whole, **changes):
-        assert process.communicate(timeout=60)[1] is not None and process.returncode == 0
+        assert process.communicate(timeout=HANG)[1] is not None and process.returncode == 0
     shutil.copytree(whole, first)
     shutil.rmtree(first / "checkpoints" / "step_00000006")  # as a stop after step 3 leaves it
     for process in ranks(data, first, second, words=("--resume",), **changes):
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=HANG)[1]
         assert process.returncode == 0, errors
     assert not list_checkpoints(second)
     ends = [load_checkpoint(list_checkpoints(run)[-1]) for run in (whole, first)]
@@ -583,7 +584,7 @@ def test_all_processes_stop_when_one_is_asked_to(data, tmp_path):
     wait_for_step(run, 2, first)
     second.terminate()
     for process in (first, second):
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=HANG)[1]
         assert process.returncode == 0, errors
     (newest,) = list_checkpoints(run)
     steps = [record["step"] for record in read_metrics(run / "metrics.jsonl")]
@@ -610,7 +611,7 @@ def test_a_lost_process_ends_the_run_by_name(data, tmp_path):
     wait_for_step(run, 3, first)
     second.kill()
     second.communicate()
-    errors = first.communicate(timeout=60)[1]
+    errors = first.communicate(timeout=HANG)[1]
     assert first.returncode == 1, errors
     assert "process 0 of 2 failed, or lost another one" in errors
     assert "go on with --resume" in errors

@@ -21,11 +21,24 @@ import numpy as np
 import rclpy
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from patience import HANG
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import Image
 
-DOMAIN = 100 + os.getpid() % 100
+
+def own_domain() -> int:
+    """A domain from 1 to 101: above, DDS ports run into those that Linux gives to connections.
+
+    The workers of one pytest-xdist run differ for certain, other test runs most probably.
+    """
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "")
+    number = int(worker.removeprefix("gw")) if worker else 0
+    run = os.getppid() if worker else os.getpid()
+    return 1 + (run + 37 * number) % 101
+
+
+DOMAIN = own_domain()
 ENVIRONMENT = {
     **os.environ,
     "ROS_DOMAIN_ID": str(DOMAIN),
@@ -74,7 +87,7 @@ class Program:
         """The segments that Fast DDS has made for it and that must go with it."""
         return dds_memory(self.process.pid) - dds_memory(os.getpid())
 
-    def wait(self, timeout: float = 20.0) -> int:
+    def wait(self, timeout: float = HANG) -> int:
         """Exit code, when it ends by itself."""
         return self.process.wait(timeout)
 
@@ -85,7 +98,7 @@ class Program:
         if self.process.poll() is None:
             self.process.send_signal(by)
         try:
-            code = self.process.wait(15)
+            code = self.process.wait(HANG)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
@@ -119,7 +132,7 @@ class Graph:
         self.node.create_subscription(kind, topic, messages.append, qos)
         return messages
 
-    def spin_until(self, done: Callable[[], Any], timeout: float = 15.0) -> bool:
+    def spin_until(self, done: Callable[[], Any], timeout: float = HANG) -> bool:
         """Handle callbacks until `done()`; whether that came before `timeout` seconds."""
         deadline = time.monotonic() + timeout
         while not done():
@@ -131,7 +144,7 @@ class Graph:
     def spin(self, seconds: float) -> None:
         self.spin_until(lambda: False, seconds)
 
-    def call(self, kind: type, name: str, timeout: float = 15.0, **fields: Any) -> Any:
+    def call(self, kind: type, name: str, timeout: float = HANG, **fields: Any) -> Any:
         """Call a service and return its response, None if none comes in time."""
         client = self.node.create_client(kind, name)
         try:

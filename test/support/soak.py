@@ -152,16 +152,16 @@ class Soak:
     def measure(self, seconds: float, restart_every: float) -> dict[str, Any]:
         """Hold the load for so long; everything measured."""
         node, record, ros = self._programs["node"], self._record, self._ros
-        assert ros.spin_until(self._setter.service_is_ready, 30.0), node.output
+        assert ros.spin_until(self._setter.service_is_ready), node.output
         # The node alone with one slow camera: how long does a frame take?
         self._programs["front"] = start_camera("front", self._pictures, 2.0, self._directory)
-        assert ros.spin_until(lambda: len(record.inferences) >= 8, 40.0), node.output
+        assert ros.spin_until(lambda: len(record.inferences) >= 8), node.output
         alone = float(np.median(record.inferences[2:]))
         self._programs.pop("front").end()
         # Each camera as fast as the node could take that one alone.
         for name in CAMERAS:
             self._start_camera(name, 1 / alone)
-        assert ros.spin_until(lambda: len(record.masks) == len(CAMERAS), 20.0), node.output
+        assert ros.spin_until(lambda: len(record.masks) == len(CAMERAS)), node.output
         ros.spin(2.0)
         self._forget()
         counted = self._counts()
@@ -213,7 +213,7 @@ class Soak:
         before = self._record.masks[name]
         self._start_camera(name, rate)
         began = time.monotonic()
-        assert self._ros.spin_until(lambda: self._record.masks[name] > before, 20.0), (
+        assert self._ros.spin_until(lambda: self._record.masks[name] > before), (
             f"no mask of {name} after its restart"
         )
         self._record.returns.append(time.monotonic() - began)
@@ -222,7 +222,7 @@ class Soak:
         began = time.monotonic()
         request = SetParameters.Request(parameters=[parameter_message(name, value)])
         answer = self._setter.call_async(request)
-        assert self._ros.spin_until(answer.done, 10.0), f"no answer to {name} = {value}"
+        assert self._ros.spin_until(answer.done), f"no answer to {name} = {value}"
         self._record.answers.append(time.monotonic() - began)
         (result,) = answer.result().results
         if result.successful is not allowed:
