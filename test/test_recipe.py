@@ -168,6 +168,38 @@ def test_a_fault_of_the_file_is_not_laid_on_the_overrides(tmp_path):
         load_recipe("camvid", ["batch_size=0"])
 
 
+def test_every_fault_is_named_in_one_line(tmp_path):
+    """So that a recipe is not mended one key a try."""
+    text = "base: camvid\nbatch_size: 0\nflip: 1\nmodel: {depth: 2.5, head_shuffle: 3, widht: 2}\n"
+    with pytest.raises(RecipeError) as error:
+        load_recipe(write(tmp_path / "bad.yaml", text))
+    assert str(error.value) == (
+        f"{tmp_path / 'bad.yaml'}: flip is 1, expected bool; model.depth is 2.5, expected int; "
+        "model.head_shuffle is 3, expected one of [1, 2, 4, 8]; unknown key 'widht', did you mean "
+        "'width'?; batch_size is 0, expected 1..100000"
+    )
+
+
+def test_a_recipe_is_checked_however_it_is_made():
+    with pytest.raises(ValueError, match=r"^jitter is 2, expected 0\.\.1$"):
+        dataclasses.replace(recipe(), jitter=2)
+    with pytest.raises(ValueError, match=r"^warmup is 11, expected 0\.\.10"):
+        Recipe(**MINIMUM, warmup=11)
+
+
+def test_recipes_of_earlier_runs_load():
+    """As a recipe.json of July has it: no key of later, whole numbers where floats are meant."""
+    earlier = {
+        **MINIMUM,
+        "train_size": None,
+        "scales": [1, 2.0],
+        "ema": 0,
+        "model": {"num_classes": 11},
+    }
+    found = recipe_from_dict(earlier)
+    assert (found.ema, found.scales, found.class_mix, found.damaged) == (0, (1, 2), 0, "fail")
+
+
 def test_files_cannot_make_objects(tmp_path):
     with pytest.raises(RecipeError, match="not YAML"):
         load_recipe(write(tmp_path / "evil.yaml", "a: !!python/object/apply:os.getcwd []\n"))

@@ -12,7 +12,8 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from bisenetv2_ros.cli.main import main  # noqa: E402
-from bisenetv2_ros.training import loop, state, step  # noqa: E402
+from bisenetv2_ros.training import state, step  # noqa: E402
+from bisenetv2_ros.training.checks import check_fit  # noqa: E402
 from bisenetv2_ros.training.distributed import Place  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict  # noqa: E402
@@ -117,13 +118,13 @@ def on_gpus(count: int) -> Place:
 
 
 def test_one_frame_a_gpu_is_enough_where_they_share_their_statistics():
-    loop._check_fit(recipe(batch_size=4), on_gpus(4))
+    check_fit(recipe(batch_size=4), on_gpus(4))
     with pytest.raises(state.TrainingError, match="one frame at once"):
-        loop._check_fit(recipe(batch_size=1), on_gpus(1))
+        check_fit(recipe(batch_size=1), on_gpus(1))
 
 
 def test_a_gpu_without_bfloat16_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "Tesla T4")
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: False)
     with pytest.raises(state.TrainingError, match=r"bfloat16 on Tesla T4, .* float16 or float32"):
-        loop._check_fit(recipe(precision="bfloat16"), on_gpus(1))
+        check_fit(recipe(precision="bfloat16"), on_gpus(1))

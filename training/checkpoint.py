@@ -39,10 +39,10 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """The whole state of a run after `step` optimiser steps.
+    """The whole state of a run after `step` optimizer steps.
 
     Attributes:
-        step: optimiser steps done.
+        step: optimizer steps done.
         model: weights and batch-norm statistics by name.
         ema: moving average of `model`, or empty.
         momentum: SGD's momentum buffers by parameter name.

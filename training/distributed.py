@@ -67,14 +67,14 @@ class Place:
         return box[0]
 
 
-def join_processes(device: str) -> Place:
-    """Take this process's place: alone, or as torchrun's environment says.
+def find_place(device: str) -> Place:
+    """Return this process's place, alone or as torchrun's environment says, without joining.
 
     Args:
-        device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA where present, each process its own.
+        device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA if present, each process its own.
 
     Raises:
-        ValueError: a device that is none, or that this machine has not.
+        ValueError: if there is no such device.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -92,10 +92,16 @@ def join_processes(device: str) -> Place:
             raise ValueError(f"device {chosen}: torch {torch.__version__} sees {available} here")
         torch.cuda.set_device(chosen)
         torch.backends.cudnn.benchmark = True
-    if processes > 1:
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        torch.distributed.init_process_group(backend, timeout=PATIENCE)
     return Place(rank, processes, chosen)
+
+
+def join_processes(device: str) -> Place:
+    """Take this process's place among those of the run; arguments and errors as `find_place`."""
+    place = find_place(device)
+    if place.processes > 1:
+        backend = "nccl" if place.device.type == "cuda" else "gloo"
+        torch.distributed.init_process_group(backend, timeout=PATIENCE)
+    return place
 
 
 def leave_processes(place: Place) -> None:

@@ -1,11 +1,11 @@
 """The training run, from recipe to last checkpoint: READ THIS FIRST.
 
-One optimiser step depends on the recipe, the weights and the step number alone: which samples, how
-they are augmented, which dropout masks, what learning rate. So a run that was killed and resumed
-ends bit-identical, on a CPU, to one that was not, and no generator state need be saved.
+An optimizer step depends only on the recipe, the weights and the step number: samples,
+augmentation, dropout masks and learning rate all follow from these. A run that was killed and
+resumed therefore ends bit-identical, on a CPU, to one that was not, without saved generator state.
 
-Started alone it trains on one device; started by torchrun, on one device a process. It knows
-nothing of the command line, and nothing of how a network becomes a model file.
+Started alone, it trains on one device; started by torchrun, on one device per process. It knows
+nothing of the command line, nor of how a network becomes a model file.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from bisenetv2_ros.training.checkpoint import (
     save_checkpoint,
     write_run_header,
 )
+from bisenetv2_ros.training.checks import check_classes, check_fit, same_files
 from bisenetv2_ros.training.dataset_layouts import load_dataset
-from bisenetv2_ros.training.datasets import Dataset, FileDataset
 from bisenetv2_ros.training.distributed import Place, StopRequest, join_processes, leave_processes
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -59,24 +59,24 @@ def train(
     """Train by a recipe and leave checkpoints, logs, a report and the last weights in `run`.
 
     Args:
-        recipe: the run.
+        recipe: the settings of the run.
         data: folder of the data set.
         run: folder of the run; must be new or empty unless `resume`.
-        resume: go on from the newest whole checkpoint, where there is one; else from step 0, and
-            from the weights that the run in the folder was started from.
-        start: weights to start from, a run or a float32 model file (`starting_weights.py`); where
-            there is a checkpoint to resume from, they are in it already.
-        device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA where present.
+        resume: continue from the newest intact checkpoint. Without one, start at step 0 from the
+            weights that the run in the folder was started from.
+        start: weights to start from, a run or a float32 model file (`starting_weights.py`); ignored
+            if there is a checkpoint to resume from.
+        device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA if present.
         say: receives each line meant for a person.
 
     Returns:
-        The newest checkpoint folder. After SIGTERM or SIGINT that is the step it was stopped at. A
-        host without the first process's disk has none, and is given `run`.
+        The newest checkpoint folder; after SIGTERM or SIGINT, of the step it stopped at. On a host
+        without the first process's disk, `run`.
 
     Raises:
-        TrainingError: a loss that is not finite, a GPU out of memory, a full disk, a data worker or
-            another process that died, a run folder in use. The checkpoints before it stay.
-        DatasetError, CheckpointError, ValueError: what was given does not fit; names file or key.
+        TrainingError: if a loss is not finite, a GPU runs out of memory, a disk is full, a data
+            worker or another process dies, or the run folder is in use. Checkpoints stay.
+        DatasetError, CheckpointError, ValueError: if the input does not fit; names file or key.
     """
     place = join_processes(device)
     if not place.is_first:
@@ -133,22 +133,22 @@ def _train(
     place: Place,
     say: Say,
 ) -> None:
-    _check_fit(recipe, place)
+    check_fit(recipe, place)
     if list_checkpoints(run) and not resume:
         raise TrainingError(f"{run} holds a run already: add --resume, or choose another folder")
     training = load_dataset(recipe.dataset, data, recipe.train_split)
     validation = load_dataset(recipe.dataset, data, recipe.val_split)
-    _check_classes(recipe, training)
-    if _same_files(training, validation):
+    check_classes(recipe, training)
+    if same_files(training, validation):
         say(
             f"training and validation are the same {len(training)} frames: the scores say nothing "
             "of any others"
         )
 
-    # the network, and what is kept beside it
+    # network and training state
     torch.manual_seed(recipe.seed)
     network = BiSeNetV2(recipe.model)
-    header = run_header(recipe, training, place)
+    header = {**run_header(recipe, training, place), "data_folder": str(data.resolve())}
     shared = f", {place.processes} processes" if place.processes > 1 else ""
     say(f"device: {header['device']}{shared}")
     found, again = find_checkpoint(run, header, say) if resume and place.is_first else (None, None)
@@ -189,7 +189,7 @@ def _train(
                 recipe, place, stepped, state, batches, weights, step, ignore_index
             )
             damaged += skipped
-            state.step(step)  # first, so that a GPU has it to do while the losses are looked at
+            state.step(step)  # before reading the losses, so that a GPU does not wait
             losses = place.mean(means)
             if not all(math.isfinite(value) for value in losses.values()):
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in losses.items())
@@ -219,59 +219,8 @@ def _train(
         say(f"{run} is complete: {done} steps")
 
 
-def _same_files(training: Dataset, validation: Dataset) -> bool:
-    if not (isinstance(training, FileDataset) and isinstance(validation, FileDataset)):
-        return False
-    return training.pairs == validation.pairs
-
-
-def _check_fit(recipe: Recipe, place: Place) -> None:
-    share, rest = divmod(recipe.batch_size, place.processes)
-    if rest:
-        raise TrainingError(
-            f"batch_size is {recipe.batch_size}, expected a multiple of {place.processes} processes"
-        )
-    micro = recipe.micro_batch or share
-    if share % micro:
-        raise TrainingError(
-            f"micro_batch is {micro}, expected a divisor of the {share} frames a process has"
-        )
-    synchronised = place.processes > 1 and place.device.type == "cuda"
-    if micro == 1 and recipe.model.branches != "detail" and not synchronised:
-        raise TrainingError(
-            "one frame at once on a device, expected 2 or more: the context embedding normalises "
-            "one value a frame over the batch"
-        )
-    if recipe.precision == "float16" and place.device.type != "cuda":
-        raise TrainingError(
-            f"precision is float16 on {place.device}, expected bfloat16 or float32 without CUDA"
-        )
-    if (
-        recipe.precision == "bfloat16"
-        and place.device.type == "cuda"
-        and not torch.cuda.is_bf16_supported(including_emulation=False)
-    ):
-        raise TrainingError(
-            f"precision is bfloat16 on {torch.cuda.get_device_name(place.device)}, which only "
-            "emulates it, expected float16 or float32"
-        )
-
-
-def _check_classes(recipe: Recipe, training: Dataset) -> None:
-    if recipe.model.num_classes != len(training.labels):
-        raise TrainingError(
-            f"model.num_classes is {recipe.model.num_classes}, expected {len(training.labels)} "
-            f"for {training.labels.name}"
-        )
-    if recipe.synthetic and training.labels.name != "camvid11":
-        raise TrainingError(
-            f"synthetic is {recipe.synthetic}, expected 0 for {training.labels.name}: the rendered "
-            "scenes have CamVid's classes"
-        )
-
-
 def _parallel(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.Module:
-    """The network as one of the run's processes steps it."""
+    """Wrap the network for the recipe and the number of processes."""
     if place.processes > 1:
         if place.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
@@ -284,19 +233,10 @@ def _parallel(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.
         network = nn.parallel.DistributedDataParallel(
             network,
             device_ids=[place.device] if on_gpu else None,
-            broadcast_buffers=not on_gpu,  # statistics that are synchronised are equal already
+            broadcast_buffers=not on_gpu,  # synchronized statistics are equal already
         )
     return network
 
 
 def _due(step: int, every: int) -> bool:
     return bool(every) and step % every == 0
-
-
-# --- one step -------------------------------------------------------------------------------------
-
-
-# --- state ----------------------------------------------------------------------------------------
-
-
-# --- validation -----------------------------------------------------------------------------------

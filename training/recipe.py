@@ -1,21 +1,20 @@
 """A training run as one frozen value: what a recipe file says and the command line overrides.
 
-Knows names, types and ranges; knows nothing of torch, files of data, or how a run is carried out.
+Meaning, type and range stand beside each key. Knows nothing of torch, data files, or how a run is
+carried out.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-import difflib
-import json
-import typing
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
 from bisenetv2_ros.training.model_config import ModelConfig
+from bisenetv2_ros.training.settings import Bool, Float, Int, SettingsError, build, settings, within
 
 MAX_BASES = 8
 
@@ -24,162 +23,190 @@ class RecipeError(ValueError):
     """A recipe or an override that does not fit; the message names the key and what is expected."""
 
 
-@dataclass(frozen=True, kw_only=True)
+Share = Annotated[Float, within(0, 1)]
+Size = tuple[Int, Int]
+
+
+@settings
 class Recipe:
     """Every choice of a training run. Section numbers are the paper's (arXiv 2004.02147).
 
-    Attributes:
-        name: of the recipe; names the run's folder too.
-        dataset: `camvid`, `camvid32`, `cityscapes`, `coco_stuff10k`, `coco_stuff164k`,
-            `synthetic` or `folder` (see `datasets.py`).
-        train_split, val_split: splits of the data set.
-        train_size: (width, height) in pixels to which frames are resized before augmentation, or
-            None to leave them. For frames much larger than the crop; `scales` are relative to it.
-        input_size: (width, height) of the network at validation and export, multiples of 8.
-        crop: (width, height) of the training crop in pixels, multiples of 8.
-        scales: factors of the random resize: a list is drawn from, as in 5.1; with `scale_range`
-            the factor is uniform (in its logarithm) between the first and the last. They are of the
-            frame as it is (or of `train_size`), so the range has to hold `input_size` over that.
-        scale_range: see `scales`.
-        flip: mirror with probability 1/2 (5.1).
-        jitter: strength of brightness, contrast and saturation changes, 0..1; 0 = off.
-        gamma: the exponent of the intensities is drawn log-uniformly from exp(±gamma), 0..1.
-        blur, shadow: probabilities of a Gaussian blur of up to 1.5 pixels and of a shadow.
-        noise: greatest standard deviation of Gaussian noise, in levels of 0..255.
-        class_mix: probability that the pixels of half of the classes of another sample are pasted
-            over a sample (ClassMix, arXiv 2007.07936).
-        synthetic: share of the training samples that are rendered street scenes instead, 0..1, of
-            the frames' size; for data sets with CamVid's 11 classes.
-        scenes: how many such scenes there are to draw from, 1..10000. Each data worker renders one
-            when it first needs it, and keeps it in memory (0.7 MB at 480x360).
-        damaged: what a frame or label that cannot be read does to the run: `fail` ends it, `skip`
-            counts it and takes the next one; `class_weights` and validation leave it out.
-        mean, std: of the RGB channels over 255, carried into the deployed model. The default is
-            ImageNet's, which serves natural images in general.
-        model: the network.
-        learning_rate, power: poly schedule lr * (1 - step / iterations) ** power (5.1).
-        warmup: steps over which the rate rises linearly to the poly schedule; 0 as in the paper.
-        momentum, weight_decay: SGD; decay on convolution weights only (5.1).
-        iterations: optimiser steps.
-        batch_size: frames a step, over all processes and accumulation.
-        micro_batch: frames at once on one device; 0 = batch_size over the processes. A smaller
-            divisor of that means gradient accumulation: memory for time. Batch norm then sees the
-            micro batch, and each micro batch has a loss of its own, of which the mean is taken, as
-            over processes. That is not quite the whole batch's: `ohem` ranks and `dice_weight`
-            counts within it, and a frame with few labelled pixels weighs more.
-        loss: `cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of
-            the paper's ablation).
-        ohem_threshold: a pixel is hard when its true class has less than this probability.
-        ohem_minimum: at least this share of the pixels counts as hard.
-        dice_weight: weight of the main head's Dice loss beside that one; 0 as in the paper. It
-            counts every class alike, and so helps thin and rare ones.
-        class_weights: `none` as in the paper, or `log`: 1 / ln(1.02 + share of the class) (ENet,
-            arXiv 1606.02147, section 5.2), of mean 1.
-        booster_weight: weight of each booster head's loss (4.4: 1).
-        booster_stride: booster losses are taken on every so-many-th label pixel; 1 as in the
-            paper's figure, 4 costs a sixteenth and sees boosters at the finest booster's scale.
-        ema: decay of the exponential moving average of the weights that is evaluated and exported;
-            0 = off.
-        precision: `float32`, or autocast to `bfloat16` or `float16` (the latter scales the loss;
-            CUDA only).
-        compile: torch.compile the network.
-        seed: of everything random.
-        validate_every, checkpoint_every: steps; 0 = at the end only.
-        workers: processes that load data; results do not depend on it.
+    Sizes are (width, height) in pixels.
     """
 
     name: str
+    """Name of the recipe; the default name of the run's folder too."""
+
+    adapt: Bool = False
+    """`bisenetv2 train` sets sizes, network, batch and schedule by the data set, the starting
+    weights and the machine (see `plan.py`); keys given on the command line stay."""
+
     dataset: str
+    """Name of the data set's layout, such as `folder` or `cityscapes` (see `datasets.py`)."""
+
     train_split: str = "train"
+    """Split to train on."""
+
     val_split: str = "val"
-    train_size: tuple[int, int] | None = None
-    input_size: tuple[int, int]
-    crop: tuple[int, int]
-    scales: tuple[float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
-    scale_range: bool = False
-    flip: bool = True
-    jitter: float = 0.0
-    gamma: float = 0.0
-    blur: float = 0.0
-    shadow: float = 0.0
-    noise: float = 0.0
-    class_mix: float = 0.0
-    synthetic: float = 0.0
-    scenes: int = 512
+    """Split to validate on."""
+
+    train_size: Size | None = None
+    """Size to which frames are resized before augmentation, or null to leave them. For frames much
+    larger than the crop; `scales` are relative to it."""
+
+    input_size: Size
+    """Size of the network's input at validation and export, multiples of 8."""
+
+    crop: Size
+    """Size of the training crop, multiples of 8."""
+
+    scales: tuple[Float, ...] = (0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+    """Factors of the random resize, relative to the frame (or to `train_size`), so the range has to
+    hold `input_size` over that. One of the list is drawn, as in 5.1; see `scale_range`."""
+
+    scale_range: Bool = False
+    """Draw the factor log-uniformly between the first and the last of `scales`."""
+
+    flip: Bool = True
+    """Mirror with probability 1/2 (5.1)."""
+
+    jitter: Share = 0.0
+    """Strength of brightness, contrast and saturation changes."""
+
+    gamma: Share = 0.0
+    """The exponent of the intensities is drawn log-uniformly from exp(±gamma)."""
+
+    blur: Share = 0.0
+    """Probability of a Gaussian blur of up to 1.5 pixels."""
+
+    shadow: Share = 0.0
+    """Probability of a shadow."""
+
+    noise: Annotated[Float, within(0, 50)] = 0.0
+    """Greatest standard deviation of Gaussian noise, in levels of 0..255."""
+
+    class_mix: Share = 0.0
+    """Probability that the pixels of half of the classes of another sample are pasted over a sample
+    (ClassMix, arXiv 2007.07936)."""
+
+    synthetic: Share = 0.0
+    """Fraction of the training samples that are rendered street scenes instead, of the frames'
+    size; for data sets with CamVid's 11 classes."""
+
+    scenes: Annotated[Int, within(1, 10_000)] = 512
+    """Number of such scenes. Each data worker renders one when it first needs it, and keeps it in
+    memory (0.7 MB at 480x360)."""
+
     damaged: Literal["fail", "skip"] = "fail"
-    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
-    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    learning_rate: float = 5e-2
-    power: float = 0.9
-    warmup: int = 0
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    iterations: int
-    batch_size: int = 16
-    micro_batch: int = 0
+    """What a frame or label that cannot be read does to the run: `fail` ends it, `skip` counts it
+    and takes the next one; `class_weights` and validation leave it out."""
+
+    mean: tuple[Float, Float, Float] = (0.485, 0.456, 0.406)
+    """Mean of the RGB channels over 255, carried into the deployed model. The default is
+    ImageNet's, which serves natural images in general."""
+
+    std: tuple[Float, Float, Float] = (0.229, 0.224, 0.225)
+    """Standard deviation of the same."""
+
+    model: ModelConfig = ModelConfig()
+    """The network."""
+
+    learning_rate: Annotated[Float, within(1e-9, 100)] = 5e-2
+    """Base of the schedule lr * (1 - step / iterations) ** power (5.1)."""
+
+    power: Annotated[Float, within(0, 10)] = 0.9
+    """Exponent of that schedule."""
+
+    warmup: Annotated[Int, within(0, 10**8)] = 0
+    """Steps over which the rate rises linearly to the schedule; 0 as in the paper."""
+
+    momentum: Annotated[Float, within(0, 0.9999)] = 0.9
+    """Momentum of SGD."""
+
+    weight_decay: Share = 5e-4
+    """Weight decay, on convolution weights only (5.1)."""
+
+    iterations: Annotated[Int, within(1, 10**8)]
+    """Optimizer steps."""
+
+    batch_size: Annotated[Int, within(1, 10**5)] = 16
+    """Frames a step, over all processes and accumulation."""
+
+    micro_batch: Annotated[Int, within(0, 10**5)] = 0
+    """Frames at once on one device; 0 = batch_size over the processes. A smaller divisor of that
+    accumulates gradients: memory for time. Batch norm then sees the micro batch, and each micro
+    batch has a loss of its own, whose mean is taken, as over processes. That is not quite the whole
+    batch's: `ohem` ranks and `dice_weight` counts within it, and a frame with few labelled pixels
+    weighs more."""
+
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
-    ohem_threshold: float = 0.7
-    ohem_minimum: float = 1 / 16
-    dice_weight: float = 0.0
+    """`cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of the
+    paper's ablation)."""
+
+    ohem_threshold: Share = 0.7
+    """A pixel is hard if its true class has less than this probability."""
+
+    ohem_minimum: Share = 1 / 16
+    """At least this fraction of the pixels counts as hard."""
+
+    dice_weight: Annotated[Float, within(0, 100)] = 0.0
+    """Weight of the main head's Dice loss beside that one; 0 as in the paper. It counts every class
+    alike, and so helps thin and rare ones."""
+
     class_weights: Literal["none", "log"] = "none"
-    booster_weight: float = 1.0
-    booster_stride: int = 1
-    ema: float = 0.0
+    """`none` as in the paper, or `log`: 1 / ln(1.02 + fraction of the class) (ENet, arXiv
+    1606.02147, section 5.2), of mean 1."""
+
+    booster_weight: Annotated[Float, within(0, 100)] = 1.0
+    """Weight of each booster head's loss (4.4: 1)."""
+
+    booster_stride: Annotated[Int, within(1, 32)] = 1
+    """Booster losses are taken on every so-many-th label pixel; 1 as in the paper's figure, 4 costs
+    a sixteenth and sees boosters at the finest booster's scale."""
+
+    ema: Annotated[Float, within(0, 0.999999)] = 0.0
+    """Decay of the exponential moving average of the weights that is evaluated and exported; 0 =
+    off."""
+
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    compile: bool = False
-    seed: int = 0
-    validate_every: int = 0
-    checkpoint_every: int = 0
-    workers: int = 2
+    """`float32`, or autocast to `bfloat16` or `float16` (the latter scales the loss; CUDA only)."""
+
+    compile: Bool = False
+    """torch.compile the network."""
+
+    seed: Annotated[Int, within(-(2**63), 2**64)] = 0
+    """Seed of everything random."""
+
+    validate_every: Annotated[Int, within(0, 10**8)] = 0
+    """Steps between validations; 0 = at the end only."""
+
+    checkpoint_every: Annotated[Int, within(0, 10**8)] = 0
+    """Steps between checkpoints; 0 = at the end only."""
+
+    workers: Annotated[Int, within(0, 256)] = 2
+    """Processes that load data; results do not depend on it."""
 
     def __post_init__(self) -> None:
         for name in ("input_size", "crop"):
             width, height = getattr(self, name)
             if width <= 0 or height <= 0 or width % 8 or height % 8:
-                raise RecipeError(f"{name} is {width}x{height}, expected positive multiples of 8")
-        for name, low, high in (
-            ("iterations", 1, 10**8),
-            ("batch_size", 1, 10**5),
-            ("micro_batch", 0, self.batch_size),
-            ("learning_rate", 1e-9, 100),
-            ("power", 0, 10),
-            ("momentum", 0, 0.9999),
-            ("weight_decay", 0, 1),
-            ("warmup", 0, self.iterations),
-            ("jitter", 0, 1),
-            ("gamma", 0, 1),
-            ("blur", 0, 1),
-            ("shadow", 0, 1),
-            ("noise", 0, 50),
-            ("class_mix", 0, 1),
-            ("synthetic", 0, 1),
-            ("scenes", 1, 10_000),
-            ("ema", 0, 0.999999),
-            ("dice_weight", 0, 100),
-            ("booster_weight", 0, 100),
-            ("booster_stride", 1, 32),
-            ("ohem_threshold", 0, 1),
-            ("ohem_minimum", 0, 1),
-            ("workers", 0, 256),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise RecipeError(f"{name} is {value}, expected {low}..{high}")
+                raise ValueError(f"{name} is {width}x{height}, expected positive multiples of 8")
+        if self.warmup > self.iterations:
+            raise ValueError(f"warmup is {self.warmup}, expected 0..{self.iterations} (iterations)")
         if self.micro_batch and self.batch_size % self.micro_batch:
-            raise RecipeError(
+            raise ValueError(
                 f"micro_batch is {self.micro_batch}, expected a divisor of batch_size "
                 f"({self.batch_size})"
             )
         if not self.scales or min(self.scales) <= 0 or list(self.scales) != sorted(self.scales):
-            raise RecipeError(f"scales is {self.scales}, expected rising positive factors")
+            raise ValueError(f"scales is {self.scales}, expected rising positive factors")
         if min(self.std) <= 0:
-            raise RecipeError(f"std is {self.std}, expected positive values")
+            raise ValueError(f"std is {self.std}, expected positive values")
         if self.train_size and min(self.train_size) <= 0:
-            raise RecipeError(f"train_size is {self.train_size}, expected positive pixels")
+            raise ValueError(f"train_size is {self.train_size}, expected positive pixels")
 
     def learning_rate_at(self, step: int) -> float:
-        """Learning rate of optimiser step `step`, counted from 0 (paper, section 5.1).
+        """Learning rate of optimizer step `step`, counted from 0 (paper, section 5.1).
 
         The poly curve starts at step 0 whatever the warm-up; the warm-up multiplies it by
         (step + 1) / warmup.
@@ -193,8 +220,11 @@ class Recipe:
 
 
 def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
-    """Build a recipe from plain values; RecipeError names an unknown key and the nearest known."""
-    return _build(Recipe, values, where)
+    """Build a recipe from plain values; RecipeError names each key that does not fit."""
+    try:
+        return build(Recipe, values)
+    except SettingsError as error:
+        raise RecipeError(f"{where}: {error}") from error
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:
@@ -212,24 +242,34 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
     path = _recipe_path(name_or_path)
     values = _read_values(path)
     values.setdefault("name", path.stem)
+    recipe = recipe_from_dict(values, str(path))  # a fault of the file is not the overrides' fault
     if not overrides:
-        return recipe_from_dict(values, str(path))
-    recipe_from_dict(values, str(path))  # so that a fault of the file is not laid on the overrides
-    for override in overrides:
-        key, equals, text = override.partition("=")
+        return recipe
+    return recipe_from_dict(override(values, overrides), f"{path.stem} {' '.join(overrides)}")
+
+
+def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Put overrides `key=value` (see `load_recipe`) into a copy of a recipe's plain values.
+
+    Raises:
+        RecipeError: if one is not of this form.
+    """
+    values = copy.deepcopy(values)
+    for given in overrides:
+        key, equals, text = given.partition("=")
         if not equals:
-            raise RecipeError(f"override {override!r}: expected key=value")
+            raise RecipeError(f"override {given!r}: expected key=value")
         *parents, leaf = key.split(".")
         target = values
         for parent in parents:
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
-                raise RecipeError(f"override {override!r}: {parent} has no keys below it")
+                raise RecipeError(f"override {given!r}: {parent} has no keys below it")
         try:
             target[leaf] = parse_yaml(text)
         except YamlError as error:
-            raise RecipeError(f"override {override!r}: {error}") from error
-    return recipe_from_dict(values, f"{path.stem} {' '.join(overrides)}")
+            raise RecipeError(f"override {given!r}: {error}") from error
+    return values
 
 
 def known_recipes() -> dict[str, str]:
@@ -271,66 +311,3 @@ def _read_values(path: Path, depth: int = 0) -> dict[str, Any]:
     if isinstance(values.get("model"), dict):
         values["model"] = {**below.get("model", {}), **values["model"]}
     return {**below, **values}
-
-
-def _build(cls: Any, values: dict[str, Any], where: str) -> Any:
-    hints = typing.get_type_hints(cls)
-    for key in values:
-        if key not in hints:
-            near = difflib.get_close_matches(key, hints, 1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise RecipeError(f"{where}: unknown key {key!r}{hint}")
-    missing = [
-        f.name
-        for f in dataclasses.fields(cls)
-        if f.name not in values
-        and f.default is dataclasses.MISSING
-        and f.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        raise RecipeError(f"{where}: missing key {missing[0]!r}")
-    made = {key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()}
-    try:
-        return cls(**made)
-    except ValueError as error:
-        raise RecipeError(f"{where}: {error}") from error
-
-
-def _convert(value: Any, hint: Any, where: str) -> Any:
-    """Check a plain value against a type hint; lists become tuples, `5e-2` and 1 become floats."""
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
-        if isinstance(value, dict):
-            return _build(hint, value, where)
-    elif origin is Literal:
-        if value in arguments:
-            return value
-        raise RecipeError(f"{where} is {value!r}, expected one of {list(arguments)}")
-    elif origin is tuple:
-        if isinstance(value, (list, tuple)):
-            variadic = len(arguments) == 2 and arguments[1] is Ellipsis
-            if variadic or len(arguments) == len(value):
-                kinds = [arguments[0]] * len(value) if variadic else arguments
-                return tuple(_convert(v, k, where) for v, k in zip(value, kinds, strict=True))
-            raise RecipeError(f"{where} is {value!r}, expected {len(arguments)} values")
-    elif origin is not None:  # X | None
-        if value is None:
-            return None
-        return _convert(value, arguments[0], where)
-    elif hint in (int, float) and (number := _number(value)) is not None:
-        if hint is float or number.is_integer():
-            return hint(number)
-    elif isinstance(value, hint) and (hint is bool or not isinstance(value, bool)):
-        return value
-    name = getattr(hint, "__name__", str(hint))
-    raise RecipeError(f"{where} is {json.dumps(value, default=str)}, expected {name}")
-
-
-def _number(value: Any) -> float | None:
-    """As a number, or None. YAML 1.1 takes `5e-2` for a string: it wants a dot and a sign."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        return None
-    try:
-        return float(value)
-    except ValueError:
-        return None

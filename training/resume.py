@@ -1,4 +1,4 @@
-"""Where a run starts: at random, from weights, or from its newest checkpoint."""
+"""Where a run starts: from its newest checkpoint, or from other weights."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ from bisenetv2_ros.training.datasets import Dataset
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.run_record import Say, check_same_run
-from bisenetv2_ros.training.samples import (
-    TrainingStream,
-)
+from bisenetv2_ros.training.samples import TrainingStream
 from bisenetv2_ros.training.starting_weights import (
     STARTING_FRAMES,
     StartingWeightsError,
@@ -30,7 +28,7 @@ from bisenetv2_ros.training.starting_weights import (
 
 
 def how_to_resume(run: Path) -> str:
-    """What to do after an error, for its message."""
+    """Return what to do after an error, for its message."""
     saved = list_checkpoints(run)
     if not saved:
         return "there is no checkpoint yet"
@@ -40,7 +38,7 @@ def how_to_resume(run: Path) -> str:
 def start_from_weights(
     network: BiSeNetV2, recipe: Recipe, training: Dataset, source: Path, say: Say
 ) -> dict[str, Any]:
-    """Put starting weights into the network; returns where they are from, for the record."""
+    """Load starting weights into the network; returns where they are from, for the record."""
     stream = TrainingStream(training, recipe)
     images = torch.stack([stream[k][0] for k in range(STARTING_FRAMES)])
     start = start_from(network, recipe, training.labels, source, images)
@@ -52,9 +50,10 @@ def start_from_weights(
 def find_checkpoint(
     run: Path, header: dict[str, Any], say: Say
 ) -> tuple[Checkpoint | None, dict[str, Any] | None]:
-    """What there is to resume: the newest checkpoint; what the run was started from, as recorded.
+    """Find the newest intact checkpoint, and what the run was started from as recorded.
 
-    CheckpointError where the folder holds another run.
+    Raises:
+        CheckpointError: if the folder holds another run.
     """
     found = load_newest(run, say)
     if not found:
@@ -73,9 +72,10 @@ def start_again(
     run: Path,
     say: Say,
 ) -> dict[str, Any]:
-    """As `start_from_weights`, of a run that was ended before its first checkpoint.
+    """Load the starting weights of a run that ended before its first checkpoint once more.
 
-    CheckpointError where what it was started from is gone, or another file by now.
+    Raises:
+        CheckpointError: if those weights are gone or have changed.
     """
     source = Path(before["source"])
     advice = "give --from again, or choose another output folder"

@@ -37,6 +37,10 @@ from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.gallery import Gallery, panel
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
 
+QUIET = 15.0  # seconds between lines of progress where there is no terminal
+
+Say = Callable[[str], None]
+
 # What may differ between a run and its continuation without changing where it ends.
 FREE_KEYS = ("name", "workers", "validate_every", "checkpoint_every")
 
@@ -64,14 +68,38 @@ def run_header(recipe: Recipe, dataset: Dataset, place: Place) -> dict[str, Any]
 
 
 def check_same_run(run: Path, header: dict[str, Any]) -> None:
-    """CheckpointError naming what differs where `header` is not that of the run in `run`."""
+    """Check that `header` continues the run in a folder.
+
+    Raises:
+        CheckpointError: naming what differs, and for more steps what to do instead.
+    """
     earlier = read_run_header(run)
     before = recipe_from_dict(earlier["recipe"], str(run / "recipe.json")).to_dict()
     for key, value in header["recipe"].items():
-        if key not in FREE_KEYS and before[key] != value:
-            raise CheckpointError(
-                f"{run}: cannot resume with {key} = {value}, the run was started with {before[key]}"
+        if key in FREE_KEYS or before[key] == value:
+            continue
+        message = (
+            f"{run}: cannot resume with {key} = {value}, the run was started with {before[key]}"
+        )
+        if key in ("iterations", "warmup"):
+            steps = header["recipe"]["iterations"]
+            message += (
+                "; its learning rate follows that number: to train longer, start another run from "
+                f"this one, `bisenetv2 train --from {run} --output {run}_longer ... "
+                f"iterations={steps}`"
             )
+        raise CheckpointError(message)
+    names, known = (tuple(h["labels"]["names"]) for h in (header, earlier))
+    if names != known:
+        place = next(
+            (i for i, (new, old) in enumerate(zip(names, known, strict=False)) if new != old),
+            min(len(names), len(known)),
+        )
+        new, old = (str(n[place]) if place < len(n) else "none" for n in (names, known))
+        raise CheckpointError(
+            f"{run}: cannot resume, its class {place} was {old!r}, the data set now says {new!r}: "
+            "restore the order of the classes, or choose another folder"
+        )
     if earlier["data"] != header["data"]:
         raise CheckpointError(
             f"{run}: cannot resume, its data set had {earlier['data']['samples']} samples with "
@@ -124,7 +152,7 @@ class RunLog:
         self.say = say
         self.metrics = run / "metrics.jsonl"
         self.first_step = first_step
-        self.last_time = time.monotonic()
+        self.last_time = self.told = self.began = time.monotonic()
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunLog:
@@ -153,7 +181,7 @@ class RunLog:
         self._open.close()
 
     def step(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """Note optimiser step number `step`, counted from 1."""
+        """Note optimizer step number `step`, counted from 1."""
         now = time.monotonic()
         speed = self.recipe.batch_size / (now - self.last_time)
         self.last_time = now
@@ -167,8 +195,11 @@ class RunLog:
                 self._board.add_scalar(f"loss/{name}", value, step)
             self._board.add_scalar("learning_rate", rate, step)
             self._board.add_scalar("images_per_second", speed, step)
-        if self._bar.disable and (step % 50 == 0 or step == 1):
-            self.say(f"step {step}/{self.recipe.iterations}: {line}")
+        if self._bar.disable and (step == self.first_step + 1 or now - self.told >= QUIET):
+            each = (now - self.began) / (step - self.first_step)
+            left = duration(each * (self.recipe.iterations - step))
+            self.say(f"step {step}/{self.recipe.iterations}: {line}, {left} left")
+            self.told = now
 
     def validation(self, step: int, result: Scores, gallery: Gallery) -> None:
         """Note a validation: mean IoU, the IoU of each class, and pictures."""
@@ -177,19 +208,23 @@ class RunLog:
             name: None if math.isnan(value) else round(float(value), 5)
             for name, value in zip(names, result.iou, strict=True)
         }
-        self._write({"step": step, "val_miou": result.mean_iou, "val_iou": classes})
-        if self._board:
+        mean = None if math.isnan(result.mean_iou) else result.mean_iou
+        self._write({"step": step, "val_miou": mean, "val_iou": classes})
+        if self._board and mean is not None:
             self._board.add_scalar("validation/mean_iou", result.mean_iou, step)
             for example in gallery.first:
                 picture = panel(example, gallery.labels)
                 self._board.add_image(
                     f"validation/{example.name}", picture, step, dataformats="HWC"
                 )
-        self.say(f"step {step}: validation mIoU {result.mean_iou:.4f}")
+        if mean is None:
+            self.say(f"step {step}: no validation mIoU, no pixel of the split has a label")
+        else:
+            self.say(f"step {step}: validation mIoU {mean:.4f}")
         self.last_time = time.monotonic()
 
     def _write(self, record: dict[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(json.dumps(record, allow_nan=False) + "\n")
         self._file.flush()
 
 
@@ -204,4 +239,9 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
-Say = Callable[[str], None]
+def duration(seconds: float) -> str:
+    """A length of time for people: `40 s`, `12 min`, `3 h 05 min`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min"

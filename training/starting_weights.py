@@ -14,6 +14,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -36,6 +37,8 @@ REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the
 _COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
 # Of `model.*`, what a network may differ in and still compute the same of its main head's features.
 _FREE_MODEL_KEYS = ("num_classes", "boosters", "booster_channels", "dropout", "head_shuffle")
+# What a run chooses for itself, whatever weights it starts from.
+_OWN_KEYS = ("num_classes", "boosters", "booster_channels", "dropout")
 _NAMES_CLASSES = re.compile(r"(head|boosters\.\w+)\.2\.\w+")  # last layer of a head
 
 
@@ -80,14 +83,7 @@ def start_from(
         _refine_head(weights, trained.recipe.model, recipe.model)
         anew = _copy(network, weights, trained.labels.names == labels.names, source)
         return Start(str(source), "", anew)
-    try:
-        file = read_model_file(model_path(source))
-    except ModelFileError as error:
-        raise StartingWeightsError(f"{error}; or give a run folder") from error
-    if file.info.precision != "float32":
-        raise StartingWeightsError(
-            f"{file.path}: its weights are {file.info.precision}, expected the float32 file"
-        )
+    file = _float32_file(source)
     same_classes = file.info.labels.names == labels.names
     weights = read_folded_weights(file.path)
     config = _config_of_file(weights, file.info.labels, recipe.model)
@@ -110,6 +106,56 @@ def start_from(
         _refine_head(weights, config, recipe.model)
         anew = _copy(network, weights, same_classes, file.path)
     return Start(str(source), file.sha256, anew)
+
+
+def settings_of(source: Path) -> dict[str, Any]:
+    """Return the recipe keys that the weights of a source ask for: mean, std and `model`.
+
+    Of a run, all that its network computes with; of a model file, what its tensors tell.
+
+    Raises:
+        StartingWeightsError, CheckpointError, ModelFileError: if it cannot be read.
+    """
+    if source.is_dir():
+        recipe = load_network(source).recipe
+        model = {k: v for k, v in recipe.to_dict()["model"].items() if k not in _OWN_KEYS}
+        return {"mean": recipe.mean, "std": recipe.std, "model": model}
+    file = _float32_file(source)
+    weights = read_folded_weights(file.path)
+    if "head.0.0.weight" not in weights or "head.2.bias" not in weights:
+        raise StartingWeightsError(f"{file.path}: no head of a network of this package in it")
+    shuffle = math.isqrt(len(weights["head.2.bias"]) // len(file.info.labels)) or 1
+    model = {"head_channels": len(weights["head.0.0.weight"]), "head_shuffle": shuffle}
+    return {**_pixels_of(file.path), "model": model}
+
+
+def _float32_file(source: Path) -> ModelFile:
+    try:
+        file = read_model_file(model_path(source))
+    except ModelFileError as error:
+        raise StartingWeightsError(f"{error}; or give a run folder") from error
+    if file.info.precision != "float32":
+        raise StartingWeightsError(
+            f"{file.path}: its weights are {file.info.precision}, expected the float32 file"
+        )
+    return file
+
+
+def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
+    """Mean and std by which a model file normalizes, or nothing if it is written otherwise."""
+    constants: dict[str, np.ndarray] = {}
+    found: dict[str, np.ndarray] = {}
+    for node in onnx.load(path).graph.node:
+        if node.op_type == "Constant":
+            constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
+        elif node.op_type in ("Sub", "Mul") and node.input[1] in constants:
+            found.setdefault(node.op_type, constants[node.input[1]].astype(float).ravel())
+        elif node.op_type == "Conv":
+            break
+    if {kind: len(values) for kind, values in found.items()} != {"Sub": 3, "Mul": 3}:
+        return {}
+    mean, std = found["Sub"] / 255, 1 / (255 * found["Mul"])
+    return {"mean": tuple(mean.round(6).tolist()), "std": tuple(std.round(6).tolist())}
 
 
 def read_folded_weights(path: Path) -> dict[str, Tensor]:
@@ -150,7 +196,8 @@ def _config_of_file(
     shuffle = math.isqrt(rows // len(labels)) or 1
     if (len(labels), shuffle) == (config.num_classes, config.head_shuffle):
         return config
-    return dataclasses.replace(config, num_classes=len(labels), head_shuffle=shuffle, boosters=())
+    changed = {"num_classes": len(labels), "head_shuffle": shuffle, "boosters": ()}
+    return dataclasses.replace(config, **changed)  # type: ignore[arg-type]
 
 
 def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConfig) -> None:

@@ -7,16 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bisenetv2_ros.training.checkpoint import (
-    Checkpoint,
-)
+from bisenetv2_ros.training.checkpoint import Checkpoint
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot go on; the message says where it stands and what to do."""
+    """A run that cannot continue; the message says where it stands and what to do."""
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -32,9 +30,9 @@ def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, 
 class MovingAverage:
     """Exponential moving average of weights and batch-norm statistics; counters are copied.
 
-    The decay starts small, (1 + t) / (10 + t), so that the random start is soon forgotten. The
-    statistics are averaged with the same weights: they belong to the averaged weights, and the
-    newest alone would not.
+    The decay starts small, (1 + t) / (10 + t), to forget the random start quickly. Batch-norm
+    statistics are averaged with the same decay, because the newest ones do not fit the averaged
+    weights.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -43,12 +41,12 @@ class MovingAverage:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's weights after optimiser step `step`, counted from 0."""
+        """Move towards the network's weights after optimizer step `step`, counted from 0."""
         decay = min(self.decay, (1 + step) / (10 + step))
         now = network.state_dict()
         averaged = [key for key, value in now.items() if value.dtype.is_floating_point]
         counters = [key for key, value in now.items() if not value.dtype.is_floating_point]
-        # All at once: a GPU waits while hundreds of small calls are made one by one.
+        # In one call: hundreds of small ones would keep a GPU waiting.
         torch._foreach_lerp_(
             [self.weights[key] for key in averaged], [now[key] for key in averaged], 1 - decay
         )
@@ -58,9 +56,9 @@ class MovingAverage:
 
 
 class TrainingState:
-    """All that a step changes: network, optimiser, loss scale, moving average.
+    """All that a step changes: network, optimizer, loss scale, moving average.
 
-    The moving average is kept by the first process, the one that saves.
+    Only the first process, the one that saves, keeps the moving average.
     """
 
     def __init__(self, recipe: Recipe, network: BiSeNetV2, place: Place) -> None:
@@ -79,7 +77,7 @@ class TrainingState:
             group["lr"] = rate
 
     def step(self, step: int) -> None:
-        """Apply the gradients of optimiser step `step`, counted from 0, and drop them."""
+        """Apply the gradients of optimizer step `step`, counted from 0, and drop them."""
         self.scaler.step(self.optimizer)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
@@ -87,13 +85,14 @@ class TrainingState:
             self.average.update(self.network, step)
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights to evaluate: averaged where the recipe asks for it."""
+        """Return the weights to evaluate: the moving average, if the recipe has one."""
         return self.average.weights if self.average else self.network.state_dict()
 
     def capture(self, done: int) -> Checkpoint:
-        """Everything that the next step depends on, after `done` steps.
+        """Return everything that the next step depends on, after `done` steps.
 
-        TrainingError where a weight is not finite: such a state is not worth keeping.
+        Raises:
+            TrainingError: if a weight is not finite; such a state is not worth keeping.
         """
         for name, value in self.network.state_dict().items():
             if not value.isfinite().all():
@@ -115,7 +114,7 @@ class TrainingState:
         )
 
     def restore(self, found: Checkpoint) -> int:
-        """Become what was captured; returns the number of steps done."""
+        """Take over a captured state; returns the number of steps done."""
         self.network.load_state_dict(found.model)
         if self.average:
             for key, value in found.ema.items():

@@ -13,10 +13,7 @@ from torch import Tensor, nn
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.loss import segmentation_loss
 from bisenetv2_ros.training.recipe import Recipe
-from bisenetv2_ros.training.samples import (
-    Batch,
-    BatchPlan,
-)
+from bisenetv2_ros.training.samples import Batch, BatchPlan
 from bisenetv2_ros.training.state import TrainingState
 
 
@@ -30,11 +27,23 @@ def backward(
     step: int,
     ignore_index: int = 255,
 ) -> tuple[dict[str, Tensor], int]:
-    """Gradients of one batch, in micro batches -> losses by head, damaged samples passed over.
+    """Accumulate the gradients of one batch, in micro batches.
 
-    The gradients are means over the micro batches and processes, each of which has taken its own
-    mean over its pixels. The losses, scalars on the device, are means over this process's micro
-    batches.
+    Gradients are means over micro batches and processes, each of which takes its own mean over its
+    pixels.
+
+    Args:
+        recipe, place: what to compute, and on which device.
+        network: the network as wrapped for this run.
+        state: holds the loss scale.
+        batches: the process's micro batches, at those of `step`.
+        weights: loss weight of each class, (C,) float32, or None.
+        step: number of the step, counted from 0; seeds dropout.
+        ignore_index: label value without a class.
+
+    Returns:
+        Losses by head, scalars on the device, means over this process's micro batches; and how many
+        damaged samples were skipped.
     """
     torch.manual_seed(hash((recipe.seed, 3, step, place.rank)) & 0x7FFF_FFFF)  # dropout
     network.train()
@@ -44,7 +53,7 @@ def backward(
     for part in range(parts):
         image, label, skipped = next(batches)
         damaged += int(skipped.sum())
-        x = normalise(image.to(place.device, non_blocking=True), recipe)
+        x = normalize(image.to(place.device, non_blocking=True), recipe)
         target = label.to(place.device, non_blocking=True).long()
         with contextlib.ExitStack() as stack:
             if part + 1 < parts and isinstance(network, nn.parallel.DistributedDataParallel):
@@ -70,21 +79,21 @@ def backward(
     return summed, damaged
 
 
-def normalise(image: Tensor, recipe: Recipe) -> Tensor:
-    """(N, H, W, 3) uint8 RGB -> (N, 3, H, W) float32 in channels-last memory."""
+def normalize(image: Tensor, recipe: Recipe) -> Tensor:
+    """Normalize (N, H, W, 3) uint8 RGB to (N, 3, H, W) float32 in channels-last memory."""
     mean, std = _constant(recipe.mean, image.device), _constant(recipe.std, image.device)
-    # the permutation of a channels-last picture is a channels-last tensor: no copy
+    # Permuting a channels-last image gives a channels-last tensor: no copy.
     return ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 @functools.lru_cache
 def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
-    """Copied to the device once: each such copy waits for all that a GPU has still to do."""
+    """Copy to the device once, because each copy waits for all pending work of a GPU."""
     return torch.tensor(values, device=device)
 
 
 def autocast(recipe: Recipe, device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    """The recipe's arithmetic on this device."""
+    """Return the context of the recipe's precision on this device."""
     if recipe.precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=getattr(torch, recipe.precision))

@@ -17,26 +17,26 @@ from bisenetv2_ros.training.state import TrainingState
 
 
 class Damaged:
-    """Samples that cannot be read, outside of the training stream: an error, or counted."""
+    """Handles damaged samples outside of the training stream as `Recipe.damaged` says."""
 
     def __init__(self, recipe: Recipe) -> None:
         self.skip = recipe.damaged == "skip"
         self.count = 0
 
     def note(self, error: DatasetError) -> None:
-        """Count one, or raise the error where the recipe does not say to skip them."""
+        """Count one, or raise the error unless the recipe says to skip them."""
         if not self.skip:
             raise error
         self.count += 1
 
     def tell(self, where: str, say: Say) -> None:
-        """Say how many were left out, if any were."""
+        """Log how many were left out, if any."""
         if self.count:
             say(f"{where}: {self.count} damaged samples were left out")
 
 
 class _Interrupted(Exception):
-    """Asked to stop in the middle of a validation."""
+    """A stop was requested during a validation."""
 
 
 def validate(
@@ -48,9 +48,20 @@ def validate(
     done: int,
     run: Path | None,
 ) -> None:
-    """Score the weights on the validation split, and with a `run` folder write its report there.
+    """Score the weights on the validation split and record the result.
 
-    Gives up silently when asked to stop.
+    Returns early, without a record, if a stop is requested.
+
+    Args:
+        recipe, state: the run.
+        dataset: the validation split.
+        stop: whether a stop was requested.
+        log: receives the scores.
+        done: optimizer steps done.
+        run: folder to write the report to, or None for no report.
+
+    Raises:
+        DatasetError: if a sample is damaged (unless the recipe says to skip those), or all are.
     """
     gallery = Gallery(dataset.labels)
 

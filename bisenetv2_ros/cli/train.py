@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,10 @@ from bisenetv2_ros.cli import UserError
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.recipe import Recipe
+
+
+OWN_DATA = "finetune"  # the recipe for a folder of one's own
+OWN_START = "bisenetv2_camvid_640x480_float32"  # the weights that it starts from
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,6 +31,7 @@ recipes (config/training/NAME.yaml, read one: every key is explained in training
 {lines}
 
 examples:
+  bisenetv2 train --data my_set                          your own labelled frames (finetune)
   bisenetv2 train --config synthetic_cpu                 a first run, no data needed
   bisenetv2 train --config camvid_cpu --data data/camvid
   bisenetv2 train --config cityscapes --data data/cityscapes micro_batch=4
@@ -33,19 +40,23 @@ examples:
                                                          an ablation of the paper
   bisenetv2 train --config camvid_cpu --data DIR --from bisenetv2_camvid_640x480_float32
                                                          fine-tune the package's own weights
-  bisenetv2 train --config camvid_cpu --data DIR --resume
-                                                         after a stop or a power cut
+  bisenetv2 train --resume --output runs/my_set          after a stop or a power cut
   torchrun --nproc_per_node 4 -m bisenetv2_ros.cli.main train --config cityscapes --data DIR
                                                          four GPUs, batch_size shared out
 
 Left in the output folder: checkpoints/, recipe.json, metrics.jsonl, report/report.html, and
 tensorboard/ (`tensorboard --logdir runs`). Ctrl-C and SIGTERM end after the current step and save.
-Then: `bisenetv2 evaluate RUN`, `bisenetv2 export RUN`.
+Then: `bisenetv2 deploy RUN -o my_model`.
 """
-    parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe, see below")
+    parser.add_argument(
+        "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
+    )
     parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set")
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of the run (default: runs/NAME)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help=f"folder of the run (default: runs/NAME of the recipe, of the data for {OWN_DATA})",
     )
     parser.add_argument(
         "--from",
@@ -53,12 +64,13 @@ Then: `bisenetv2 evaluate RUN`, `bisenetv2 export RUN`.
         type=Path,
         metavar="RUN|MODEL",
         help="start from these weights: a run, or a float32 model file (or the name of one of the "
-        "package); where the classes are others the heads start anew in their last layer",
+        "package); mean, std and model.* are theirs; where the classes are others the heads start "
+        f"anew in their last layer (default: at random; for {OWN_DATA} {OWN_START})",
     )
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the newest checkpoint in the output folder",
+        help="continue from the newest checkpoint in the output folder",
     )
     parser.add_argument(
         "--device", default="", help="cpu, cuda or cuda:N (default: cuda where present)"
@@ -69,39 +81,64 @@ Then: `bisenetv2 evaluate RUN`, `bisenetv2 export RUN`.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 when the run is complete or was stopped and saved, 1 when it broke off."""
-    from bisenetv2_ros.training.recipe import load_recipe
-
-    try:
-        recipe = load_recipe(args.config, args.overrides)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if args.data is None and recipe.dataset != "synthetic":
-        raise UserError(f"--data is missing: the folder of the data set {recipe.dataset!r}")
-    output = args.output or Path("runs") / recipe.name
-
+    """Train; 0 if the run is complete or was stopped and saved, 1 if it broke off."""
     from bisenetv2_ros.system.malloc import keep_freed_tensors
     from bisenetv2_ros.training.loop import train
+    from bisenetv2_ros.training.samples import DataLoadingError
     from bisenetv2_ros.training.state import TrainingError
 
     keep_freed_tensors()
-    print(describe(recipe), f"output: {output}", sep="\n", flush=True)
     try:
-        newest = train(
-            recipe,
-            args.data or Path(),
-            output,
-            resume=args.resume,
-            start=args.start,
-            device=args.device,
-        )
+        recipe, data, output, start = _prepare(args)
+        newest = train(recipe, data, output, resume=args.resume, start=start, device=args.device)
     except ValueError as error:
         raise UserError(str(error)) from error
-    except TrainingError as error:
+    except (TrainingError, DataLoadingError) as error:
         print(f"bisenetv2 train: error: {error}", file=sys.stderr)
         return 1
     print(f"newest checkpoint: {newest}")
     return 0
+
+
+def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]:
+    """-> the recipe as it will run, folders of data and run, starting weights; prints the plan."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
+    from bisenetv2_ros.training.dataset_layouts import load_dataset
+    from bisenetv2_ros.training.distributed import find_place
+    from bisenetv2_ros.training.plan import plan
+    from bisenetv2_ros.training.recipe import load_recipe, override, recipe_from_dict
+
+    data, output, start = args.data, args.output, args.start
+    if args.config is None and data is None and not (args.resume and output):
+        raise UserError("--data or --config is missing: a folder of labelled frames, or a recipe")
+    recipe = load_recipe(args.config or OWN_DATA, args.overrides)
+    given = {text.partition("=")[0] for text in args.overrides}
+    if recipe.adapt and data and "name" not in given:
+        recipe = dataclasses.replace(recipe, name=data.resolve().name)
+    output = output or Path("runs") / recipe.name
+    done = 0
+    if args.resume and (saved := list_checkpoints(output)):
+        done = int(saved[-1].name.partition("_")[2])
+    if args.resume and recipe.adapt and (output / "recipe.json").is_file():
+        header = read_run_header(output)  # the plan of the first time holds
+        recipe = recipe_from_dict(override(header["recipe"], args.overrides), f"{output}")
+        data = data or (Path(header["data_folder"]) if "data_folder" in header else None)
+    elif recipe.adapt and not start:
+        start = Path(OWN_START)
+    if data is None and recipe.dataset != "synthetic":
+        raise UserError(f"--data is missing: the folder of the data set {recipe.dataset!r}")
+    data = data or Path()
+
+    place = find_place(args.device)
+    say: Callable[[str], None] = tqdm.write if place.is_first else lambda _: None
+    training = load_dataset(recipe.dataset, data, recipe.train_split)
+    validation = load_dataset(recipe.dataset, data, recipe.val_split)
+    if done < recipe.iterations and (args.resume or not list_checkpoints(output)):
+        recipe = plan(recipe, given, training, validation, place, start, say, done)
+    say(f"{describe(recipe)}\noutput: {output}")
+    return recipe, data, output, start
 
 
 def describe(recipe: Recipe) -> str:

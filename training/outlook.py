@@ -1,0 +1,151 @@
+"""What a run will take: seconds a step and memory, measured before its first step.
+
+The steps measured are real ones, of another network than the run's. They leave nothing behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from bisenetv2_ros.system.memory import available_memory
+from bisenetv2_ros.training.datasets import Dataset
+from bisenetv2_ros.training.distributed import Place
+from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.recipe import Recipe
+from bisenetv2_ros.training.samples import BatchPlan, make_batches
+from bisenetv2_ros.training.state import TrainingError, TrainingState
+from bisenetv2_ros.training.step import backward
+
+MEASURED_STEPS = 3
+PROBE_FRAMES = 2  # the fewest that a batch norm takes
+SAMPLING = 0.005  # seconds between two looks at the memory in use
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """Seconds a step; bytes of memory a run takes at most, and bytes that were free for it."""
+
+    seconds: float
+    memory: int
+    free: int
+
+
+def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
+    """Take a few steps of a recipe on this process's device.
+
+    Starts with a batch so small that it fits nearly everywhere, and does not try the recipe's own
+    if by that one it will not fit.
+
+    Raises:
+        TrainingError: if it will not fit into memory; says how many frames at once would.
+        DatasetError, DataLoadingError: if a sample cannot be read.
+    """
+    free = _free(place)
+    micro = BatchPlan(recipe, place, 0).micro
+    with _PeakMemory(place) as peak:
+        network = BiSeNetV2(recipe.model).to(place.device)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        state = TrainingState(recipe, network, place)
+        if micro > PROBE_FRAMES:
+            _steps(_small(recipe, place), training, place, state, 1)
+            expected = peak.bytes * micro // PROBE_FRAMES
+            if expected > free:
+                raise TrainingError(_too_large(recipe, place, expected, free))
+        seconds = _steps(recipe, training, place, state, MEASURED_STEPS)
+    return Outlook(seconds, peak.bytes, free)
+
+
+def _small(recipe: Recipe, place: Place) -> Recipe:
+    return dataclasses.replace(
+        recipe, batch_size=PROBE_FRAMES * place.processes, micro_batch=0, workers=0, compile=False
+    )
+
+
+def _steps(
+    recipe: Recipe, training: Dataset, place: Place, state: TrainingState, count: int
+) -> float:
+    """Take `count` steps after a first one; returns the mean seconds of each."""
+    short = dataclasses.replace(recipe, iterations=count + 1, warmup=0, compile=False)
+    state.set_rate(0.0)
+    with contextlib.closing(make_batches(training, short, place, 0)) as batches:
+        start = 0.0
+        for step in range(count + 1):
+            if step == 1:
+                _wait(place)
+                start = time.monotonic()
+            backward(short, place, state.network, state, batches, None, step)
+            state.step(step)
+        _wait(place)
+    return (time.monotonic() - start) / count
+
+
+def _wait(place: Place) -> None:
+    if place.device.type == "cuda":
+        torch.cuda.synchronize(place.device)
+
+
+def _free(place: Place) -> int:
+    if place.device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(place.device)
+        return free
+    return available_memory() // place.processes
+
+
+def _too_large(recipe: Recipe, place: Place, expected: int, free: int) -> str:
+    plan = BatchPlan(recipe, place, 0)
+    fitting = [
+        n
+        for n in range(PROBE_FRAMES, plan.micro)
+        if plan.share % n == 0 and expected * n <= free * plan.micro
+    ]
+    advice = f"micro_batch={fitting[-1]}" if fitting else "a smaller crop"
+    return (
+        f"{plan.micro} frames of {recipe.crop[0]}x{recipe.crop[1]} at once take about "
+        f"{expected / 1e9:.1f} GB on {place.device}, {free / 1e9:.1f} GB are free: expected less, "
+        f"such as {advice}"
+    )
+
+
+class _PeakMemory:
+    """The most memory taken since it was entered; on a CPU by looking every few milliseconds."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._most = 0
+        self._ended = threading.Event()
+        self._watch = threading.Thread(target=self._look, daemon=True)
+
+    @property
+    def bytes(self) -> int:
+        """The most so far."""
+        if self._place.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._place.device)
+        return max(self._most, _resident()) - self._before
+
+    def __enter__(self) -> _PeakMemory:
+        if self._place.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(self._place.device)
+        self._before = self._most = _resident()
+        self._watch.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._watch.join()
+
+    def _look(self) -> None:
+        while not self._ended.wait(SAMPLING):
+            self._most = max(self._most, _resident())
+
+
+def _resident() -> int:
+    """Bytes of this process that lie in memory."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096

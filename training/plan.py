@@ -1,0 +1,199 @@
+"""From a recipe as it is written to the run as it will be, told before the first step.
+
+The network's keys come from the weights that the run starts from. With `adapt: true`, sizes, batch
+and schedule come from the frames and the machine. Keys given on the command line stay.
+"""
+
+from __future__ import annotations
+
+import collections
+import datetime
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bisenetv2_ros.training.checks import check_classes, check_fit
+from bisenetv2_ros.training.datasets import Dataset, DatasetError
+from bisenetv2_ros.training.distributed import Place
+from bisenetv2_ros.training.outlook import Outlook, measure
+from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
+from bisenetv2_ros.training.run_record import Say, duration
+from bisenetv2_ros.training.starting_weights import settings_of
+
+LOOKED_AT = 20  # frames whose size is looked at
+# Pixels of the network's input. Smaller frames are enlarged, for thin things; larger ones shrunk.
+FEWEST_PIXELS, MOST_PIXELS = 480 * 360, 640 * 480
+MOST_ENLARGED = 2.0
+SCALES = (0.75, 1.5)  # of the random resize, around the network's input
+CPU_CROP = 0.75  # side of the training crop over the network's input, on a CPU
+STEPS, STEPS_FRAMES = 300, 40  # steps for so many frames; for n times as many, sqrt(n) times
+FEWEST_STEPS = 100
+WARMUP = 0.05  # fraction of the steps
+LOOKS = 10  # checkpoints and validations in a run
+CPU_MINUTES = 15.0  # of training on a CPU
+
+
+def plan(
+    recipe: Recipe,
+    given: set[str],
+    training: Dataset,
+    validation: Dataset,
+    place: Place,
+    start: Path | None,
+    say: Say,
+    done: int = 0,
+) -> Recipe:
+    """Complete a recipe, measure a few steps of it, and log what the run will take.
+
+    Args:
+        recipe: as written.
+        given: its keys that the command line gives, such as `model.depth`; these stay.
+        training, validation: the data set's splits.
+        place: device and processes.
+        start: the weights that the run starts from, if any.
+        say: receives each line.
+        done: steps that are done already, for a run to be resumed; its recipe stays as it is.
+
+    Raises:
+        TrainingError: if it does not fit data or device, or into memory.
+        DatasetError, CheckpointError, ValueError: if data or weights cannot be read.
+    """
+    if not done:
+        if start:
+            recipe = _changed(recipe, given, settings_of(start), say, f"from {start}")
+        if recipe.adapt:
+            recipe = _changed(recipe, given, adapted(recipe, training, place))
+            size = "{}x{}".format(*frame_size(training)[0])
+            say(
+                f"data: {len(training)} frames of {size} to train on, {len(validation)} to "
+                f"validate on; classes {', '.join(training.labels.names)}"
+            )
+        else:
+            classes = {"model": {"num_classes": len(training.labels)}}
+            recipe = _changed(recipe, given, classes, say, "from the data set")
+    check_fit(recipe, place)
+    check_classes(recipe, training)
+    outlook = measure(recipe, training, place)
+    if recipe.adapt and not done:
+        by_time = place.device.type == "cpu" and place.processes == 1
+        steps = recipe.iterations if "iterations" in given else wanted_steps(len(training))
+        fitting = max(FEWEST_STEPS, int(60 * CPU_MINUTES / outlook.seconds))
+        if by_time and fitting < steps and "iterations" not in given:
+            say(
+                f"steps: {fitting}, for about {CPU_MINUTES:g} minutes on this CPU; iterations="
+                f"{steps} would suit {len(training)} frames better"
+            )
+            steps = fitting
+        recipe = _changed(recipe, given, schedule(steps))
+    say(_told(recipe, outlook, len(validation), done))
+    return recipe
+
+
+def _changed(
+    recipe: Recipe, given: set[str], changes: dict[str, Any], say: Say | None = None, why: str = ""
+) -> Recipe:
+    """A recipe with other values of keys that are not given; logs those that differ."""
+    values = recipe.to_dict()
+    model = changes.get("model", {})
+    flat = [(values, key, key, value) for key, value in changes.items() if key != "model"]
+    flat += [(values["model"], key, f"model.{key}", value) for key, value in model.items()]
+    told = []
+    for target, key, name, value in flat:
+        if name not in given and target[key] != value:
+            told.append(f"{name} = {value} (recipe: {target[key]})")
+            target[key] = value
+    if told and say:
+        say(f"{why}: {', '.join(told)}")
+    return recipe_from_dict(values, recipe.name)
+
+
+def _told(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
+    """One line: steps, time, memory, and when it will be over."""
+    left = recipe.iterations - done
+    # A forward pass is about a third of a step; a frame is validated at the network's size.
+    frame = outlook.seconds / recipe.batch_size / 3
+    frame *= math.prod(recipe.input_size) / math.prod(recipe.crop)
+    looks = left // recipe.validate_every if recipe.validate_every else 1
+    seconds = left * outlook.seconds + looks * validation * frame
+    end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
+    return (
+        f"{left} steps of {outlook.seconds:.2f} s (measured), {outlook.memory / 1e9:.1f} GB of "
+        f"{outlook.free / 1e9:.1f} GB free memory; done in about {duration(seconds)}, "
+        f"{end:%a %H:%M}"
+    )
+
+
+def adapted(recipe: Recipe, training: Dataset, place: Place) -> dict[str, Any]:
+    """Return the keys that follow from frames and machine, but for the schedule.
+
+    Raises:
+        DatasetError: if no frame can be read.
+    """
+    on_gpu = place.device.type == "cuda"
+    frame, same_size = frame_size(training)
+    input_size = network_size(frame)
+    # Scales are relative to the frame, if all have one size; else frames are brought to the
+    # network's first.
+    factor = math.sqrt(math.prod(input_size) / math.prod(frame)) if same_size else 1.0
+    side = 1.0 if on_gpu else CPU_CROP
+    return {
+        "model": {"num_classes": len(training.labels)},
+        "input_size": input_size,
+        "train_size": None if same_size else input_size,
+        "scales": tuple(round(factor * scale, 3) for scale in SCALES),
+        "crop": tuple(max(32, 8 * round(side * pixels / 8)) for pixels in input_size),
+        "batch_size": (16 if on_gpu else 8) * place.processes,
+        "workers": min(8, max(1, (os.cpu_count() or 2) // 2 // place.processes)),
+        "precision": recipe.precision if not on_gpu or _has_bfloat16() else "float16",
+    }
+
+
+def schedule(steps: int) -> dict[str, int]:
+    """Return the keys that follow from the number of steps: warm-up, validations, checkpoints."""
+    every = max(1, steps // LOOKS)
+    return {
+        "iterations": steps,
+        "warmup": round(WARMUP * steps),
+        "validate_every": every,
+        "checkpoint_every": every,
+    }
+
+
+def wanted_steps(frames: int) -> int:
+    """Return the optimizer steps for so many training frames, time aside."""
+    return max(FEWEST_STEPS, round(STEPS * math.sqrt(frames / STEPS_FRAMES)))
+
+
+def frame_size(dataset: Dataset) -> tuple[tuple[int, int], bool]:
+    """Return the most common (width, height) of some frames, and whether all of them have it.
+
+    Raises:
+        DatasetError: if none of them can be read.
+    """
+    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+    problem: DatasetError | None = None
+    count = min(LOOKED_AT, len(dataset))
+    for i in range(count):
+        try:
+            height, width = dataset[i * len(dataset) // count].label.shape
+            sizes[width, height] += 1
+        except DatasetError as error:
+            problem = error
+    if not sizes:
+        raise problem or DatasetError(f"{dataset.labels.name}: no frames")
+    return sizes.most_common(1)[0][0], len(sizes) == 1
+
+
+def network_size(frame: tuple[int, int]) -> tuple[int, int]:
+    """Return the network's (width, height) for frames of a size: its shape, multiples of 8."""
+    pixels = math.prod(frame)
+    factor = min(math.sqrt(min(MOST_PIXELS, max(pixels, FEWEST_PIXELS)) / pixels), MOST_ENLARGED)
+    width, height = (max(32, 8 * round(factor * side / 8)) for side in frame)
+    return width, height
+
+
+def _has_bfloat16() -> bool:
+    return torch.cuda.is_bf16_supported(including_emulation=False)

@@ -1,0 +1,124 @@
+"""Settings as frozen pydantic dataclasses, and their errors as one line for people.
+
+`@settings` makes the class: keyword only, frozen, every field checked on construction. An error
+names each key, what was received and what is expected; it does not know the file they came from.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import typing
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from typing_extensions import dataclass_transform
+
+T = TypeVar("T")
+
+_CONFIG = ConfigDict(extra="forbid", allow_inf_nan=False)
+
+
+class SettingsError(ValueError):
+    """Values that do not fit; one line that names each key, its value and what is expected."""
+
+
+def _number(value: Any) -> Any:
+    """A number from its text: YAML 1.1 reads `5e-2` as a string. A bool is not a number."""
+    if isinstance(value, bool):
+        raise ValueError("bool")
+    return float(value) if isinstance(value, str) else value
+
+
+Int = Annotated[int, BeforeValidator(_number)]
+Float = Annotated[float, BeforeValidator(_number)]
+Bool = StrictBool
+
+
+def within(low: float, high: float) -> Any:
+    """The range of a number, both ends included, for `Annotated`."""
+    return Field(ge=low, le=high)
+
+
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+def settings(cls: type[T]) -> type[T]:
+    """Make a class of annotated fields a checked, frozen dataclass.
+
+    Constructing one, also by `dataclasses.replace`, raises SettingsError for values that do not
+    fit. Checks across fields go into `__post_init__` and raise ValueError.
+    """
+    made = dataclass(cls, frozen=True, kw_only=True, config=_CONFIG)
+    check = made.__init__
+
+    @functools.wraps(check)
+    def construct(self: Any, **values: Any) -> None:
+        try:
+            check(self, **values)
+        except ValidationError as error:
+            raise SettingsError(_explain(made, error)) from None
+
+    made.__init__ = construct  # type: ignore[method-assign]
+    return made  # type: ignore[return-value]
+
+
+def build(cls: type[T], values: dict[str, Any]) -> T:
+    """Make settings from plain values such as YAML's; lists become tuples, texts numbers.
+
+    Raises:
+        SettingsError: naming every key that is unknown, missing or does not fit.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise SettingsError(_explain(cls, error)) from None
+
+
+def _explain(cls: Any, error: ValidationError) -> str:
+    faults = [_fault(cls, found) for found in error.errors(include_url=False)]
+    return "; ".join(dict.fromkeys(faults))
+
+
+def _fault(owner: Any, found: Any) -> str:
+    """Describe one of pydantic's errors about an instance of `owner`."""
+    where = [str(part) for part in found["loc"]]
+    parents: list[str] = []
+    while len(where) > 1:
+        inner = owner.__pydantic_fields__[where[0]].annotation
+        if not dataclasses.is_dataclass(inner):
+            break  # the rest is a place in a tuple
+        parents.append(where.pop(0))
+        owner = inner
+    key = ".".join([*parents, *where[:1]])
+    kind, value, fields = found["type"], found["input"], owner.__pydantic_fields__
+    if kind == "unexpected_keyword_argument":
+        near = difflib.get_close_matches(where[0], fields, 1)
+        return f"unknown key {where[0]!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    if kind == "missing" and len(where) == 1:
+        return f"missing key {key!r}"
+    field = fields.get(where[0]) if where else None
+    if kind == "value_error" and (field is None or dataclasses.is_dataclass(field.annotation)):
+        return str(found["ctx"]["error"])  # of a check across fields
+    assert field is not None
+    plain = isinstance(value, float) or typing.get_origin(field.annotation) is Literal
+    received = repr(value) if plain else json.dumps(value, default=str)
+    return f"{key} is {received}, expected {_expected(field, kind)}"
+
+
+def _expected(field: Any, kind: str) -> str:
+    """What a field takes: its choices, how many values, its range or its type."""
+    hint = field.annotation
+    if typing.get_origin(hint) is Literal:
+        return f"one of {list(typing.get_args(hint))}"
+    if kind in ("missing", "too_long", "too_short"):
+        return f"{len(typing.get_args(hint))} values"
+    low, high = (
+        next((getattr(mark, end) for mark in field.metadata if hasattr(mark, end)), None)
+        for end in ("ge", "le")
+    )
+    ranged = kind in ("greater_than_equal", "less_than_equal", "finite_number")
+    if ranged and low is not None and high is not None:
+        return f"{low:g}..{high:g}" if abs(high) < 1e6 else f"{low}..{high}"
+    return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
