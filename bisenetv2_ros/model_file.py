@@ -29,9 +29,14 @@ FORMAT = 1  #: version of the contract above; other versions are refused
 MAX_BYTES = 512 * 2**20  #: larger files are refused unread; the largest BiSeNetV2 needs a tenth
 MAX_SIDE = 4096  #: pixels of width or height that a file may ask for
 PRECISIONS = ("float32", "float16", "int8")
-DEFAULT_MODEL = "bisenetv2_camvid_640x480_int8"  #: what '' means, in the package's models/
+DEFAULT_MODEL = "bisenetv2_camvid_640x480"  #: what '' means, in the package's models/
 INPUT = "image"
 MASK = "mask"
+#: Which precision of a model a backend runs fastest, best first; '' is for CPUs.
+BEST_PRECISIONS = {
+    "": ("int8", "float32", "float16"),
+    "tensorrt": ("float16", "int8", "float32"),
+}
 OUTPUTS = (MASK, "confidence")
 NO_CLASS = 255  #: mask value where the logits are not finite; `Segmenter` refuses such a frame
 _PREFIX = "bisenetv2."
@@ -86,24 +91,73 @@ def models_directory() -> Path:
     return share_directory() / "models"
 
 
-def model_path(name_or_path: str | Path = "") -> Path:
-    """Find a model: '' is the package's default, a bare name one of its models, else a path.
+def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
+    """Find a model file: by path, or the one that suits a backend of a model in several precisions.
 
-    ModelFileError when a bare name is neither in the package nor in the current directory.
+    Args:
+        name_or_path: a file; a folder that holds `NAME_float32.onnx`, `NAME_float16.onnx` and
+            `NAME_int8.onnx`, or some of them, as `bisenetv2 deploy` makes it; the same files' path
+            up to `NAME`; the name of one of the package's models, with or without its precision; or
+            '' for the package's default.
+        backend: a key of `backends.BACKENDS`; '' for a CPU.
+
+    Raises:
+        ModelFileError: if a folder holds no model or several, or nothing has a bare name.
     """
     name = str(name_or_path) or DEFAULT_MODEL
     path = Path(name).expanduser()
-    if path.name != name or path.is_file():
+    if path.is_file():
         return path
-    try:
-        directory = models_directory()
-    except FileNotFoundError as error:
-        raise ModelFileError(f"model '{name}': no such file, and {error}") from None
-    for candidate in (directory / name, directory / f"{name}.onnx"):
-        if candidate.is_file():
-            return candidate
-    known = ", ".join(sorted(file.stem for file in directory.glob("*.onnx")))
-    raise ModelFileError(f"model '{name}': no such file; models in {directory}: {known}")
+    if path.is_dir():
+        return _suiting(_precisions_in(path), backend)
+    bare = path.name == name
+    places = [path]
+    if bare:
+        try:
+            places.append(models_directory() / name)
+        except FileNotFoundError as error:
+            raise ModelFileError(f"model '{name}': no such file, and {error}") from None
+    for place in places:
+        for file in (place, place.with_name(f"{place.name}.onnx")):
+            if file.is_file():
+                return file
+        files = {p: place.with_name(f"{place.name}_{p}.onnx") for p in PRECISIONS}
+        if found := {p: file for p, file in files.items() if file.is_file()}:
+            return _suiting(found, backend)
+    if not bare:
+        return path
+    known = ", ".join(sorted(file.stem for file in places[-1].parent.glob("*.onnx")))
+    raise ModelFileError(f"model '{name}': no such file; models in {places[-1].parent}: {known}")
+
+
+def _precisions_in(folder: Path) -> dict[str, Path]:
+    """The files of the one model that a folder holds, by precision."""
+    found: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.onnx")):
+        precision = file.stem.rpartition("_")[2]
+        if precision not in PRECISIONS:
+            continue
+        if precision in found:
+            raise ModelFileError(
+                f"model {folder}: holds {found[precision].name} and {file.name}, expected "
+                "the files of one model: name the file"
+            )
+        found[precision] = file
+    if not found and (folder / "recipe.json").is_file():
+        raise ModelFileError(
+            f"model {folder}: a training run, expected a model: make one of it with "
+            f"`bisenetv2 deploy {folder} -o my_model`"
+        )
+    if not found:
+        raise ModelFileError(
+            f"model {folder}: a folder without a model, expected NAME_PRECISION.onnx in it"
+        )
+    return found
+
+
+def _suiting(files: dict[str, Path], backend: str) -> Path:
+    order = BEST_PRECISIONS.get(backend, BEST_PRECISIONS[""])
+    return next(files[precision] for precision in order if precision in files)
 
 
 def read_model_file(path: str | Path) -> ModelFile:

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.backends import BatchProfile, Report, create_backend
-from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
+from bisenetv2_ros.model_file import ModelFile
 from bisenetv2_ros.resize import check_image, resize_image
 
 #: (H, W, 3) uint8 of any size and strides, and the order of its channels.
@@ -60,15 +60,16 @@ class Segmenter:
     ) -> None:
         """Load a model and run it once, so that the first frame is as quick as the next.
 
-        model: a file that was read, a path, a name in the package's models/, or '' for its default.
+        model: a file that was read, or a path or name as `model_file.model_path` takes them, of
+            which the backend takes the precision that suits it.
         batch: as many frames as there will be at once; see `at_once`.
         The others, and their errors: see `backends.create_backend`. ModelFileError
         when the model cannot be read, InferenceError when it answers nonsense.
         """
-        self.model = model if isinstance(model, ModelFile) else read_model_file(model_path(model))
         self.backend = create_backend(
-            self.model, backend, device, threads, report=report, batch=BatchProfile(1, batch, batch)
+            model, backend, device, threads, report=report, batch=BatchProfile(1, batch, batch)
         )
+        self.model = self.backend.model
         #: Frames to give to `segment_batch` at once: 1 where the backend gains nothing from more.
         self.at_once = batch if self.backend.gains_from_batches else 1
         width, height = self.model.info.input_size

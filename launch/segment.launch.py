@@ -57,7 +57,9 @@ ARGUMENTS = [
         description="Parameter file; the default one lists and explains every parameter.",
     ),
     DeclareLaunchArgument(
-        "model", default_value="", description="Model file (.onnx), or name of a shipped model."
+        "model",
+        default_value="",
+        description="Model file (.onnx), folder of `bisenetv2 deploy`, or name of a shipped model.",
     ),
     DeclareLaunchArgument(
         "backend", default_value="", description="auto, tensorrt, openvino or onnxruntime."

@@ -337,3 +337,51 @@ def test_an_unknown_name_lists_the_known(models: Path):
     write_tiny_model(models / "a.onnx")
     with pytest.raises(ModelFileError, match=r"model 'camvid': no such file; models in .*: a, b$"):
         model_path("camvid")
+
+
+# --- one model in several precisions --------------------------------------------------------------
+
+
+def test_each_backend_takes_the_precision_that_suits_it(models: Path):
+    mine = Path("mine")
+    mine.mkdir()
+    for precision in ("float32", "float16", "int8"):
+        write_tiny_model(mine / f"garden_{precision}.onnx")
+    for name in ("mine", mine.resolve(), "mine/garden"):
+        chosen = {b: model_path(name, b).name for b in ("", "openvino", "onnxruntime", "tensorrt")}
+        assert set(list(chosen.values())[:3]) == {"garden_int8.onnx"}
+        assert chosen["tensorrt"] == "garden_float16.onnx"
+    (mine / "garden_float16.onnx").unlink()
+    (mine / "garden_int8.onnx").unlink()
+    assert model_path("mine", "tensorrt").name == "garden_float32.onnx", "what is there serves"
+
+
+def test_a_name_without_precision_is_one_of_the_package(models: Path):
+    write_tiny_model(models / "street_float32.onnx")
+    quick = write_tiny_model(models / "street_int8.onnx")
+    assert model_path("street", "openvino") == quick
+    assert model_path("street_float32").name == "street_float32.onnx"
+
+
+def test_the_file_that_suits_is_the_one_that_is_loaded(models: Path):
+    from bisenetv2_ros.segmenter import Segmenter
+
+    for precision in ("float32", "int8"):
+        write_tiny_model(models / f"tiny_{precision}.onnx", tiny_info(precision=precision))
+    with Segmenter(models, backend="onnxruntime") as segmenter:
+        assert segmenter.model.info.precision == "int8"
+        assert segmenter.model.path == models / "tiny_int8.onnx"
+
+
+def test_folders_that_hold_no_one_model_are_named(models: Path):
+    folder = Path("run")
+    folder.mkdir()
+    with pytest.raises(ModelFileError, match="run: a folder without a model"):
+        model_path("run")
+    (folder / "recipe.json").write_text("{}")
+    with pytest.raises(ModelFileError, match=r"a training run.*`bisenetv2 deploy run -o my_model`"):
+        model_path("run")
+    for name in ("a", "b"):
+        write_tiny_model(folder / f"{name}_int8.onnx")
+    with pytest.raises(ModelFileError, match=r"holds a_int8.onnx and b_int8.onnx, expected the"):
+        model_path("run")

@@ -10,6 +10,7 @@ import contextlib
 import importlib
 import logging
 from collections.abc import Iterator
+from pathlib import Path
 
 from bisenetv2_ros.backends.base import (
     MOST_AT_ONCE,
@@ -22,7 +23,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     available_cores,
 )
-from bisenetv2_ros.model_file import ModelFile
+from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
 
 __all__ = [
     "BACKENDS",
@@ -49,7 +50,7 @@ BACKENDS = {
 
 
 def create_backend(
-    model: ModelFile,
+    model: ModelFile | str | Path,
     name: str = "auto",
     device: str = "",
     threads: int = 0,
@@ -59,6 +60,8 @@ def create_backend(
 ) -> Backend:
     """Load a model into a runtime.
 
+    model: a file that was read; or a path or name, of which each backend takes the precision that
+        suits it (`model_file.model_path`). The backend's `model` is the file taken.
     name: a key of BACKENDS, or 'auto' for the first of them that is installed and has the device.
     device: in the runtime's words and any case, such as 'cpu', 'gpu', 'cuda:0'; '' for its default.
     threads: of a CPU device; 0 for one per physical core that this process may use.
@@ -106,7 +109,7 @@ def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
 
 def _load(
     name: str,
-    model: ModelFile,
+    model: ModelFile | str | Path,
     device: str,
     threads: int,
     report: Report,
@@ -119,4 +122,7 @@ def _load(
         raise BackendUnavailable(
             f"backend '{name}' cannot be imported ({error}): run `pip install {name}`"
         ) from error
-    return backend_class(model, device, threads or available_cores(), report, batch)
+    file = model if isinstance(model, ModelFile) else read_model_file(model_path(model, name))
+    backend = backend_class(file, device, threads or available_cores(), report, batch)
+    backend.model = file
+    return backend

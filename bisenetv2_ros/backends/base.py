@@ -63,6 +63,7 @@ class Backend(ABC):
     """A model loaded into a runtime. Not thread-safe: one caller at a time."""
 
     name: str  #: key of `backends.BACKENDS`
+    model: ModelFile  #: the file that was loaded
     device: str  #: for people, such as 'CPU (2 threads)'
     gains_from_batches = False  #: whether images at once take less time than one by one
     _input: np.ndarray

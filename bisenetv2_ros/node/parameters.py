@@ -49,8 +49,8 @@ class Parameters:
 
     model: str = _parameter(
         "",
-        "Model file (.onnx): a path, or the name of one in the models directory of the package. "
-        "Empty: the package's default model.",
+        "Model file (.onnx), or a folder that `bisenetv2 deploy` made: the backend takes the file "
+        "that suits it. A path, or the name of a model of the package. Empty: its default model.",
     )
     backend: str = _parameter(
         "auto",
