@@ -204,13 +204,13 @@ def test_a_source_that_is_none_is_refused(drive, spec, said):
     assert spec in str(error.value)
 
 
-@pytest.mark.parametrize("spec", ["", "synthetic", "video"])
+@pytest.mark.parametrize("spec", ["synthetic", "video"])
 def test_labels_are_for_pictures(spec, video):
     with pytest.raises(SourceError, match="expected pictures as the source"):
         open_source(str(video) if spec == "video" else spec, labels=".")
 
 
-@pytest.mark.parametrize("spec", ["", "pictures", "video"])
+@pytest.mark.parametrize("spec", ["synthetic", "pictures", "video"])
 def test_topics_are_for_bags(spec, video, drive):
     spec = {"pictures": str(drive), "video": str(video)}.get(spec, spec)
     with pytest.raises(SourceError, match=r"topic '/image_raw': expected a bag as the source"):

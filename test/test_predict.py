@@ -65,7 +65,9 @@ def test_every_kind_of_result(tmp_path, drive, model):
     for row, record in zip(rows, records, strict=True):
         numbers = {"time_s": record["time_s"], "inference_s": record["inference_s"]}
         numbers |= record.pop("fractions")
-        assert row == {"frame": record["frame"]} | {k: f"{v:.6f}" for k, v in numbers.items()}
+        texts = {key: record[key] for key in ("frame", "source")} | {"stamp": ""}
+        assert row == texts | {k: f"{v:.6f}" for k, v in numbers.items()}
+        assert row["source"] == str(drive / f"{row['frame']}.png")
     with Segmenter(model) as segmenter:
         for i, (name, row) in enumerate(zip(NAMES, rows, strict=True)):
             image = read(drive / f"{name}.png")

@@ -168,6 +168,7 @@ def _run_verb(name: str, words: list[str]) -> int:
     try:
         module = importlib.import_module(verb.module)
         module.add_arguments(parser)
+        words = _without_dashes(words)
         args = parser.parse_intermixed_args(words)  # `train a=1 --resume b=2` is one list
         args.ros_args = ros_args
         return int(module.run(args))
@@ -190,6 +191,18 @@ def _run_verb(name: str, words: list[str]) -> int:
         # A missing file or a full disk: the path says more than a traceback.
         print(f"{parser.prog}: error: {error.strerror}: '{error.filename}'", file=sys.stderr)
         return 1
+
+
+def _without_dashes(words: Sequence[str]) -> list[str]:
+    """What follows `--` are no options: `-- -dash.png` becomes `./-dash.png`.
+
+    argparse does not know `--` where options and other words may be mixed.
+    """
+    if "--" not in words:
+        return list(words)
+    place = list(words).index("--")
+    rest = (f"./{word}" if word.startswith("-") else word for word in words[place + 1 :])
+    return [*words[:place], *rest]
 
 
 def split_ros_args(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,8 @@ from bisenetv2_ros.cli import UserError, positive_int
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from bisenetv2_ros.sources.frame import Excerpt
 
 
 def metric(text: str) -> tuple[str, float]:
@@ -42,10 +45,14 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def refuse_overwriting(path: Path, source: Path) -> None:
-    """UserError where `path`, that of a new file, is the file that it is made of."""
-    if path.exists() and path.samefile(source):
-        raise UserError(f"{path} would be overwritten: name another file with -o")
+def refuse_overwriting(path: Path, *sources: Path) -> None:
+    """UserError if `path`, that of a new file, is one of the files that it is made of."""
+    from bisenetv2_ros.files.paths import refuse_overwriting
+
+    try:
+        refuse_overwriting([path], sources)
+    except ValueError as error:
+        raise UserError(f"{error} with -o") from error
 
 
 def sample_frames(spec: str, count: int) -> list[np.ndarray]:
@@ -73,10 +80,13 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     return frames
 
 
-def add_source_options(parser: argparse.ArgumentParser) -> None:
-    """Declare the source, its topics, the regions, and what segments."""
+def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    """Declare the source, or several, its topics, the regions, and what segments."""
     parser.add_argument(
-        "source", help="picture, folder, 'glob', video, ROS 2 bag, webcam:N or synthetic"
+        "source",
+        nargs="+" if several else None,
+        help="image, folder, 'glob', video, ROS bag, webcam:N, /dev/videoN, rtsp://..., "
+        "http://... or synthetic" + ("; several images, folders or videos" if several else ""),
     )
     parser.add_argument(
         "--topic",
@@ -100,6 +110,43 @@ def add_source_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
     )
+
+
+def add_excerpt_options(parser: argparse.ArgumentParser) -> None:
+    """Declare which frames of the source are taken; `excerpt` reads the values."""
+    for name, text in (
+        ("start", "leave out what is before this frame or second"),
+        ("end", "leave out this frame or second and what is behind it"),
+        ("every", "take a frame every so many frames or seconds"),
+    ):
+        parser.add_argument(f"--{name}", type=_moment, metavar="N|Ns", help=text)
+    parser.add_argument(
+        "--recursive", action="store_true", help="look into the folders of a folder too"
+    )
+
+
+def excerpt(args: argparse.Namespace) -> Excerpt:
+    """What `add_excerpt_options` were given; UserError if it is nothing."""
+    from bisenetv2_ros.sources.frame import Excerpt, Moment
+
+    start, end, every = (
+        None if value is None else Moment(*value) for value in (args.start, args.end, args.every)
+    )
+    if every is not None and not every.frames and not every.seconds:
+        raise UserError("--every: got 0, expected a number above 0, of frames (5) or seconds (2s)")
+    if end is not None and not end.frames and not end.seconds:
+        raise UserError("--end: got 0, expected a number above 0, of frames (5) or seconds (2s)")
+    return Excerpt(start or Moment(), end, every or Moment(frames=1))
+
+
+def _moment(text: str) -> tuple[int, float]:
+    """(frames, seconds), one of which is 0."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s?)", text)
+    if not match or (not match[2] and "." in match[1]):
+        raise argparse.ArgumentTypeError(
+            f"got '{text}', expected frames as in 30, or seconds as in 2s or 0.5s"
+        )
+    return (0, float(match[1])) if match[2] else (int(match[1]), 0.0)
 
 
 def set_up_ros(verb: str) -> None:

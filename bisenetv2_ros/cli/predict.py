@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli.options import add_source_options
+from bisenetv2_ros.cli.offline import segment_source
+from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options
 from bisenetv2_ros.offline.result_files import BAG_TOPICS, KINDS, ResultFiles
-from bisenetv2_ros.offline.run import segment_source
 
 if TYPE_CHECKING:
+    from bisenetv2_ros.offline.result_folder import Existing
     from bisenetv2_ros.regions import Region
     from bisenetv2_ros.segmenter import Segmenter
     from bisenetv2_ros.sources.frame import FrameSource
@@ -22,10 +23,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 examples:
   bisenetv2 predict street.jpg -o out
-  bisenetv2 predict 'drive/*.png' -o out --save masks,fractions
-  bisenetv2 predict drive.mp4 -o out --save video
+  bisenetv2 predict drive/ other/*.png -o out --save masks,fractions --recursive
+  bisenetv2 predict drive.mp4 -o out --save video --start 10s --end 70s
+  bisenetv2 predict rtsp://camera/stream -o out --save fractions --every 5s
   bisenetv2 predict drive.mcap --topic /front/image_raw --topic /rear/image_raw/compressed \\
       -o out --save bag,jsonl
+
+sources:
+  images     JPEG, PNG, WebP, BMP, TIFF, PNM, of one frame; upright as their EXIF data says
+  videos     what OpenCV reads: MP4, MOV, AVI, MKV, WebM, MPEG, FLV, GIF and others
+  bags       ROS 2 (MCAP, SQLite) and ROS 1
+  live       webcam:N, /dev/videoN, rtsp://..., http://..., synthetic
 
 what --save names, in the output directory:
   masks      masks/NAME.png    class index per pixel
@@ -36,11 +44,19 @@ what --save names, in the output directory:
   jsonl      fractions.jsonl   the same, a JSON object per frame; also of regions
   bag        bag/              the source bag and its segmentation topics, times and stamps kept
 
-A picture or message that cannot be read is named and passed over; the exit code is then 1.
-Ctrl-C keeps what is done.
+NAME is an image's place below the folder that all images share. What cannot be read is named and
+passed over; the exit code is then 1. Ctrl-C keeps what is done, --resume goes on with it.
 """
-    add_source_options(parser)
+    add_source_options(parser, several=True)
+    add_excerpt_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument(
+        "--overwrite", action="store_true", help="remove the results of an earlier run first"
+    )
+    earlier.add_argument(
+        "--resume", action="store_true", help="keep them, and skip the frames that are done"
+    )
     parser.add_argument(
         "--save",
         type=_kinds,
@@ -72,6 +88,10 @@ Ctrl-C keeps what is done.
 def run(args: argparse.Namespace) -> int:
     """Segment the source into files; 0 when every frame could be read."""
 
+    existing: Existing = "refuse"
+    if args.overwrite or args.resume:
+        existing = "overwrite" if args.overwrite else "resume"
+
     def open_files(
         segmenter: Segmenter, source: FrameSource, regions: Sequence[Region]
     ) -> ResultFiles:
@@ -84,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
             network_size=args.mask_size == "network",
             bag_topics=args.bag_topics,
             regions=regions,
+            existing=existing,
         )
 
     return segment_source("predict", args, open_files, args.output)

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_source_options
-from bisenetv2_ros.offline.run import segment_source
+from bisenetv2_ros.cli.offline import segment_source
+from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,8 @@ examples:
 Needs the library rerun-sdk: pip install 'rerun-sdk>=0.24'. A picture or message that cannot be read
 is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
 """
-    add_source_options(parser)
+    add_source_options(parser, several=True)
+    add_excerpt_options(parser)
     parser.add_argument(
         "--save",
         type=Path,
@@ -40,9 +41,14 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.save is None and not has_screen:
         raise UserError("no screen to open a window on (DISPLAY is not set): give --save FILE.rrd")
+    if args.save is not None and args.save.is_file() and args.save.suffix != ".rrd":
+        raise UserError(
+            f"--save {args.save}: is there and no recording of Rerun, expected FILE.rrd"
+        )
     return segment_source(
         "view",
         args,
         lambda segmenter, source, regions: RerunLog(segmenter, source, args.save, regions),
         args.save or Path("Rerun"),
+        [args.save] if args.save else [],
     )

@@ -54,11 +54,12 @@ _MAX_PARTS = 100_000
 _JPEG_MAX_SCANS = 100
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF or PNM"
+_VIDEO = "a video"
 _UNSUPPORTED = (
     (rb"GIF8", "GIF"),
     (rb"....ftyp(avif|avis)", "AVIF"),
     (rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "HEIC"),
-    (rb"....ftyp", "a video (MP4 or MOV)"),
+    (rb"....ftyp|RIFF....AVI |\x1a\x45\xdf\xa3", _VIDEO),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", "JPEG 2000"),
     (rb"\x76\x2f\x31\x01", "OpenEXR"),
@@ -67,7 +68,6 @@ _UNSUPPORTED = (
     (rb"%PDF", "PDF"),
     (rb"%!PS", "PostScript"),
     (rb"\0\0[\1\2]\0", "an icon"),
-    (rb"RIFF....AVI |\x1a\x45\xdf\xa3", "a video (AVI, MKV or WebM)"),
     (rb"P[7Ff]", "PAM or PFM"),
     (rb"DDS ", "DDS"),
     (rb"qoif", "QOI"),
@@ -76,12 +76,22 @@ _UNSUPPORTED = (
 )
 
 
-def format_name(data: bytes) -> str:
-    """What data of another format than FORMATS seems to be; its first bytes if that is unknown."""
+def is_image(start: bytes) -> bool:
+    """Whether a file that starts so is in one of FORMATS."""
+    return any(re.match(pattern, start, re.DOTALL) for pattern, _ in _PARSERS)
+
+
+def may_be_video(start: bytes) -> bool:
+    """Whether a file that starts so may be a video; not if it is known to be something else."""
+    return known_format(start) in (None, _VIDEO, "GIF")
+
+
+def known_format(start: bytes) -> str | None:
+    """The name of a format other than FORMATS; None if it is not known."""
     for pattern, name in _UNSUPPORTED:
-        if re.match(pattern, data, re.DOTALL):
+        if re.match(pattern, start, re.DOTALL):
             return name
-    return repr(bytes(data[:8]))
+    return None
 
 
 def read_header(data: memoryview) -> Header:
@@ -91,13 +101,16 @@ def read_header(data: memoryview) -> Header:
     Raises ImageError if the format is not one of FORMATS, the data ends early, or a part of it is
     damaged.
     """
-    for start, parse in _PARSERS:
-        if re.match(start, data[:16], re.DOTALL):
+    start = bytes(data[:64])
+    for pattern, parse in _PARSERS:
+        if re.match(pattern, start, re.DOTALL):
             try:
                 return parse(data)
             except (struct.error, IndexError):
                 raise _ends_early(data) from None
-    raise ImageError("format", f"data is {format_name(bytes(data[:64]))}, expected {FORMATS}")
+    raise ImageError(
+        "format", f"data is {known_format(start) or repr(start[:8])}, expected {FORMATS}"
+    )
 
 
 def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 1 << 30) -> Pixels:

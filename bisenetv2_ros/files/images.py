@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 _DAMAGE = re.compile(r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end")
 _PNG_GREY, _PNG_PALETTE = 0, 3
+_PNG_HEADER = 33  # bytes of the signature and IHDR
+
+
+def _chunk(body: bytes) -> bytes:
+    """A PNG chunk of this kind and content."""
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+
+
+_OWN_CHUNK = _chunk(b"tEXtSoftware\0bisenetv2_ros")
 
 
 class ImageFileError(ValueError):
@@ -112,7 +121,7 @@ def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
     ihdr[9] = _PNG_GREY
     grey = data[:8]
     for body in (b"IHDR" + bytes(ihdr), b"IDAT" + chunks[b"IDAT"], b"IEND"):
-        grey += struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
+        grey += _chunk(body)
     label = _decode(path, grey).pixels // (255 // (2**depth - 1))
     used = np.unique(label)
     if used[-1] >= len(palette):
@@ -154,12 +163,21 @@ def _decode(path: Path, data: bytes) -> Pixels:
 def write_picture(path: Path, image: np.ndarray) -> None:
     """Write an RGB or (H, W) grey image in the format of the path's suffix; OSError if it fails.
 
-    The file appears when it is whole.
+    The file appears when it is whole. `is_own_picture` knows it again if it is a PNG.
     """
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     # Not imwrite: it reports a full disk as a bare False, or not at all.
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"cannot encode {path}: shape {image.shape}, {image.dtype}")
+    content = data.tobytes()
+    if path.suffix.lower() == ".png":
+        content = content[:_PNG_HEADER] + _OWN_CHUNK + content[_PNG_HEADER:]
     with naming(path), replacing(path) as partial:
-        partial.write_bytes(data.tobytes())
+        partial.write_bytes(content)
+
+
+def is_own_picture(path: Path) -> bool:
+    """Whether `write_picture` made this PNG, so that nothing else is lost with it."""
+    with naming(path), path.open("rb") as file:
+        return file.read(_PNG_HEADER + len(_OWN_CHUNK)).endswith(_OWN_CHUNK)

@@ -6,7 +6,8 @@ no ROS: the package's own place tells where its files are, whatever has been sou
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -57,3 +58,36 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def files_in(*paths: Path) -> Iterator[Path]:
+    """Every file among `paths` and in the folders among them; none of a path that is not there."""
+    for path in paths:
+        if path.is_dir():
+            for parent, _, names in os.walk(path):
+                yield from (Path(parent) / name for name in names)
+        elif path.exists():
+            yield path
+
+
+def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """ValueError if a file among `outputs` is one of `inputs`, by whatever name or link.
+
+    Of a folder among either, all files in it count. Those that are not there yet are nobody's.
+    """
+    written = {_identity(path): path for path in files_in(*outputs)}
+    if not written:
+        return
+    for path in files_in(*inputs):
+        output = written.get(_identity(path))
+        if output is not None:
+            also = "" if output == path else f" (as {path})"
+            raise ValueError(f"{output} is read{also} and would be overwritten: choose another")
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except OSError:  # a link to nowhere
+        status = path.lstat()
+    return status.st_dev, status.st_ino

@@ -1,51 +1,276 @@
-"""Writes videos."""
+"""Videos, cameras and streams through OpenCV: every one that this package reads or writes."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import math
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
+from bisenetv2_ros.files.decoder_messages import captured_messages
+from bisenetv2_ros.files.paths import naming
+
+#: Failed reads in a row after which a video is taken to be at its end.
+_ATTEMPTS = 100
+#: A side longer than this is fitted to it: H.264 and MPEG-4 refuse larger ones.
+MAX_SIDE = 4096
+#: What must stay free on a disk: for the encoder's buffer, and the index at the file's end.
+_RESERVE = 512 * 1024
+_PREFERRED, _ANYWHERE = "avc1", "mp4v"
+#: Containers that count their frames; of others, OpenCV makes the count of duration and rate.
+_COUNTS_FRAMES = re.compile(rb"RIFF....AVI |....(?:ftyp|moov|mdat|free|wide|skip)", re.DOTALL)
+# What FFmpeg calls errors though the frames are whole.
+_HARMLESS = re.compile(
+    r"co located POCs|mmco: unref|number of reference frames|Warning MVs|single-track mode|"
+    r"deprecated pixel format|threads"
+)
+
+
+class VideoError(ValueError):
+    """A video that cannot be opened or read whole. The message does not name it."""
+
+
+class VideoFrame(NamedTuple):
+    """A frame of a video."""
+
+    image: np.ndarray  #: (H, W, 3) uint8 RGB
+    number: int  #: frames read before it
+    time: float  #: seconds since the beginning, by the container
+
+
+def open_capture(source: Path | str | int) -> cv2.VideoCapture:
+    """Open a video file, a URL or the camera of a number.
+
+    A path is taken for a file whatever its name looks like, also if it is not UTF-8.
+    Raises VideoError with what the decoder said.
+    """
+    with contextlib.ExitStack() as names, captured_messages() as messages:
+        if isinstance(source, Path):
+            name: str | int = names.enter_context(_plain_name(source))
+            capture = cv2.VideoCapture(name, _file_backend())
+        else:
+            capture = cv2.VideoCapture(source)
+    if not capture.isOpened():
+        raise VideoError("cannot be opened" + _quoted(messages))
+    return capture
+
+
+class VideoReader:
+    """The frames of a video file. Reads on past damage and says what was lost."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; VideoError if OpenCV cannot."""
+        self._path = path
+        capture = open_capture(path)
+        rate = capture.get(cv2.CAP_PROP_FPS)
+        claimed = capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        capture.release()
+        #: Frames per second; 0.0 if unknown.
+        self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
+        #: Frames that the file claims to have; None if it does not.
+        self.count = round(claimed) if 0 < claimed < 1e9 else None
+        #: After `frames`: what was lost on the way, one line each.
+        self.losses: list[str] = []
+        self.read = 0  #: frames read in the last pass, those not wanted included
+
+    def frames(
+        self, wanted: Callable[[int, float], bool | None] = lambda index, time: True
+    ) -> Iterator[VideoFrame]:
+        """Read from the beginning to the end.
+
+        wanted: whether to deliver the frame of a number and time; others cost less. None ends it.
+        """
+        capture = open_capture(self._path)
+        messages = _Complaints()
+        time, misses = -1.0, 0
+        self.read = 0
+        step = 1 / self.rate if self.rate else 0.04
+        try:
+            while misses < _ATTEMPTS:
+                with messages.counted(self.read):
+                    success = capture.grab()
+                    position = max(0.0, capture.get(cv2.CAP_PROP_POS_MSEC) / 1000)
+                if not success:
+                    misses += 1
+                    continue
+                misses = 0
+                # Some containers and readers know no times, and damaged ones go backwards.
+                time = position if position > time else max(time, 0.0) + step * (self.read > 0)
+                index, self.read = self.read, self.read + 1
+                take = wanted(index, time)
+                if take is None:
+                    return
+                if not take:
+                    continue
+                with messages.counted(index):
+                    success, bgr = capture.retrieve()
+                if success:
+                    yield VideoFrame(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), index, time)
+        finally:
+            capture.release()
+            self.losses = messages.summary()
+        self.losses += self._missing(self.read, time)
+
+    def _missing(self, count: int, time: float) -> list[str]:
+        """What the file claims to have beyond what was read."""
+        if self.count is None or count >= self.count or not self.rate:
+            return []
+        with self._path.open("rb") as file:
+            start = file.read(16)
+        if _COUNTS_FRAMES.match(start):
+            loss = f"{count} frames read of the {self.count} that the file claims"
+            # An AVI gives no times; its frames are counted.
+            early = start.startswith(b"RIFF") and time < (self.count - 1.5) / self.rate
+            return [loss + (", and times are early behind a gap" if early else "")]
+        claimed = self.count / self.rate
+        if time < 0.9 * claimed - 1:
+            return [f"ends after {time:.1f} s of the {claimed:.1f} s that the file claims"]
+        return []
+
+
+class _Complaints:
+    """Counts what a decoder complains of."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._first = ""
+
+    @contextlib.contextmanager
+    def counted(self, index: int) -> Iterator[None]:
+        """Take note of those of the block, which reads frame `index`."""
+        with captured_messages() as messages:
+            yield
+        serious = [message for message in messages if not _HARMLESS.search(message)]
+        if serious and not self._count:
+            self._first = f"damaged about frame {index}: {serious[0]}"
+        self._count += len(serious)
+
+    def summary(self) -> list[str]:
+        """One line, or none."""
+        more = f" (and {self._count - 1} such messages more)" if self._count > 1 else ""
+        return [self._first + more] if self._count else []
+
 
 class VideoFile:
-    """An .mp4 file of RGB frames (MPEG-4 part 2, the one mp4 codec of OpenCV's wheels everywhere).
+    """An .mp4 file of RGB frames.
 
-    All frames take the size of the first. The file is complete after `close`; without a frame there
-    is none.
+    In H.264 if the OpenCV at hand can encode it, else in MPEG-4 part 2. All frames take the size of
+    the first, fitted to MAX_SIDE. The file appears on `close`; without a frame there is none.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
         """rate: frames per second on playing back, rounded to what MPEG-4 can express."""
         self.path = path
+        self.codec = ""  #: as four characters; '' before the first frame
         # A fraction of numbers of 16 bits.
         self._rate = min(max(0.01, round(rate, 2 if rate < 655 else 0)), 65535.0)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
+        self._frames = 0
+        self._partial = path.with_name(f".partial-{path.name}")
+        self._name = contextlib.ExitStack()
+
+    @property
+    def note(self) -> str:
+        """What to tell people who will play the file; '' if it plays anywhere."""
+        if self.codec != _ANYWHERE:
+            return ""
+        return (
+            f"{self.path.name} is MPEG-4 part 2, as this OpenCV has no H.264 encoder: VLC and "
+            "ffmpeg play it, browsers do not"
+        )
 
     def write(self, frame: np.ndarray) -> None:
         """Append one (H, W, 3) uint8 RGB frame; OSError if the file cannot be written."""
         if self._writer is None:
-            height, width = frame.shape[:2]
-            self._size = (width + width % 2, height + height % 2)  # odd sides lose a line
-            codec = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self.path), codec, self._rate, self._size)
-            if not self._writer.isOpened():
-                raise OSError(
-                    errno.EIO,
-                    f"cannot write a video of {self._size} at {self._rate} Hz in mp4v",
-                    str(self.path),
-                )
+            self._size = _fitted(frame.shape[1], frame.shape[0])
+            self._writer = self._open()
+        # The encoder drops what does not fit on the disk, without a word.
+        if shutil.disk_usage(self.path.parent).free < _RESERVE:
+            raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         if frame.shape[1::-1] != self._size:
             frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
-        self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        with captured_messages():
+            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+        self._frames += 1
 
     def close(self) -> None:
-        """Complete the file."""
+        """Complete the file and put it in its place; OSError if it does not hold every frame."""
         if self._writer is None:
             return
-        self._writer.release()
-        # A full disk stops the writer without a word.
-        if not cv2.VideoCapture(str(self.path)).isOpened():
-            raise OSError(errno.EIO, "the video is not whole, is the disk full?", str(self.path))
+        with self._name, captured_messages() as messages:
+            self._writer.release()
+            self._writer = None
+            written = 0
+            with contextlib.suppress(VideoError):
+                written = VideoReader(self._partial).count or 0
+        with naming(self.path):
+            if written < self._frames:
+                self._partial.unlink(missing_ok=True)
+                said = _quoted(messages)
+                raise OSError(errno.EIO, f"{written} of {self._frames} frames written{said}")
+            self._partial.replace(self.path)
+
+    def _open(self) -> cv2.VideoWriter:
+        name = self._name.enter_context(_plain_name(self._partial))
+        for self.codec in (_PREFERRED, _ANYWHERE):
+            code = cv2.VideoWriter.fourcc(*self.codec)
+            with captured_messages() as messages:
+                writer = cv2.VideoWriter(name, code, self._rate, self._size)
+            if writer.isOpened():
+                return writer
+        self._name.close()
+        self._partial.unlink(missing_ok=True)
+        raise OSError(
+            errno.EIO,
+            f"cannot write a video of {self._size} at {self._rate:g} Hz in {self.codec}"
+            + _quoted(messages),
+            str(self.path),
+        )
+
+
+def _fitted(width: int, height: int) -> tuple[int, int]:
+    """Even sides, because odd ones lose a line, and none above MAX_SIDE."""
+    scale = min(1.0, MAX_SIDE / max(width, height))
+    if scale < 1:
+        width, height = max(1, round(width * scale)), max(1, round(height * scale))
+    return width + width % 2, height + height % 2
+
+
+def _quoted(messages: list[str]) -> str:
+    """The first thing that a decoder said, if any; OpenCV only says that it failed."""
+    said = [message for message in messages if not message.startswith("[ ")]
+    return f": {said[0]}" if said else ""
+
+
+def _file_backend() -> int:
+    """FFmpeg if there is one; others take some names for a series of images."""
+    known = cv2.videoio_registry.getBackends()
+    return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in known else cv2.CAP_ANY)
+
+
+@contextlib.contextmanager
+def _plain_name(path: Path) -> Iterator[str]:
+    """A name of the file that FFmpeg takes for a file's and OpenCV can pass on.
+
+    `rec:front.mp4` would be a protocol, so the name is absolute. OpenCV crashes on names that are
+    not UTF-8: such a file is reached through a link.
+    """
+    absolute = path.absolute()
+    try:
+        str(absolute).encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory() as folder:
+            link = Path(folder) / f"video{path.suffix if path.suffix.isascii() else ''}"
+            link.symlink_to(absolute)  # also of a file that is yet to be written
+            yield str(link)
+    else:
+        yield str(absolute)

@@ -42,6 +42,7 @@ class RerunLog:
     """
 
     wants_confidence = False
+    notes: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -72,6 +73,10 @@ class RerunLog:
             for part in (_path(camera, "fractions"), *parts):
                 series = rerun.SeriesLines(colors=self._labels.palette, names=self._labels.names)
                 self._recording.log(part, series, static=True)
+
+    def has(self, frame: Frame) -> bool:
+        """Never: a log begins anew."""
+        return False
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Hand over one frame and its segmentation."""

@@ -6,12 +6,15 @@ What is written to the output directory:
     overlay/NAME.png    colours over the frame
     video.mp4           frame | colour mask | overlay with the legend; of a bag's several cameras
                         video_CAMERA.mp4 each
-    fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class
+    fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class,
+                        source, and of a bag's frames the stamp
     fractions.jsonl     the same as one JSON object a line, and that of the regions of interest; of
-                        a bag's frames also where they are from
+                        a bag's frames also camera and frame id
     bag/                a copy of the source bag with segmentation topics beside its images
-NAME is the frame's without suffix; of frames that share it, later ones get _2, _3 and so on.
-Each frame's files are written before the next frame is read: who stops it keeps what is done.
+NAME is the frame's path below the folder that all files of the source share, without suffix; of
+frames that would share a name, later ones get _2, _3 and so on.
+Each frame's files are written before the next frame is read: a run that is stopped or killed keeps
+what is done. Images and videos appear when they are whole; tables grow line by line.
 """
 
 from __future__ import annotations
@@ -21,25 +24,29 @@ import csv
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 import numpy as np
 
 from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.files.video import VideoFile
+from bisenetv2_ros.offline.result_folder import (
+    IMAGE_FOLDERS,
+    LINES,
+    TABLE,
+    Existing,
+    finished,
+    prepare,
+)
 from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
-if TYPE_CHECKING:
-    from _csv import Writer as CsvWriter
-
 KINDS = ("masks", "colour", "overlay", "video", "fractions", "jsonl", "bag")
 #: What a bag can be given, by the names of the node's topics.
 BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
-#: Kinds that are a folder of images, and the output in each.
-IMAGE_FOLDERS = {"masks": "mask", "colour": "color_mask", "overlay": "overlay"}
 
 
 class ResultFiles:
@@ -48,8 +55,9 @@ class ResultFiles:
     source: what the frames come from. kinds: which of KINDS to write. opacity: of the colours in
     overlays, 0..1. network_size: masks as the network gives them, not in the size of the frame.
     bag_topics: what the bag is given, of BAG_TOPICS. regions: of interest, counted and drawn.
-    Files of an earlier run are overwritten, but not a bag. ValueError for a region without a pixel
-    or a bag from another source; OSError where one cannot be written.
+    existing: what to do about results of an earlier run; a bag is never replaced. Raises ValueError
+    for a region without a pixel, a bag from another source, earlier results that may not be
+    replaced, and results that would replace what is read; OSError if one cannot be written.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class ResultFiles:
         network_size: bool = False,
         bag_topics: Sequence[str] = (),
         regions: Sequence[Region] = (),
+        existing: Existing = "refuse",
     ) -> None:
         self.directory = directory
         self.frames = 0  # written so far
@@ -72,6 +81,7 @@ class ResultFiles:
         self._opacity = opacity
         self._mask_size = "network" if network_size else "camera"
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
+        self._pending: str | None = None  # the name of the frame that `has` was asked for last
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last one given to a stem
         self._videos: dict[str, VideoFile] = {}
@@ -79,6 +89,18 @@ class ResultFiles:
         labels = segmenter.model.info.labels
         size = segmenter.model.info.input_size
         self._watches = watch_cameras(regions, source.cameras, size, labels.names)
+        columns = ["frame", "time_s", "inference_s", *labels.names, "source", "stamp"]
+        videos = [self._video_path(camera) for camera in source.cameras]
+        prepare(
+            directory,
+            self._kinds,
+            videos if "video" in self._kinds else (),
+            source.inputs,
+            existing,
+        )
+        self._done: set[str] = set()
+        if existing == "resume":
+            self._done = finished(directory, self._kinds, columns)
         if "bag" in self._kinds:  # first, because it may be refused
             from bisenetv2_ros.offline.bag_copy import BagCopy
 
@@ -88,22 +110,43 @@ class ResultFiles:
         for kind in self._kinds & IMAGE_FOLDERS.keys():
             (directory / kind).mkdir(exist_ok=True)
         if "fractions" in self._kinds:
-            table = (directory / "fractions.csv").open("w", newline="", encoding="utf-8")
-            self._table: CsvWriter = csv.writer(self._closing.enter_context(table))
-            self._table.writerow(["frame", "time_s", "inference_s", *labels.names])
+            self._table = self._open(TABLE)
+            if not self._table.tell():
+                self._add_row(columns)
         if "jsonl" in self._kinds:
-            self._lines: TextIO = self._closing.enter_context(
-                (directory / "fractions.jsonl").open("w", encoding="utf-8")
-            )
+            self._lines = self._open(LINES)
+
+    def _open(self, name: str) -> TextIO:
+        """A growing file. Names that are not UTF-8 are written with backslashes."""
+        path = self.directory / name
+        file = path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
+        return self._closing.enter_context(file)
+
+    def _add_row(self, row: Sequence[object]) -> None:
+        with naming(Path(self._table.name)):
+            csv.writer(self._table).writerow(row)
+            self._table.flush()
+
+    @property
+    def notes(self) -> list[str]:
+        """What to tell people who will use the files."""
+        return [video.note for video in self._videos.values() if video.note]
 
     @property
     def wants_confidence(self) -> bool:
         """Whether segmentations given to `write` must have it."""
         return "confidence" in self._bag_topics
 
+    def has(self, frame: Frame) -> bool:
+        """Whether an earlier run has done this frame, which is now resumed."""
+        name = self._unused(frame.result_name)
+        self._pending = None if name in self._done else name
+        return name in self._done
+
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Write all that was asked for of one frame. `result` is the frame's segmentation."""
-        name = self._unused(Path(frame.name).stem)
+        name = self._pending or self._unused(frame.result_name)
+        self._pending = None
         outputs = FrameOutputs(
             frame.image,
             "rgb",
@@ -119,10 +162,14 @@ class ResultFiles:
         if "video" in self._kinds:
             self._video(frame.camera).write(outputs.side_by_side)
         if "fractions" in self._kinds:
+            origin = frame.origin
+            stamp = f"{origin.sec}.{origin.nanosec:09d}" if origin else ""
             numbers = [frame.time, result.inference_seconds, *outputs.fractions]
-            self._table.writerow([name, *(f"{number:.6f}" for number in numbers)])
+            self._add_row([name, *(f"{number:.6f}" for number in numbers), frame.source, stamp])
         if "jsonl" in self._kinds:
-            self._lines.write(json.dumps(self._record(name, frame, outputs)) + "\n")
+            with naming(Path(self._lines.name)):
+                self._lines.write(json.dumps(self._record(name, frame, outputs)) + "\n")
+                self._lines.flush()
         if "bag" in self._kinds:
             assert frame.origin is not None, "only bags are copied, and their frames have origins"
             self._bag.write(frame.origin, outputs)
@@ -132,6 +179,7 @@ class ResultFiles:
         """What fractions.jsonl says of a frame."""
         record: dict[str, object] = {
             "frame": name,
+            "source": frame.source,
             "time_s": round(frame.time, 6),
             "inference_s": round(outputs.segmentation.inference_seconds, 6),
         }
@@ -156,11 +204,14 @@ class ResultFiles:
     def _video(self, camera: str) -> VideoFile:
         """The video of a camera, begun with its first frame."""
         if camera not in self._videos:
-            several = len(self._source.cameras) > 1
-            name = f"video_{camera.strip('/').replace('/', '_')}" if several else "video"
-            video = VideoFile(self.directory / f"{name}.mp4", self._source.rate(camera))
+            video = VideoFile(self._video_path(camera), self._source.rate(camera))
             self._videos[camera] = self._closing.enter_context(contextlib.closing(video))
         return self._videos[camera]
+
+    def _video_path(self, camera: str) -> Path:
+        several = len(self._source.cameras) > 1
+        name = f"video_{camera.strip('/').replace('/', '_')}" if several else "video"
+        return self.directory / f"{name}.mp4"
 
     def close(self) -> None:
         """Complete the files."""
@@ -168,7 +219,9 @@ class ResultFiles:
 
     def _picture(self, kind: str, name: str, image: np.ndarray | None) -> None:
         assert image is not None
-        write_picture(self.directory / kind / f"{name}.png", image)
+        path = self.directory / kind / f"{name}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_picture(path, image)
 
     def _unused(self, stem: str) -> str:
         """`stem`, or with a number where an earlier frame has it: no result replaces another."""

@@ -1,23 +1,27 @@
-"""The one loop that segments a source frame by frame and hands each result to the writers."""
+"""The one loop that segments a source frame by frame and hands each result to a writer."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import signal
+import sqlite3
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from bisenetv2_ros.cli import UserError
+from tqdm import tqdm
+
 from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.segmenter import InferenceError
+from bisenetv2_ros.sources.frame import SourceDamage
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.regions import Region
     from bisenetv2_ros.segmenter import Segmentation, Segmenter
     from bisenetv2_ros.sources.frame import Frame, FrameSource
+
+_NAMES_SHOWN = 5
 
 
 class Results(Protocol):
@@ -29,6 +33,13 @@ class Results(Protocol):
     def wants_confidence(self) -> bool:
         """Whether segmentations given to `write` must have it."""
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """What to tell people who will use the results."""
+
+    def has(self, frame: Frame) -> bool:
+        """Whether an earlier run has done this frame."""
+
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Take one frame and its segmentation."""
 
@@ -36,79 +47,132 @@ class Results(Protocol):
         """Complete what was written."""
 
 
-def segment_source(
-    verb: str,
-    args: argparse.Namespace,
-    open_results: Callable[[Segmenter, FrameSource, Sequence[Region]], Results],
+class Faults:
+    """What a verb could not read, named as it happens and counted at the end."""
+
+    def __init__(self, verb: str) -> None:
+        self._program = f"bisenetv2 {verb}"
+        self._skipped = self._damaged = 0
+
+    def skip(self, error: Exception) -> None:
+        """Name a frame that cannot be read or segmented, or a recording that is damaged."""
+        is_damage = isinstance(error, SourceDamage)
+        self._damaged += is_damage
+        self._skipped += not is_damage
+        self.say(str(error) if is_damage else f"skipped {error}")
+
+    def say(self, text: str) -> None:
+        """Print a line beside the progress bar."""
+        tqdm.write(f"{self._program}: {text}", file=sys.stderr)
+
+    def sum_up(self, source: FrameSource, done: int) -> bool:
+        """Count what was lost, and name what was passed over; True if anything was lost."""
+        images = [path for path, is_image in source.passed_over if is_image]
+        others = [path for path, is_image in source.passed_over if not is_image]
+        if others:
+            self.say(f"passed over {len(others)} files that are no pictures: {_some(others)}")
+        if images:
+            self.say(f"error: {len(images)} pictures of a format that is not read: {_some(images)}")
+        if self._skipped:
+            count = done + self._skipped
+            self.say(f"error: {self._skipped} of {count} frames skipped, see above")
+        if self._damaged:
+            self.say("error: the source is damaged and frames are lost, see above")
+        return bool(images or self._skipped or self._damaged)
+
+
+def _some(paths: list[Path]) -> str:
+    names = ", ".join(path.name for path in paths[:_NAMES_SHOWN])
+    more = len(paths) - _NAMES_SHOWN
+    return f"{names} and {more} more" if more > 0 else names
+
+
+def segment_frames(
+    source: FrameSource,
+    segmenter: Segmenter,
+    results: Results,
+    faults: Faults,
     output: Path,
+    limit: int | None = None,
 ) -> int:
-    """Segment every frame of the source; 0 when every one could be read, 1 else.
+    """Segment every wanted frame of the source; return the exit code.
 
-    128 and the signal's number after one that asks to stop: what is done is kept, and whole.
+    0 if every one could be read, 1 else; 128 and the signal's number after one that asks to stop:
+    what is done is kept, and whole. Raises SourceError and OSError, the latter naming the frame.
 
-    args: of `add_source_options`. open_results: may raise ValueError for what does not fit the
-    source. output: named in errors and at the end.
+    Args:
+        faults: takes frames that cannot be read; also the source's `on_damaged`.
+        output: named in errors and at the end.
+        limit: stop after so many frames.
     """
-    from tqdm import tqdm
-
-    from bisenetv2_ros.backends.base import BackendUnavailable
-    from bisenetv2_ros.regions import parse_regions
-    from bisenetv2_ros.segmenter import InferenceError, Segmenter
-    from bisenetv2_ros.sources.frame import SourceError
-    from bisenetv2_ros.sources.frame_source import open_source
-
-    damaged: list[Exception] = []
-
-    def skip(error: Exception) -> None:
-        damaged.append(error)
-        tqdm.write(f"bisenetv2 {verb}: skipped {error}", file=sys.stderr)
-
-    try:
-        source = open_source(args.source, topics=args.topic, on_damaged=skip)
-        regions = parse_regions(args.region, source.cameras)
-        segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
-    except (ValueError, BackendUnavailable, InferenceError) as error:
-        raise UserError(str(error)) from error
-    print(
-        f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
-        file=sys.stderr,
-    )
-    total = source.count if args.frames is None else min(args.frames, source.count or args.frames)
-    # disable=None: no bar where the output is not a terminal.
-    bar = tqdm(total=total, unit="frame", disable=None)
-    try:
-        results = open_results(segmenter, source, regions)
-    except ValueError as error:
-        raise UserError(f"{args.source}: {error}") from error
-    confidence = results.wants_confidence
-    with _asked_to_stop() as signals:
+    total = source.excerpt.count(source.count, source.fps)
+    if limit is not None:
+        total = min(limit, total or limit)
+    # disable=None: no bar if the output is not a terminal.
+    with _asked_to_stop() as signals, tqdm(total=total, unit="frame", disable=None) as bar:
         try:
             with naming(output):
-                for frame in itertools.islice(source, args.frames):
-                    try:
-                        results.write(frame, segmenter(frame.image, confidence=confidence))
-                    except InferenceError as error:
-                        skip(InferenceError(f"{frame.name}: {error}"))
-                    bar.update()
-                    if signals:
-                        break
-        except SourceError as error:
-            raise UserError(str(error)) from error
-        finally:
+                present = _segment_all(source, segmenter, results, faults, limit, signals, bar)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the first error tells more
+                results.close()
+            raise
+        else:
             with naming(output):
                 results.close()
+        finally:
             segmenter.close()
             bar.close()
-            print(f"{results.frames} frames segmented, results in {output}", file=sys.stderr)
-    if damaged:
-        count = results.frames + len(damaged)
-        print(
-            f"bisenetv2 {verb}: error: {len(damaged)} of {count} frames skipped, see above",
-            file=sys.stderr,
-        )
+            faults.say(f"{results.frames} frames segmented, results in {output}")
+    for note in results.notes:
+        faults.say(note)
+    if present:
+        faults.say(f"{present} frames were done already")
+    lost = faults.sum_up(source, results.frames)
     if signals:
         return 128 + signals[0]  # as shells report it
-    return 1 if damaged else 0
+    if not results.frames and not present and not lost:
+        faults.say("error: no frame between --start and --end")
+        return 1
+    return 1 if lost else 0
+
+
+def _segment_all(
+    source: FrameSource,
+    segmenter: Segmenter,
+    results: Results,
+    faults: Faults,
+    limit: int | None,
+    signals: list[int],
+    bar: tqdm,
+) -> int:
+    """Returns how many frames were done already."""
+    present = 0
+    try:
+        for frame in itertools.islice(source.excerpt.pick(source), limit):
+            if results.has(frame):
+                present += 1
+            else:
+                _segment_one(frame, segmenter, results, faults)
+            bar.update()
+            if signals:
+                break
+    except sqlite3.Error as error:  # of a bag that cannot be written
+        raise OSError(5, f"cannot write: {error}") from error
+    return present
+
+
+def _segment_one(frame: Frame, segmenter: Segmenter, results: Results, faults: Faults) -> None:
+    try:
+        result = segmenter(frame.image, confidence=results.wants_confidence)
+    except InferenceError as error:
+        faults.skip(InferenceError(f"{frame.name}: {error}"))
+        return
+    try:
+        results.write(frame, result)
+    except OSError as error:
+        error.strerror = f"{error.strerror or error} (results of {frame.name})"
+        raise
 
 
 @contextlib.contextmanager

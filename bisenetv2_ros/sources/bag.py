@@ -34,6 +34,7 @@ from bisenetv2_ros.sources.frame import (
     FrameSource,
     Origin,
     Size,
+    SourceDamage,
     SourceError,
     resized,
 )
@@ -146,13 +147,14 @@ class BagFrames(FrameSource):
                     raise
                 self._on_damaged(error)
                 continue
-            yield Frame(image, _name(origin), None, (message.log_time - first) / 1e9, origin)
+            seconds = (message.log_time - first) / 1e9
+            yield Frame(image, _name(origin), None, seconds, origin, str(self.path))
 
     def _lost(self, text: str) -> None:
         """Report what of the bag cannot be read."""
         if self._on_damaged is None:
-            raise ImageFileError(text)
-        self._on_damaged(ImageFileError(text))
+            raise SourceDamage(text)
+        self._on_damaged(SourceDamage(text))
 
     def _choose(self, topics: list[str]) -> list[str]:
         """The topics asked for, or the only one."""

@@ -1,27 +1,37 @@
 """What a frame is, and a source of frames: the terms that every kind of source is made of.
 
-Knows no kind of source, no files, no ROS and no model.
+Knows no kind of source, no ROS and no model.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
+from bisenetv2_ros.files.images import ImageFileError
+
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 DEFAULT_RATE = 15.0  # Hz
+
+_EPSILON = 1e-6  # seconds
 
 Size = tuple[int, int]  # (width, height) in pixels
 
 
 class SourceError(ValueError):
     """A source that cannot be opened or read; the message names it and what was expected."""
+
+
+class SourceDamage(ImageFileError):
+    """A recording of which some frames are lost; the others were delivered."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +54,88 @@ class Frame:
     label: np.ndarray | None  #: (H, W) uint8 class index of each pixel, where it is known
     time: float  #: seconds since the source's first frame, by the source's own rate
     origin: Origin | None = None  #: of frames from a bag
+    source: str = ""  #: the file, device or address it is from, as it was given
+    index: int | None = None  #: number in its source, damaged ones and those left out included
+    key: str = ""  #: see `result_name`
+
+    @property
+    def result_name(self) -> str:
+        """What its results are called: a path without suffix, no other frame's if it has a key.
+
+        Files keep their place below the folder that all files of the source have in common.
+        """
+        return self.key or PurePath(self.name).stem
 
     @property
     def camera(self) -> str:
         """Which of the source's `cameras` it is from."""
         return self.origin.camera if self.origin else ""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A place in a source, or a distance: in frames or in seconds."""
+
+    frames: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """Which frames of a source are wanted: from `start`, up to before `end`, one in `every`."""
+
+    start: Moment = Moment()
+    end: Moment | None = None
+    every: Moment = Moment(frames=1)
+
+    def picker(self) -> Callable[[int, float], bool | None]:
+        """Tell of one frame after the other, by its number and time, whether it is wanted.
+
+        The answer is None once all later frames are beyond the end.
+        """
+        due = self.start.seconds
+
+        def wanted(index: int, time: float) -> bool | None:
+            nonlocal due
+            if self.is_over(index, time):
+                return None
+            if index < self.start.frames or time + _EPSILON < due:
+                return False
+            if self.every.seconds:  # on the grid of the first, so that the rate holds on average
+                first = due if self.start.seconds else min(due, time)
+                due = first + (int((time - first) / self.every.seconds + _EPSILON) + 1) * (
+                    self.every.seconds
+                )
+                return True
+            return not (index - self.start.frames) % self.every.frames
+
+        return wanted
+
+    def is_over(self, index: int, time: float) -> bool:
+        """Whether this frame and all later ones are beyond `end`."""
+        end = self.end
+        if end is None:
+            return False
+        return time + _EPSILON >= end.seconds if end.seconds else index >= end.frames
+
+    def pick(self, frames: Iterable[Frame]) -> Iterator[Frame]:
+        """The wanted ones of `frames`, of each camera."""
+        pickers: dict[str, Callable[[int, float], bool | None]] = {}
+        numbers: dict[str, int] = {}
+        for frame in frames:
+            number = numbers.get(frame.camera, 0)
+            numbers[frame.camera] = number + 1
+            picker = pickers.setdefault(frame.camera, self.picker())
+            if picker(number if frame.index is None else frame.index, frame.time):
+                yield frame
+
+    def count(self, total: int | None, rate: float) -> int | None:
+        """How many of `total` frames at `rate` a second are wanted, about."""
+        start, every = (m.frames or round(m.seconds * rate) for m in (self.start, self.every))
+        if self.end is not None:
+            end = self.end.frames or round(self.end.seconds * rate)
+            total = end if total is None else min(total, end)
+        return None if total is None else len(range(start, total, max(1, every)))
 
 
 class FrameSource(ABC):
@@ -57,6 +144,10 @@ class FrameSource(ABC):
     live = False  #: frames come at their own pace, and one that is not taken grows old
     labelled = False  #: at least one frame has a label
     cameras: tuple[str, ...] = ("",)  #: of frames with an origin, every name that it may have
+    excerpt = Excerpt()  #: a source that can leave out frames at less cost than reading them does
+    inputs: tuple[Path, ...] = ()  #: files and folders that are read
+    #: Entries of a folder that were passed over, and whether each seems meant as an image.
+    passed_over: tuple[tuple[Path, bool], ...] = ()
 
     def __init__(self, fps: float, count: int | None) -> None:
         self.fps = fps  #: frames per second that the source is meant to be shown at

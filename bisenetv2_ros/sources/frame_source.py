@@ -1,4 +1,4 @@
-"""Frames one after the other from anywhere: pictures, video, bag, webcam, or a synthetic street.
+"""Frames one after the other from anywhere: images, video, bag, camera, or a synthetic street.
 
     for frame in open_source("drive/*.png", labels="masks"):
         print(frame.name, frame.image.shape)
@@ -9,7 +9,6 @@ no idea of what labels mean.
 
 from __future__ import annotations
 
-import glob
 import itertools
 import re
 import time
@@ -19,21 +18,46 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bisenetv2_ros.files.images import SUFFIXES, ImageFileError, read_image, read_label
+from bisenetv2_ros.files.encoded import is_image, known_format, may_be_video
+from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
+from bisenetv2_ros.files.video import VideoError, VideoReader, open_capture
 from bisenetv2_ros.sources.bag_paths import is_bag
-from bisenetv2_ros.sources.frame import DEFAULT_RATE, Frame, FrameSource, Size, SourceError, resized
+from bisenetv2_ros.sources.find import find, find_labels
+from bisenetv2_ros.sources.frame import (
+    DEFAULT_RATE,
+    Excerpt,
+    Frame,
+    FrameSource,
+    Size,
+    SourceDamage,
+    SourceError,
+    resized,
+)
 from bisenetv2_ros.street.scene import StreetScene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from bisenetv2_ros.sources.find import Found
+
 SYNTHETIC = "synthetic"
 WEBCAM = "webcam:"
 DEFAULT_SCENE_SIZE = (960, 720)
+EXPECTED = (
+    f"a file, a folder, a glob pattern, {WEBCAM}N, /dev/videoN, rtsp://..., http://... or "
+    f"{SYNTHETIC}"
+)
+_DEVICE = re.compile(rf"(?:{WEBCAM}|/dev/video)(.*)")
+_ADDRESS = re.compile(r"(?:rtsps?|rtmps?|https?|srt|udp|tcp)://(?:[^/@]*@)?(.*)")
+
+
+def is_endless(spec: str) -> bool:
+    """Whether a source is known to have no end, from its name alone."""
+    return spec == SYNTHETIC or bool(_DEVICE.fullmatch(spec) or spec.startswith("rtsp"))
 
 
 def open_source(
-    spec: str = "",
+    spec: str | Sequence[str] = SYNTHETIC,
     *,
     labels: str = "",
     topics: Sequence[str] = (),
@@ -41,55 +65,118 @@ def open_source(
     rate: float | None = None,
     size: Size | None = None,
     seed: int = 1,
+    recursive: bool = False,
+    excerpt: Excerpt | None = None,
     on_damaged: Callable[[ImageFileError], None] | None = None,
 ) -> FrameSource:
     """Find the source that `spec` names.
 
     Args:
-        spec: '' or 'synthetic' (an endless street, with labels), 'webcam:N', a folder of pictures,
-            a glob pattern, one picture, or a video file. Pictures come in natural order: 2 before
-            10.
-        labels: a folder of label maps, one byte a pixel. A picture's label is the file of the same
-            stem; pictures without one have the label None.
+        spec: 'synthetic' (an endless street, with labels), 'webcam:N' or '/dev/videoN', an address
+            (rtsp://, http://), a folder of images, a glob pattern, one image, a video file or a
+            bag; or several of folders, patterns and files. Images of a folder come in natural
+            order: 2 before 10.
+        labels: a folder of label maps, one byte a pixel. An image's label is the file of the same
+            place and stem; images without one have the label None.
         topics: image topics of a bag, and of nothing else; none takes the only one.
-        loop: begin again after the last picture or at the video's end.
+        loop: begin again after the last image or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
         size: frames are resized to this; None leaves them as they are. The synthetic street is
             rendered in this size, by default 960x720.
         seed: of the synthetic street.
-        on_damaged: what to do about a picture, label or message that cannot be read. By default the
-            iteration ends with its ImageFileError; otherwise the error is given to this function
-            and the next frame follows.
+        recursive: look for images in the folders below a folder too.
+        excerpt: which frames are wanted. A hint: sources leave out others if that saves time, so
+            go through `excerpt.pick`.
+        on_damaged: what to do about an image, label or message that cannot be read, or a video or
+            bag that is damaged. By default the iteration ends with its ImageFileError; otherwise
+            the error is given to this function and the next frame follows.
 
     Raises:
-        SourceError: there is no such source, or it has no frames, or no picture has a label, or
+        SourceError: there is no such source, or it has no frames, or no image has a label, or
             labels or topics are given for a source that has none.
     """
     rate = rate or DEFAULT_RATE
-    if spec in ("", SYNTHETIC):
-        source: FrameSource = _Street(seed, size or DEFAULT_SCENE_SIZE, rate)
-    elif spec.startswith(WEBCAM):
-        source = _Webcam(spec, rate, size)
+    specs = [spec] if isinstance(spec, str) else list(spec)
+    if not all(specs) or not specs:
+        raise SourceError(f"source '': is empty (an unset variable?), expected {EXPECTED}")
+    live = [spec for spec in specs if _is_live(spec)]
+    if live and len(specs) > 1:
+        raise SourceError(f"source '{live[0]}': expected it alone, or several files")
+    if live:
+        source = _open_live(live[0], rate, size, seed)
     else:
-        paths = _find(spec)
-        if paths[0].suffix.lower() in SUFFIXES:
-            label_paths = _find_labels(paths, labels) if labels else {}
-            source = _Pictures(paths, label_paths, rate, size, loop, on_damaged)
-            labels = ""  # taken
-        elif is_bag(paths[0]):
-            from bisenetv2_ros.sources.bag import (
-                BagFrames,  # the one kind that needs a further library
-            )
-
-            source = BagFrames(paths[0], topics, size, loop, on_damaged)
-            topics = ()
-        else:
-            source = _Video(paths[0], size, loop)
-    if labels:
-        raise SourceError(f"labels '{labels}': expected pictures as the source, got '{spec}'")
-    if topics:
-        raise SourceError(f"topic '{topics[0]}': expected a bag as the source, got '{spec}'")
+        source = _open_files(find(specs, recursive, EXPECTED), labels, topics, loop, rate, size,
+                             on_damaged)  # fmt: skip
+    if labels and not isinstance(source, _Images):
+        raise SourceError(
+            f"labels '{labels}': expected pictures as the source, got '{', '.join(specs)}'"
+        )
+    if topics and not _may_have_topics(source):
+        raise SourceError(
+            f"topic '{topics[0]}': expected a bag as the source, got '{', '.join(specs)}'"
+        )
+    source.excerpt = excerpt or Excerpt()
+    for part in getattr(source, "parts", ()):
+        part.excerpt = source.excerpt
     return source
+
+
+def _is_live(spec: str) -> bool:
+    return spec == SYNTHETIC or bool(_DEVICE.fullmatch(spec) or _ADDRESS.match(spec))
+
+
+def _open_live(spec: str, rate: float, size: Size | None, seed: int) -> FrameSource:
+    if spec == SYNTHETIC:
+        return _Street(seed, size or DEFAULT_SCENE_SIZE, rate)
+    if _DEVICE.fullmatch(spec):
+        return _Camera(spec, rate, size)
+    return _Stream(spec, size)
+
+
+def _open_files(
+    found: Found,
+    labels: str,
+    topics: Sequence[str],
+    loop: bool,
+    rate: float,
+    size: Size | None,
+    on_damaged: Callable[[ImageFileError], None] | None,
+) -> FrameSource:
+    for path in [path for path in found.others if path.is_file() and is_image(_start(path))]:
+        found.others.remove(path)
+        found.images.append(path)  # whatever its name
+    parts: list[FrameSource] = []
+    if found.images:
+        keys = found.keys()
+        label_paths = find_labels(found.images, keys, labels) if labels else {}
+        parts.append(_Images(found.images, keys, label_paths, rate, size, loop, on_damaged))
+        parts[0].inputs = (*found.images, *label_paths.values())
+    for path in found.others:
+        part: FrameSource
+        if is_bag(path):
+            from bisenetv2_ros.sources.bag import BagFrames  # the one that needs another library
+
+            part = BagFrames(path, topics, size, loop, on_damaged)
+        else:
+            part = _Video(path, size, loop, on_damaged)
+        part.inputs = (path,)
+        parts.append(part)
+    source = parts[0] if len(parts) == 1 else _Chain(parts, loop)
+    source.passed_over = tuple(found.passed_over)
+    return source
+
+
+def _may_have_topics(source: FrameSource) -> bool:
+    parts = getattr(source, "parts", (source,))
+    return any(part.cameras != ("",) for part in parts)
+
+
+def _start(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(64)
+    except OSError as error:
+        raise SourceError(f"'{path}': {error.strerror}") from error
 
 
 class _Street(FrameSource):
@@ -105,53 +192,67 @@ class _Street(FrameSource):
             raise SourceError(f"synthetic street: {error}") from None
 
     def __iter__(self) -> Iterator[Frame]:
+        wanted = self.excerpt.picker()
         for index in itertools.count():
             moment = index / self.fps
+            take = wanted(index, moment)
+            if take is None:
+                return
+            if not take:
+                continue
             image, label = self._scene.render(moment)
-            yield Frame(image, _numbered(SYNTHETIC, index), label, moment)
+            name = _numbered(SYNTHETIC, index)
+            yield Frame(image, name, label, moment, source=SYNTHETIC, index=index)
 
 
-class _Pictures(FrameSource):
-    """Picture files in the order given."""
+class _Images(FrameSource):
+    """Image files in the order given."""
 
     def __init__(
         self,
         paths: list[Path],
-        labels: dict[str, Path],
+        keys: list[str],
+        labels: dict[Path, Path],
         rate: float,
         size: Size | None,
         loop: bool,
         on_damaged: Callable[[ImageFileError], None] | None,
     ) -> None:
+        """keys: the `Frame.key` of each path."""
         super().__init__(rate, None if loop else len(paths))
-        self._paths, self._labels, self._size, self._loop = paths, labels, size, loop
-        self._on_damaged = on_damaged
+        self._paths, self._keys, self._labels = paths, keys, labels
+        self._size, self._loop, self._on_damaged = size, loop, on_damaged
         self.labelled = bool(labels)
 
     def __iter__(self) -> Iterator[Frame]:
-        index = 0
+        sent = 0
+        wanted = self.excerpt.picker()
         while True:
-            before = index
-            for path in self._paths:
+            before, damaged = sent, 0
+            for index, (path, key) in enumerate(zip(self._paths, self._keys, strict=True)):
+                if not wanted(index, index / self.fps):
+                    continue
                 try:
                     image, label = self._read(path)
                 except ImageFileError as error:
                     if self._on_damaged is None:
                         raise
                     self._on_damaged(error)
+                    damaged += 1
                     continue
-                yield Frame(image, path.name, label, index / self.fps)
-                index += 1
-            if index == before:
+                moment = sent / self.fps if self._loop else index / self.fps
+                yield Frame(image, path.name, label, moment, source=str(path), index=index, key=key)
+                sent += 1
+            if sent == before and damaged:
                 raise SourceError(
                     f"'{self._paths[0].parent}': {len(self._paths)} pictures, none can be read"
                 )
-            if not self._loop:
+            if not self._loop or sent == before:
                 return
 
     def _read(self, path: Path) -> tuple[np.ndarray, np.ndarray | None]:
         image, label = read_image(path), None
-        label_path = self._labels.get(path.stem)
+        label_path = self._labels.get(path)
         if label_path is not None:
             label = read_label(label_path)
             if label.shape != image.shape[:2]:
@@ -166,131 +267,146 @@ class _Pictures(FrameSource):
 class _Video(FrameSource):
     """A video file."""
 
-    def __init__(self, path: Path, size: Size | None, loop: bool) -> None:
-        self._path, self._size, self._loop = path, size, loop
-        capture = self._open()
-        rate = capture.get(cv2.CAP_PROP_FPS)
-        count = round(capture.get(cv2.CAP_PROP_FRAME_COUNT))  # what the file claims
-        capture.release()
-        super().__init__(rate if rate > 0 else DEFAULT_RATE, count if count > 0 else None)
-        if loop:
-            self.count = None
-
-    def _open(self) -> cv2.VideoCapture:
-        capture = cv2.VideoCapture(str(self._path))
-        if not capture.isOpened():
+    def __init__(
+        self,
+        path: Path,
+        size: Size | None,
+        loop: bool,
+        on_damaged: Callable[[ImageFileError], None] | None,
+    ) -> None:
+        start = _start(path)
+        try:
+            if not may_be_video(start):
+                raise VideoError(f"is {known_format(start)}")
+            self._reader = VideoReader(path)
+        except VideoError as error:
             raise SourceError(
-                f"'{self._path}': expected a picture or a video that OpenCV reads, or a ROS 2 bag"
-            )
-        return capture
+                f"'{path}': {error}; expected a picture or a video that OpenCV reads, or a ROS bag"
+            ) from error
+        super().__init__(self._reader.rate or DEFAULT_RATE, None if loop else self._reader.count)
+        self._path, self._size, self._loop, self._on_damaged = path, size, loop, on_damaged
+        #: Tells this video's frames from those of others with its name.
+        self.prefix = ""
 
     def __iter__(self) -> Iterator[Frame]:
-        index = 0
+        passed, offset, number = 0, 0.0, 0
         while True:
-            capture, before = self._open(), index
-            try:
-                while (image := _next_image(capture, self._size)) is not None:
-                    yield Frame(image, _numbered(self._path.stem, index), None, index / self.fps)
-                    index += 1
-            finally:
-                capture.release()
-            if index == before:
+            last = -1.0
+            wanted = self.excerpt.picker()
+            for image, index, moment in self._reader.frames(wanted):
+                last, number = moment, passed + index
+                name = _numbered(self._path.stem, number)
+                yield Frame(
+                    resized(image, self._size), name, None, offset + moment,
+                    source=str(self._path), index=number, key=self.prefix + name,
+                )  # fmt: skip
+            if not self._reader.read:
                 raise SourceError(f"'{self._path}': the video has no frame that OpenCV reads")
-            if not self._loop:
+            for loss in self._reader.losses if not passed else ():
+                error = SourceDamage(f"{self._path}: {loss}")
+                if self._on_damaged is None:
+                    raise error
+                self._on_damaged(error)
+            if not self._loop or last < 0:
                 return
+            passed, offset = number + 1, offset + last + 1 / self.fps
 
 
-class _Webcam(FrameSource):
-    """A camera of this machine, endless."""
+class _Live(FrameSource):
+    """A camera of this machine or of the network; frames that nobody takes grow old."""
 
     live = True
 
-    def __init__(self, spec: str, rate: float, size: Size | None) -> None:
+    def __init__(self, spec: str, shown: str, rate: float, size: Size | None) -> None:
+        """spec: for OpenCV. shown: for people, without passwords."""
         super().__init__(rate, None)
-        number = spec[len(WEBCAM) :]
-        if not number.isdecimal():
+        self._shown, self._size = shown, size
+        self._capture = self._open(spec)
+
+    def _open(self, spec: str) -> cv2.VideoCapture:
+        device = _DEVICE.fullmatch(spec)
+        if device and not device[1].isdecimal():
             raise SourceError(f"'{spec}': expected {WEBCAM}N with the number of the device")
-        self._spec, self._size = spec, size
-        self._capture = cv2.VideoCapture(int(number))
-        if not self._capture.isOpened():
-            raise SourceError(f"'{spec}': no camera opens as device {number}")
+        try:
+            return open_capture(int(device[1]) if device else spec)
+        except VideoError as error:
+            what = f"no camera opens as device {device[1]}" if device else "nothing answers"
+            raise SourceError(f"'{self._shown}': {what} ({error})") from error
+
+    def __iter__(self) -> Iterator[Frame]:
+        start = time.monotonic()
+        for index in itertools.count():
+            success, bgr = self._capture.read()
+            if not success:
+                self._end(index)
+                return
+            image = resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), self._size)
+            name = _numbered(re.sub(r"[^\w-]+", "_", self._shown).strip("_"), index)
+            moment = time.monotonic() - start
+            if self.excerpt.is_over(index, moment):
+                return
+            yield Frame(image, name, None, moment, source=self._shown, index=index)
+
+    def _end(self, count: int) -> None:
+        raise SourceError(f"'{self._shown}': the camera delivers no more frames")
+
+
+class _Camera(_Live):
+    """A camera of this machine, endless."""
+
+    def __init__(self, spec: str, rate: float, size: Size | None) -> None:
+        super().__init__(spec, spec, rate, size)
         self._capture.set(cv2.CAP_PROP_FPS, rate)
         if size is not None:  # the camera may choose another; frames are resized in any case
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
 
+
+class _Stream(_Live):
+    """An address: a camera's stream, which should not end, or a video, which does."""
+
+    def __init__(self, spec: str, size: Size | None) -> None:
+        address = _ADDRESS.match(spec)
+        assert address is not None
+        shown = spec[: spec.index("://") + 3] + address[1]
+        super().__init__(spec, shown, DEFAULT_RATE, size)
+        rate = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = rate if 0 < rate < 1000 else DEFAULT_RATE
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        if 0 < count < 1e9:
+            self.count, self.live = round(count), False
+
+    def _end(self, count: int) -> None:
+        if self.count is None or count < 0.9 * self.count - 1:
+            raise SourceError(f"'{self._shown}': no more frames after {count}")
+
+
+class _Chain(FrameSource):
+    """Several sources, one after the other."""
+
+    def __init__(self, parts: list[FrameSource], loop: bool) -> None:
+        counts = [part.count for part in parts]
+        known = [count for count in counts if count is not None]
+        super().__init__(parts[0].fps, sum(known) if len(known) == len(counts) else None)
+        if loop:
+            raise SourceError("several videos or bags: expected one to play in a loop")
+        self.parts = parts
+        self.inputs = tuple(path for part in parts for path in part.inputs)
+        self.cameras = tuple(dict.fromkeys(camera for part in parts for camera in part.cameras))
+        self.labelled = any(part.labelled for part in parts)
+        for number, part in enumerate(parts):
+            if isinstance(part, _Video):  # videos of several folders may share a name
+                part.prefix = f"{number + 1}_" if len(parts) > 1 else ""
+
+    def rate(self, camera: str) -> float:
+        """Frames a second of one camera, of the first source that has it."""
+        return next(part.rate(camera) for part in self.parts if camera in part.cameras)
+
     def __iter__(self) -> Iterator[Frame]:
-        start = time.monotonic()
-        for index in itertools.count():
-            image = _next_image(self._capture, self._size)
-            if image is None:
-                raise SourceError(f"'{self._spec}': the camera delivers no more frames")
-            name = _numbered(self._spec.replace(":", ""), index)
-            yield Frame(image, name, None, time.monotonic() - start)
-
-
-def _next_image(capture: cv2.VideoCapture, size: Size | None) -> np.ndarray | None:
-    success, bgr = capture.read()
-    if not success:
-        return None
-    return resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), size)
+        for part in self.parts:
+            yield from part
 
 
 def _numbered(stem: str, index: int) -> str:
     # Whoever makes a file of a frame takes what follows a dot for the suffix.
     return f"{stem.replace('.', '_')}_{index:06d}"
-
-
-def _find(spec: str) -> list[Path]:
-    """The pictures that a folder, a pattern or a path names in natural order, a video or a bag."""
-    path = Path(spec).expanduser()
-    if is_bag(path):
-        return [path]
-    if path.is_dir():
-        candidates = list(path.iterdir())
-    elif path.is_file():
-        return [path]
-    elif glob.has_magic(spec):
-        candidates = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
-    else:
-        raise SourceError(
-            f"source '{spec}': no such file or folder; expected one, a glob pattern, {WEBCAM}N or "
-            f"{SYNTHETIC}"
-        )
-    files = [candidate for candidate in candidates if candidate.is_file()]
-    pictures = [file for file in files if file.suffix.lower() in SUFFIXES]
-    if not pictures and len(files) == 1:
-        return files
-    if not pictures:
-        folders = sorted(c.name for c in candidates if c.is_dir())
-        hint = f"; it has the folders {', '.join(folders)}" if folders else ""
-        raise SourceError(
-            f"source '{spec}': no pictures ({', '.join(sorted(SUFFIXES))}) among {len(files)} "
-            f"files{hint}"
-        )
-    return sorted(pictures, key=lambda picture: _natural(str(picture)))
-
-
-def _find_labels(pictures: list[Path], folder: str) -> dict[str, Path]:
-    """The label maps of `pictures` in `folder`, by stem."""
-    path = Path(folder).expanduser()
-    if not path.is_dir():
-        raise SourceError(f"labels '{folder}': expected a folder of label maps")
-    stems = {picture.stem for picture in pictures}
-    found = {
-        file.stem: file
-        for file in path.iterdir()
-        if file.suffix.lower() in SUFFIXES and file.stem in stems
-    }
-    if not found:
-        raise SourceError(
-            f"labels '{folder}': no file has the stem of one of the {len(pictures)} pictures, "
-            f"such as {pictures[0].stem}.png"
-        )
-    return found
-
-
-def _natural(text: str) -> list[tuple[int, str]]:
-    """A sort key by which 'frame2' comes before 'frame10'."""
-    parts = re.split(r"(\d+)", text)
-    return [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]

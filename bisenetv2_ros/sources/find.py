@@ -1,0 +1,178 @@
+"""Finds the files that a source names: folders, glob patterns, several of them.
+
+Knows names only; nothing is opened but folders.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.sources.bag_paths import METADATA, is_bag
+from bisenetv2_ros.sources.frame import SourceError
+
+VIDEO_SUFFIXES = frozenset({
+    ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv",
+    ".wmv", ".3gp", ".gif", ".mjpg", ".mjpeg",
+})  # fmt: skip
+#: Of images that cannot be read here: they are named if they lie in a folder.
+_OTHER_IMAGES = frozenset({
+    ".avif", ".heic", ".heif", ".gif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".dng", ".cr2",
+    ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".pfm", ".pam", ".tga",
+    ".ico", ".apng", ".fits", ".pcx",
+})  # fmt: skip
+_SIDECARS = frozenset({"thumbs.db", "desktop.ini"})
+
+
+@dataclass
+class Found:
+    """What a source's names lead to."""
+
+    images: list[Path] = field(default_factory=list)  #: in the order to read them
+    others: list[Path] = field(default_factory=list)  #: videos, bags, or what shows on opening
+    passed_over: list[tuple[Path, bool]] = field(default_factory=list)  #: and if meant as an image
+    bases: list[Path] = field(default_factory=list)  #: folders that names and patterns start from
+
+    def keys(self) -> list[str]:
+        """A name for the results of each image: its path below the common folder, no suffix.
+
+        Of images that differ in the suffix alone, later ones get _2, _3 and so on, but never the
+        name of another image.
+        """
+        root = os.path.commonpath([base.absolute() for base in self.bases])
+        plain = [os.path.relpath(path.absolute().with_suffix(""), root) for path in self.images]
+        taken, seen = set(plain), Counter[str]()
+        keys = []
+        for name in plain:
+            seen[name] += 1
+            key, number = name, seen[name]
+            while number > 1 and key in taken:
+                key = f"{name}_{number}"
+                number += 1
+            taken.add(key)
+            keys.append(key)
+        return keys
+
+
+def find(names: list[str], recursive: bool, expected: str) -> Found:
+    """Look up paths, folders and glob patterns.
+
+    expected: what else the user may have meant, for the error. Raises SourceError if a name leads
+    to nothing.
+    """
+    found = Found()
+    for name in names:
+        _find_one(name, recursive, expected, found)
+    found.images = list(dict.fromkeys(found.images))
+    return found
+
+
+def _find_one(name: str, recursive: bool, expected: str, found: Found) -> None:
+    path = Path(name).expanduser()
+    if is_bag(path) and not _has_images(path):
+        found.others.append(path)
+    elif path.is_dir():
+        found.bases.append(path)
+        _take(name, _entries(path, recursive), found)
+    elif path.is_file():
+        found.bases.append(path.parent)
+        is_image = path.suffix.lower() in SUFFIXES
+        (found.images if is_image else found.others).append(path)
+    elif glob.has_magic(name) and not path.is_symlink():
+        candidates = list(Path(path.anchor).glob(str(path.relative_to(path.anchor))))
+        hidden = Path(name).name.startswith(".")
+        candidates = [c for c in candidates if hidden or not c.name.startswith(".")]
+        found.bases += {candidate.parent for candidate in candidates}
+        _take(name, candidates, found)
+    else:
+        raise SourceError(f"source '{name}': no such file or folder; expected {expected}")
+
+
+def _has_images(path: Path) -> bool:
+    """Whether a folder is one of images, though there are recordings beside them."""
+    if not path.is_dir() or (path / METADATA).is_file():
+        return False
+    return any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
+
+
+def _entries(folder: Path, recursive: bool) -> list[Path]:
+    if not recursive:
+        return list(folder.iterdir())
+    entries = []
+    for parent, folders, files in os.walk(folder, onerror=_raise):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        entries += [Path(parent) / name for name in files]
+    return entries
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _take(name: str, candidates: list[Path], found: Found) -> None:
+    """Sort a folder's entries into images and what is passed over."""
+    # Links to nowhere are images that cannot be read, and will be named as such.
+    files = [c for c in candidates if c.is_file() or (c.is_symlink() and not c.exists())]
+    files = [file for file in files if not _is_sidecar(file)]
+    images = [file for file in files if file.suffix.lower() in SUFFIXES]
+    videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES or is_bag(file)]
+    if images:
+        found.images += sorted(images, key=_natural)
+    elif len(files) == 1:
+        found.others += files
+        return
+    elif videos:
+        found.others += sorted(videos, key=_natural)
+    else:
+        folders = sorted(c.name for c in candidates if c.is_dir())
+        hint = f"; it has the folders {', '.join(folders)} (--recursive)" if folders else ""
+        raise SourceError(
+            f"source '{name}': no pictures ({', '.join(sorted(SUFFIXES))}) among {len(files)} "
+            f"files{hint}"
+        )
+    taken = set(images or videos)
+    for file in sorted(set(files) - taken, key=_natural):
+        found.passed_over.append((file, file.suffix.lower() in _OTHER_IMAGES))
+
+
+def _is_sidecar(path: Path) -> bool:
+    """Whether an operating system put the file there: ._a.png, .DS_Store, Thumbs.db."""
+    return path.name.startswith(".") or path.name.lower() in _SIDECARS
+
+
+def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, Path]:
+    """The label map of each image: the file of the same place and stem below `folder`."""
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise SourceError(f"labels '{folder}': expected a folder of label maps")
+    files = [f for f in _entries(path, recursive=True) if f.suffix.lower() in SUFFIXES]
+    by_key = {
+        str(file.relative_to(path).with_suffix("")): file
+        for file in sorted(files, key=_natural, reverse=True)
+        if not _is_sidecar(file)
+    }
+    stems = Counter(image.stem for image in images)
+    labels = {}
+    for image, key in zip(images, keys, strict=True):
+        place = str(Path(key).with_name(image.stem))
+        # In a flat folder a stem is enough, if it is one image's alone.
+        label = by_key.get(place) or (stems[image.stem] == 1 and by_key.get(image.stem))
+        if label:
+            labels[image] = label
+    if not labels:
+        raise SourceError(
+            f"labels '{folder}': no file has the stem of one of the {len(images)} pictures, "
+            f"such as {images[0].stem}.png"
+        )
+    return labels
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A sort key by which 'frame2' comes before 'frame10'."""
+    parts = re.split(r"(\d+)", str(path))
+    return [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]
