@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from bisenetv2_ros.cli import main as cli
+from bisenetv2_ros.training.data_check import find_faults
 from bisenetv2_ros.training.dataset_files import _belongs, known_dataset, known_datasets
 from bisenetv2_ros.training.dataset_layouts import load_dataset
-from bisenetv2_ros.training.datasets import DatasetError, find_faults
+from bisenetv2_ros.training.datasets import DatasetError
 
 HEIGHT = 3
 CAMVID_FOLDER = os.environ.get("BISENETV2_CAMVID", "")

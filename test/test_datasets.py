@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from bisenetv2_ros.cli import main as cli
+from bisenetv2_ros.training.data_check import find_faults
 from bisenetv2_ros.training.dataset_files import known_dataset
 from bisenetv2_ros.training.dataset_layouts import dataset_kinds, load_dataset
-from bisenetv2_ros.training.datasets import DatasetError, find_faults
+from bisenetv2_ros.training.datasets import DatasetError
 
 WIDTH, HEIGHT = 6, 4
 
@@ -65,6 +66,11 @@ def camvid(tmp_path):
         for name in ("a", "b"):
             write(tmp_path / split / "images" / f"{name}.png", frame())
             write(tmp_path / split / "labels" / f"{name}.png", row(0, 1, 2, 10, 11, 255))
+    # of each class a pixel is in train
+    write(tmp_path / "train/images/c.png", frame())
+    write(tmp_path / "train/labels/c.png", row(3, 4, 5, 6, 7, 8))
+    write(tmp_path / "train/images/d.png", frame())
+    write(tmp_path / "train/labels/d.png", row(9, 9, 9, 9, 9, 9))
     return tmp_path
 
 

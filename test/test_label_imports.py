@@ -15,8 +15,8 @@ from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.files.annotations import write_cvat, write_labelme
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.training.data_check import find_faults
 from bisenetv2_ros.training.dataset_layouts import load_dataset
-from bisenetv2_ros.training.datasets import find_faults
 from bisenetv2_ros.training.label_imports import LabelImportError, decode_brush
 
 WIDTH, HEIGHT = 12, 8

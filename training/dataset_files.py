@@ -93,6 +93,7 @@ class DatasetFile(BaseModel):
         first_value: label value of the first class, if classes state no values.
         ignored: label values, or with `colours` colours, that are neither trained nor scored.
         without: names of classes that are left out; their label values are ignored.
+        absent: names of classes that no label has; `check-data` does not miss them.
         splits: see `Layout`; a list of names, or a mapping.
         layouts: tried in turn.
         ignore_index: label value that is ignored. 255 is, unless a class has it.
@@ -109,6 +110,7 @@ class DatasetFile(BaseModel):
     first_value: int = 0
     ignored: list[Value | Rgb] = []
     without: list[str] = []
+    absent: list[str] = []
     splits: dict[str, str] = {}
     layouts: list[Layout] = []
     ignore_index: Value | None = None
@@ -196,11 +198,11 @@ def read_dataset_file(path: Path) -> DatasetFile:
         ]
     try:
         content = DatasetFile.model_validate(values)
-        unknown = [
-            name for name in content.without if name not in {c.name for c in content.classes}
-        ]
-        if unknown:
-            raise ValueError(f"without: {unknown[0]!r}, expected the name of a class")
+        known = {entry.name for entry in content.classes}
+        for key in ("without", "absent"):
+            for name in getattr(content, key):
+                if name not in known:
+                    raise ValueError(f"{key}: {name!r}, expected the name of a class")
         _ = content.labels, content.ignored_values()
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
@@ -346,6 +348,8 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
         pairs,
         make_decoder(content, layout.encoding, root / layout.panoptic if layout.panoptic else None),
         (lambda: [path for path, _ in labels.find(root)]) if whole else None,
+        content.values() if layout.encoding in ("values", "any") and not layout.panoptic else None,
+        content.absent,
     )
 
 

@@ -69,7 +69,9 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     ]
     if not kept:
         raise DatasetError(f"split {split!r}: no frame of {root} has a name that fits {pattern!r}")
-    return FileDataset(files[0].labels, kept, files[0].decode)
+    return FileDataset(
+        files[0].labels, kept, files[0].decode, values=files[0].values, absent=files[0].absent
+    )
 
 
 def _load_split(kind: str, root: Path, split: str) -> Dataset:
@@ -113,6 +115,13 @@ def load_dataset_of(
     return dataset
 
 
+def same_files(one: Dataset, other: Dataset) -> bool:
+    """Whether two splits are the same frames."""
+    if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
+        return False
+    return one.pairs == other.pairs
+
+
 def differing(labels: LabelSet, dataset: Dataset) -> str:
     """Name the first class in which two label sets differ, for an error message."""
     theirs = dataset.labels.names
@@ -153,7 +162,14 @@ def folder(root: Path, split: str) -> FileDataset:
             raise DatasetError(f"{frame}: two labels, {found[0]} and {found[1]}, expected one")
         pairs.append((frame, found[0] if found else labels / f"{name}.png"))
     every = [path for paths in by_name.values() for path in paths]
-    return FileDataset(content.labels, pairs, make_decoder(content, "any"), lambda: every)
+    return FileDataset(
+        content.labels,
+        pairs,
+        make_decoder(content, "any"),
+        lambda: every,
+        content.values(),
+        content.absent,
+    )
 
 
 def _split_folders(root: Path, split: str) -> tuple[Path, Path]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.training.data_check import SplitFacts
+
+SHEET_FRAMES = 24  # of each split
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,26 +20,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 `bisenetv2 datasets` lists the data sets known, `bisenetv2 datasets NAME` says what is expected in
 the folder of one, and how to describe one of your own.
 
-Named are: frames without a label, labels without a frame, files that cannot be read whole, labels
-of another size than their frame, values that are no class. The exit code is 1 if there are any.
-Classes without a pixel are named too, and are no fault.
+Named are, and the exit code is 1 if there are any:
+  of files     frames without a label, labels without a frame, what cannot be read whole, labels of
+               another size than their frame, values and colors that are no class, EXIF that turns a
+               frame and not its label, frames of 16 bits or with transparency
+  of a split   a class without a pixel in train, values that are 0 and 255 alone, values of another
+               numbering (train ids), labels paired with the wrong frames or with two, a sky that is
+               redder than blue
+  of two       the same frame in train and in another split, splits that are neighbors in one
+               recording, red and blue in another order
+
+Look at the contact sheet too: a label that is merely wrong no program sees.
 
 examples:
   bisenetv2 check-data --dataset camvid --data data/camvid
-  bisenetv2 check-data --dataset folder --data my_set --split train
+  bisenetv2 check-data --dataset folder --data my_set --sheet my_set.html
 """
     parser.add_argument("--dataset", required=True, help="name of a data set, or its YAML file")
     parser.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="its folder")
     parser.add_argument("--split", action="append", help="may be repeated (default: train and val)")
+    parser.add_argument(
+        "--sheet",
+        type=Path,
+        metavar="FILE",
+        help="write frames with their labels laid over: .html, .png or .jpg",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Read every sample; 0 when nothing is wrong."""
-    import numpy as np
     from tqdm import tqdm
 
-    from bisenetv2_ros.training.dataset_layouts import load_dataset
-    from bisenetv2_ros.training.datasets import DatasetError, find_faults
+    from bisenetv2_ros.training.contact_sheet import write_sheet
+    from bisenetv2_ros.training.data_check import SplitFacts, compare, find_faults, judge
+    from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
+    from bisenetv2_ros.training.datasets import DatasetError
 
     splits = args.split or ["train", "val"]
     try:
@@ -41,18 +62,58 @@ def run(args: argparse.Namespace) -> int:
     except DatasetError as error:
         raise UserError(str(error)) from error
     faults = 0
+
+    def report(fault: str | None) -> None:
+        nonlocal faults
+        if fault:
+            faults += 1
+            tqdm.write(fault)
+
+    seen: dict[str, SplitFacts] = {}
     for split, dataset in datasets.items():
-        pixels = np.zeros(256, np.int64)
-        found = find_faults(dataset, pixels)
+        facts = SplitFacts(split, dataset.labels)
+        found = find_faults(dataset, facts, SHEET_FRAMES if args.sheet else 0)
         for fault in tqdm(found, split, len(dataset), unit="frame", disable=None):
-            if fault:
-                faults += 1
-                tqdm.write(fault)
-        print(f"{split}: {len(dataset)} frames read")
-        absent = [
-            name for name, count in zip(dataset.labels.names, pixels, strict=False) if not count
-        ]
-        if absent:
+            report(fault)
+        training = split.partition(":")[0].split("+")[0] == "train"
+        for fault in judge(dataset, facts, training):
+            report(fault)
+        first = next(iter(seen), "")
+        if first and same_files(datasets[first], dataset):
+            print(f"{split}: the same frames as {first}, so that scores say nothing of others")
+        elif first:
+            for fault in compare(seen[first], facts):
+                report(fault)
+        seen[split] = facts
+        sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in facts.sizes.most_common(4))
+        more = f" and {len(facts.sizes) - 4} more sizes" if len(facts.sizes) > 4 else ""
+        print(f"{split}: {len(dataset)} frames read\n{split}: sizes {sizes or 'none'}{more}")
+        if absent := [n for n, p in zip(dataset.labels.names, facts.pixels, strict=False) if not p]:
             print(f"{split}: no pixel of {', '.join(absent)}")
+        for note in facts.notes:
+            print(f"{split}: look at {note}")
+    print(_shares(list(seen.values())))
+    if args.sheet:
+        sheet = [(f.name, f.labels, f.samples, f.shares()) for f in seen.values() if f.samples]
+        try:
+            write_sheet(args.sheet, sheet)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        print(f"contact sheet: {args.sheet}")
     print(f"{faults} faults" if faults else "no faults")
     return 1 if faults else 0
+
+
+def _shares(splits: list[SplitFacts]) -> str:
+    """A table of the classes' shares in the labelled pixels of each split."""
+    names = splits[0].labels.names
+    width = max(len("labelled"), *map(len, names))
+    lines = [f"{'pixels %':<{width}}" + "".join(f"  {facts.name:>7}" for facts in splits)]
+    for index, name in enumerate(names):
+        shares = (100 * facts.shares()[index] for facts in splits)
+        lines.append(f"{name:<{width}}" + "".join(f"  {share:>7.3f}" for share in shares))
+    labelled = (
+        100 * facts.pixels[: len(names)].sum() / max(1, facts.pixels.sum()) for facts in splits
+    )
+    lines.append(f"{'labelled':<{width}}" + "".join(f"  {share:>7.3f}" for share in labelled))
+    return "\n".join(lines)

@@ -1,0 +1,406 @@
+"""What is wrong with a data set, beyond files that cannot be read.
+
+Each split is read once. What single frames tell (size, depth, EXIF) is a fault of that frame; what
+only many tell (numbering, pairing, color order, splits that overlap) is judged at the end from
+thumbnails. Statistical judgements need several frames and a clear margin, so that a sound data set
+passes; what is only suspicious is a note.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bisenetv2_ros.files.encoded import ImageError, decode, upright
+from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, FileDataset, Sample, read_label
+
+SMALL = (64, 48)  # size of thumbnails, pixels
+TINY = (16, 12)  # for likeness alone
+BLOCK, MAX_THUMBS = 50, 1500  # of a large set, thumbnails of as many frames in a row are kept
+MAX_COMPARED, MAX_RANKED = 500, 2000  # frames of a split, and frames to rank a neighbor among
+MIN_FLATNESS = 1.0  # standard deviation below which a thumbnail shows nothing
+MIN_PIXELS = 50  # labelled pixels of a thumbnail, below which its fit says nothing
+MIN_FIT = 0.05  # of the variance of the colors; below, labels explain nothing
+MARGIN = 1.02  # by which one fit must be better than another to count
+MIN_COMPARISONS = 12
+MAX_LOST = 0.3  # share of comparisons that labels may lose against those of other frames
+OTHERS = 6  # labels of other frames that each frame is compared with
+COLORED = 10  # levels between red and blue from which on a color is not grey
+NEAR_RANK = 0.15  # of a neighbor in time among all frames, by likeness
+SKY = "sky"
+
+
+class Thumb(NamedTuple):
+    """A frame made small, and its label."""
+
+    path: str
+    image: NDArray[np.uint8]
+    label: NDArray[np.uint8]
+
+
+@dataclass
+class SplitFacts:
+    """What was seen of a split.
+
+    Attributes:
+        name, labels: of the split, and its classes.
+        pixels: (256,) number of pixels by class index.
+        values: number of pixels by value in the label files; empty if they hold colors.
+        sizes: number of frames by (width, height).
+        paths, tiny: of every frame, its file and (12, 16, 3) uint8 RGB.
+        thumbs: by frame, (48, 64, 3) uint8 RGB and (48, 64) uint8 class index, 255 = ignored.
+        digests: frames by the hash of their bytes.
+        samples: a few frames for the contact sheet.
+        notes: what is suspicious and no fault.
+    """
+
+    name: str
+    labels: LabelSet
+    pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    values: Counter[int] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    paths: list[str] = field(default_factory=list)
+    tiny: list[NDArray[np.uint8]] = field(default_factory=list)
+    thumbs: list[Thumb] = field(default_factory=list)
+    digests: dict[str, list[str]] = field(default_factory=dict)
+    samples: list[Sample] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def shares(self) -> NDArray[np.float64]:
+        """Share of each class in the labelled pixels, (C,)."""
+        counts = self.pixels[: len(self.labels)]
+        return counts / max(1, counts.sum())
+
+
+def find_faults(
+    dataset: Dataset, facts: SplitFacts | None = None, samples: int = 0
+) -> Iterator[str | None]:
+    """Read every sample, yielding for each what is wrong with it, or None; then the lone labels.
+
+    Args:
+        dataset: the split.
+        facts: receives what is seen.
+        samples: as many frames, spread over the split, are kept for a contact sheet.
+    """
+    facts = facts or SplitFacts("", dataset.labels)
+    wanted = {i * len(dataset) // samples for i in range(samples)} if samples else set()
+    used: dict[Path, Path] = {}
+    for index in range(len(dataset)):
+        try:
+            sample = dataset[index]
+            fault = _look_at(dataset, index, sample, facts, used)
+        except DatasetError as error:
+            yield str(error)
+            continue
+        if index in wanted:
+            facts.samples.append(sample)
+        yield fault
+    if isinstance(dataset, FileDataset):
+        for path in dataset.lone_labels():
+            yield f"{path}: a label without a frame"
+
+
+def _look_at(
+    dataset: Dataset, index: int, sample: Sample, facts: SplitFacts, used: dict[Path, Path]
+) -> str | None:
+    facts.pixels += np.bincount(sample.label.ravel(), minlength=256)
+    height, width = sample.label.shape
+    facts.sizes[width, height] += 1
+    path = str(dataset.pairs[index][0]) if isinstance(dataset, FileDataset) else sample.name
+    tiny = cv2.resize(sample.image, TINY, interpolation=cv2.INTER_AREA)
+    facts.paths.append(path)
+    facts.tiny.append(tiny)
+    if index // BLOCK % max(1, len(dataset) // MAX_THUMBS) == 0:
+        label = _thumb_label(sample.label, dataset.labels.ignore_index)
+        facts.thumbs.append(Thumb(path, _thumb(sample.image), label))
+    if not isinstance(dataset, FileDataset):
+        return None
+    frame, label_path = dataset.pairs[index]
+    data = frame.read_bytes()
+    if _shows_something(tiny):
+        facts.digests.setdefault(hashlib.sha256(data).hexdigest(), []).append(str(frame))
+    if dataset.values is not None:
+        values, counts = np.unique(read_label(label_path), return_counts=True)
+        facts.values.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+    if label_path in used:
+        return f"{label_path}: the label of two frames, {used[label_path]} and {frame}"
+    used[label_path] = frame
+    return _frame_fault(frame, data, sample, dataset.labels.ignore_index)
+
+
+def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str | None:
+    """What training will see otherwise than the file holds it."""
+    try:
+        pixels, header = decode(data)
+    except ImageError as error:
+        raise DatasetError(f"{frame}: {error}") from error
+    if pixels.dtype != np.uint8:
+        return (
+            f"{frame}: {8 * pixels.itemsize} bits a channel, training sees 8: its largest value "
+            f"{int(pixels.max())} becomes {int(sample.image.max())} of 255, expected 8 bits"
+        )
+    if pixels.ndim == 3 and pixels.shape[2] == 4 and pixels[..., 3].min() < 255:
+        return f"{frame}: has transparent pixels, of which training sees the color, expected RGB"
+    if header.orientation != 1:
+        stored = pixels if pixels.ndim == 3 else cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR)
+        if stored.shape[:2] == sample.label.shape:
+            label = _thumb_label(sample.label, ignore)
+            turned = fit(_thumb(upright(stored, header.orientation)), label)
+            as_stored = fit(_thumb(stored), label)
+            if as_stored > MIN_FIT and as_stored > turned * MARGIN:
+                return (
+                    f"{frame}: EXIF says that it is turned (orientation {header.orientation}), and "
+                    "its label is not: the label fits the pixels as they are stored"
+                )
+    return None
+
+
+def _shows_something(image: NDArray[np.uint8]) -> bool:
+    """Whether an image is of more than one color."""
+    return float(image.std(axis=(0, 1)).max()) >= MIN_FLATNESS
+
+
+def _thumb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(cv2.resize(image[..., :3], SMALL, interpolation=cv2.INTER_AREA))
+
+
+def _thumb_label(label: NDArray[np.uint8], ignore: int) -> NDArray[np.uint8]:
+    small = np.array(cv2.resize(label, SMALL, interpolation=cv2.INTER_NEAREST))
+    small[small == ignore] = 255
+    return small
+
+
+def fit(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> float:
+    """How much of the variance of an image's colors its label explains, 0..1; NaN if unknown.
+
+    A label that belongs to the image lies along its edges, so colors within a class vary less.
+    """
+    known = label.ravel() < 255
+    colours = cv2.cvtColor(image, cv2.COLOR_RGB2LAB).reshape(-1, 3)[known].astype(np.float64)
+    classes = label.ravel()[known]
+    if len(classes) < MIN_PIXELS:
+        return float("nan")
+    centred = colours - colours.mean(axis=0)
+    total = float((centred**2).sum())
+    if total < MIN_FLATNESS * len(classes):
+        return float("nan")
+    sums = np.stack([np.bincount(classes, centred[:, c], minlength=256) for c in range(3)], axis=1)
+    counts = np.maximum(np.bincount(classes, minlength=256), 1)[:, None]
+    return float((sums**2 / counts).sum() / total)
+
+
+# --- what many frames tell ------------------------------------------------------------------------
+
+
+def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
+    """Yield what is wrong with a split as a whole, after `find_faults`.
+
+    training: whether it is what a run learns from: each class then has to have pixels.
+    """
+    if training:
+        absent = set(dataset.absent) if isinstance(dataset, FileDataset) else set()
+        missing = [
+            name
+            for name, count in zip(facts.labels.names, facts.pixels, strict=False)
+            if not count and name not in absent
+        ]
+        if missing and facts.pixels.sum():
+            yield f"{facts.name}: no pixel of {', '.join(missing)}, which cannot be learnt"
+    yield from _numbering(dataset, facts)
+    yield from _pairing(facts)
+    yield from _sky(facts)
+    for frames in facts.digests.values():
+        if len(frames) > 1:
+            yield f"{frames[1]}: the same picture as {frames[0]}, paired twice"
+
+
+def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
+    """Values that are those of another numbering of the classes."""
+    if not isinstance(dataset, FileDataset) or dataset.values is None or not facts.values:
+        return
+    count = len(facts.labels)
+    if count > 1 and set(facts.values) == {0, 255} and [255] not in dataset.values:
+        yield (
+            f"{facts.name}: the only label values are 0 and 255, expected those of "
+            f"{count} classes; of masks in black and white, give the class of white `value: 255`"
+        )
+        return
+    own = sum(facts.values[value] for values in dataset.values for value in values)
+    as_index = sum(n for value, n in facts.values.items() if value < count)
+    seen = set(facts.values) - {255}
+    differs = dataset.values != [[i] for i in range(count)]
+    if differs and max(seen, default=0) < count and as_index > 2 * own:
+        yield (
+            f"{facts.name}: the label values are 0 to {max(seen)}, as the place in the list of "
+            f"classes (train ids), expected {_some(v for values in dataset.values for v in values)}"
+        )
+
+
+def _some(values: Iterator[int]) -> str:
+    shown = sorted(values)
+    return ", ".join(map(str, shown[:6])) + (", ..." if len(shown) > 6 else "")
+
+
+def _pairing(facts: SplitFacts) -> Iterator[str]:
+    """Labels that fit other frames as well as their own."""
+    count = len(facts.thumbs)
+    order = _by_name([thumb.path for thumb in facts.thumbs])
+    rng = np.random.default_rng(0)
+    lost = compared = 0
+    shifted: Counter[int] = Counter()
+    for place, index in enumerate(order):
+        path, image, label = facts.thumbs[index]
+        own = fit(image, label)
+        near = {k: order[place + k] for k in (-2, -1, 1, 2) if 0 <= place + k < count}
+        strange = [int(i) for i in rng.permutation(count)[: OTHERS + 1] if i != index][:OTHERS]
+        fits = {i: fit(image, facts.thumbs[i].label) for i in {*near.values(), *strange}}
+        clear = [fits[i] for i in strange if max(fits[i], own) > MIN_FIT]
+        won = sum(own > other * MARGIN for other in clear)
+        worse = sum(other > own * MARGIN for other in clear)
+        lost += worse
+        compared += won + worse
+        if clear and worse == len(clear) >= 3:
+            facts.notes.append(f"{path}: its label fits it worse than others do")
+        best = max(near, key=lambda k: np.nan_to_num(fits[near[k]]), default=0)
+        if best and fits[near[best]] > own * MARGIN and fits[near[best]] > MIN_FIT:
+            shifted[best] += 1
+    offset, times = shifted.most_common(1)[0] if shifted else (0, 0)
+    if compared >= MIN_COMPARISONS and times > 0.6 * (count - abs(offset)):
+        way = "after" if offset > 0 else "before"
+        steps = "the frame" if abs(offset) == 1 else f"{abs(offset)} frames"
+        yield (
+            f"{facts.name}: paired wrongly: in {times} of {count} frames the label of {steps} "
+            f"{way} fits better than the frame's own"
+        )
+    elif compared >= MIN_COMPARISONS and lost > MAX_LOST * compared:
+        yield (
+            f"{facts.name}: paired wrongly: {lost} of {compared} times the label of another frame "
+            "fits better than the frame's own"
+        )
+
+
+def _sky(facts: SplitFacts) -> Iterator[str]:
+    """A sky that is redder than blue: red and blue are swapped."""
+    if SKY not in facts.labels.names:
+        return
+    sky = facts.labels.names.index(SKY)
+    differences = []
+    for _, image, label in facts.thumbs:
+        where = label == sky
+        if where.sum() >= MIN_PIXELS:
+            red, _, blue = image[where].mean(axis=0)
+            differences.append(red - blue)
+    colored = [difference for difference in differences if abs(difference) > COLORED]
+    redder = sum(difference > 0 for difference in colored)
+    if len(colored) >= 3 and redder > 0.8 * len(colored):
+        yield (
+            f"{facts.name}: in {redder} of {len(colored)} frames with a colored sky it is redder "
+            "than blue: are red and blue swapped?"
+        )
+
+
+def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
+    """Yield what is wrong between the split that is trained on and another one."""
+    for digest, frames in other.digests.items():
+        if digest in training.digests:
+            yield (
+                f"{frames[0]}: the same picture as {training.digests[digest][0]} of "
+                f"{training.name}: what is scored was learnt"
+            )
+    yield from _swapped(training, other)
+    yield from _neighbours(training, other)
+
+
+def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
+    """Red and blue of one split in the other's order, by the mean color of each class."""
+    means = [_class_colours(facts) for facts in (training, other)]
+    both = ~np.isnan(means[0]).any(axis=1) & ~np.isnan(means[1]).any(axis=1)
+    if both.sum() < 3:
+        return
+    # without the mean over the classes: the color of the light is no swap
+    ours, theirs = (m[both, 0] - m[both, 2] for m in means)
+    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
+    strength = np.linalg.norm(ours), np.linalg.norm(theirs)
+    if min(strength) > COLORED and ours @ theirs < -0.5 * strength[0] * strength[1]:
+        yield (
+            f"{other.name}: red and blue are swapped against {training.name}: which classes are "
+            "redder than others is the other way round"
+        )
+
+
+def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
+    """(C, 3) mean RGB of each class; NaN for one that thumbnails hardly show."""
+    means = np.full((len(facts.labels), 3), np.nan)
+    if facts.thumbs:
+        colours = np.stack([thumb.image for thumb in facts.thumbs]).reshape(-1, 3)
+        classes = np.stack([thumb.label for thumb in facts.thumbs]).ravel()
+        for index in range(len(facts.labels)):
+            where = classes == index
+            if where.sum() >= MIN_PIXELS:
+                means[index] = colours[where].mean(axis=0)
+    return means
+
+
+def _neighbours(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
+    """Frames that lie between training frames in the order of their names, and look like them.
+
+    Names alone do not tell: numbers of independent pictures interleave too. So a neighbor by name
+    has to be among the most similar of all training frames.
+    """
+    names = [*training.paths, *other.paths]
+    first = len(training.paths)
+    if first < 5 or not other.paths:
+        return
+    tiny = [*training.tiny, *other.tiny]
+    small = np.stack(tiny).reshape(len(names), -1).astype(np.float32)
+    rng = np.random.default_rng(0)
+    ranked = rng.permutation(first)[:MAX_RANKED]
+    order = _by_name([Path(name).name for name in names])
+    ranks = []
+    looked_at = 0
+    stride = max(1, len(other.paths) // MAX_COMPARED)
+    for place, index in enumerate(order):
+        if index < first or index % stride:
+            continue
+        looked_at += 1
+        beside = [
+            order[p]
+            for p in (place - 1, place + 1)
+            if 0 <= p < len(order)
+            and order[p] < first
+            and _skeleton(names[order[p]]) == _skeleton(names[index])
+        ]
+        if beside and _shows_something(tiny[index]):
+            nearest = np.abs(small[beside] - small[index]).mean(axis=1).min()
+            others = np.abs(small[ranked] - small[index]).mean(axis=1)
+            ranks.append(float((others < nearest).mean()))
+    if len(ranks) >= max(2, 0.2 * looked_at) and np.median(ranks) < NEAR_RANK:
+        yield (
+            f"{other.name}: {len(ranks)} of {looked_at} frames are neighbors of frames of "
+            f"{training.name} in one recording, so that scores measure memory: split by recording, "
+            "or into stretches"
+        )
+
+
+def _skeleton(name: str) -> str:
+    return re.sub(r"\d+", "0", Path(name).name)
+
+
+def _by_name(names: list[str]) -> list[int]:
+    """Indices in the order of the names, numbers in them by their value."""
+
+    def key(index: int) -> tuple[str, list[int]]:
+        text = names[index]
+        return re.sub(r"\d+", "0", text), [int(n) for n in re.findall(r"\d+", text)]
+
+    return sorted(range(len(names)), key=key)
