@@ -15,6 +15,7 @@ from bisenetv2_ros.regions import Region
 from bisenetv2_ros.resize import check_image, resize_mask
 
 PANEL_HEIGHT = 360  # of each of the three pictures, pixels
+MAX_PANEL_WIDTH = 1344  # three of them are as wide as video encoders take; lower for panoramas
 MARGIN = 12
 OPACITY = 0.5  # of the colours in the overlay
 BACKGROUND = (24, 26, 30)
@@ -58,7 +59,8 @@ def side_by_side(
     (num_classes,) floats 0..1. Both sides of the result are even, as video codecs want them.
     """
     height, width = image.shape[:2]
-    panel_size = (max(2, round(PANEL_HEIGHT * width / height)), PANEL_HEIGHT)
+    scale = min(PANEL_HEIGHT / height, MAX_PANEL_WIDTH / width)
+    panel_size = (max(2, round(scale * width)), max(2, round(scale * height)))
     # First to the panel's size, then to colors: several times faster for a large frame.
     camera = cv2.resize(image, panel_size, interpolation=cv2.INTER_AREA)
     colors = colorize(resize_mask(mask, panel_size), labels)
@@ -67,13 +69,14 @@ def side_by_side(
     total_width = 3 * panel_size[0] + 4 * MARGIN
     total_width += total_width % 2
     legend = draw_legend(labels, fractions, total_width)
-    canvas = np.full((TITLE_HEIGHT + PANEL_HEIGHT + len(legend), total_width, 3), BACKGROUND, "u1")
+    bottom = TITLE_HEIGHT + panel_size[1] + panel_size[1] % 2
+    canvas = np.full((bottom + len(legend), total_width, 3), BACKGROUND, "u1")
     panels = {"camera": camera, "classes": colors, "overlay": blended}
     for i, (title, panel) in enumerate(panels.items()):
         left = MARGIN + i * (panel_size[0] + MARGIN)
-        canvas[TITLE_HEIGHT : TITLE_HEIGHT + PANEL_HEIGHT, left : left + panel_size[0]] = panel
+        canvas[TITLE_HEIGHT : TITLE_HEIGHT + panel_size[1], left : left + panel_size[0]] = panel
         _write(canvas, title, left, TITLE_HEIGHT - 10)
-    canvas[TITLE_HEIGHT + PANEL_HEIGHT :] = legend
+    canvas[bottom:] = legend
     return canvas
 
 

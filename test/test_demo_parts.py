@@ -15,6 +15,7 @@ from patience import HANG
 
 from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.results import EvenlySpaced, Results, SegmentedFrame
+from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.system.child_process import Child, end_all
 
@@ -180,7 +181,8 @@ def test_peak_memory_of_a_child(tmp_path):
 
 
 def test_pictures_of_an_earlier_demo_do_not_mix_with_the_new(tmp_path):
-    (tmp_path / "frame_0016.png").write_bytes(b"an earlier one")
+    write_picture(tmp_path / "frame_0016.png", np.zeros((4, 4), np.uint8))  # an earlier one
+    (tmp_path / "frame_of_mine.png").write_bytes(b"the user's own")
     (tmp_path / "notes.txt").write_text("the user's own")
     frame = SegmentedFrame(
         np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros(11), None
@@ -189,4 +191,5 @@ def test_pictures_of_an_earlier_demo_do_not_mix_with_the_new(tmp_path):
     results.add(frame)
     pictures = [path.name for path in results.close() if path.suffix == ".png"]
     assert pictures == ["frame_0000.png"]
-    assert sorted(path.name for path in tmp_path.glob("*[!4]")) == ["frame_0000.png", "notes.txt"]
+    names = sorted(path.name for path in tmp_path.glob("*[!4]"))
+    assert names == ["frame_0000.png", "frame_of_mine.png", "notes.txt"]

@@ -26,7 +26,11 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         "source",
         nargs="?",
         default="synthetic",
-        help="folder, glob, image, video, webcam:N or synthetic (the default)",
+        help="folder, glob, image, video, bag, webcam:N, /dev/videoN, rtsp://..., http://... or "
+        "synthetic (the default)",
+    )
+    parser.add_argument(
+        "--recursive", action="store_true", help="look into the folders of a folder too"
     )
     parser.add_argument(
         "--labels", default="", metavar="DIR", help="label masks of the source's images, by stem"
@@ -111,6 +115,7 @@ def run(args: argparse.Namespace) -> int:
         source = open_source(
             args.source,
             labels=args.labels,
+            recursive=args.recursive,
             loop=args.loop,
             rate=args.rate,
             size=args.size,

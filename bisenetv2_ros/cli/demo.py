@@ -21,8 +21,7 @@ from bisenetv2_ros.demo.run import (
     run_demo,
     set_up_environment,
 )
-from bisenetv2_ros.model_file import ModelFileError, model_path, read_model_file
-from bisenetv2_ros.sources.frame import SourceError
+from bisenetv2_ros.model_file import model_path, read_model_file
 
 if TYPE_CHECKING:
     pass
@@ -39,7 +38,10 @@ examples:
 The output directory gets pictures, video.mp4, summary.json and the logs of both processes.
 """
     parser.add_argument(
-        "--source", default="", help="folder, glob, image, video or webcam:N (default: synthetic)"
+        "--source",
+        default="synthetic",
+        help="folder, glob, image, video, bag, webcam:N, /dev/videoN, rtsp://... or http://... "
+        "(default: synthetic)",
     )
     parser.add_argument(
         "--labels",
@@ -80,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         model = read_model_file(model_path(args.model))
         total = frame_count(args)
-    except (ModelFileError, SourceError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
     # Whoever ends this process means its children too.

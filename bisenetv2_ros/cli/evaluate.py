@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import refuse_overwriting
 from bisenetv2_ros.files.paths import naming
 
 if TYPE_CHECKING:
@@ -79,6 +80,8 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
 
+    if args.json:
+        refuse_overwriting(args.json, Path(args.model))
     try:
         predict, labels, trained_on, facts = _open_model(args)
         kind = args.dataset or trained_on

@@ -8,7 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import add_metric_option, picture_size, sample_frames
+from bisenetv2_ros.cli.options import (
+    add_metric_option,
+    picture_size,
+    refuse_overwriting,
+    sample_frames,
+)
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.checkpoint import TrainedNetwork
@@ -109,6 +114,8 @@ def run(args: argparse.Namespace) -> int:
         path = args.output or Path(
             f"bisenetv2_{recipe.dataset}_{width}x{height}_{args.precision}.onnx"
         )
+        trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
+        refuse_overwriting(path, Path(args.frames), *trained_files)
         agreement = export_model(
             deployed,
             info,

@@ -50,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
         # One of the package's own is named without a place; its int8 file comes here, not there.
         beside = model if model == Path(args.model) else Path(model.name)
         path = args.output or beside.with_name(beside.name.replace("float32", "int8"))
-        refuse_overwriting(path, model)
+        refuse_overwriting(path, model, Path(args.data))
         frames = sample_frames(args.data, args.frames)
         agreement = quantize_model(model, path, frames, dict(args.metric))
     except (ValueError, QuantizationError) as error:

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         before = read_model_file(source).info.labels
         class_map = read_class_map(args.classes, before)
         path = args.output or Path(f"{source.stem}_{class_map.labels.name}.onnx")
-        refuse_overwriting(path, source)
+        refuse_overwriting(path, source, args.classes)
         relabel_model(source, class_map, path, dict(args.metric))
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 import numpy as np
 
 from bisenetv2_ros.demo import DemoError
-from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.images import is_own_picture, write_picture
 from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import Scores, confusion_matrix, scores
@@ -72,7 +72,7 @@ class Results:
     def __init__(self, directory: Path, labels: LabelSet, rate: float) -> None:
         """rate: of the video, frames per second. Pictures of an earlier demo are removed."""
         self._directory = directory
-        for path in directory.glob("frame_*.png"):
+        for path in filter(is_own_picture, directory.glob("frame_*.png")):
             path.unlink()
         self._labels = labels
         self._video = VideoFile(directory / "video.mp4", rate)

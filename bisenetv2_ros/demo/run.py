@@ -19,11 +19,11 @@ import numpy as np
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.results import Results
-from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.files.paths import naming, refuse_overwriting, replacing
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile
 from bisenetv2_ros.node import environment
-from bisenetv2_ros.sources.frame_source import SYNTHETIC, WEBCAM, open_source
+from bisenetv2_ros.sources.frame_source import SYNTHETIC, is_endless, open_source
 from bisenetv2_ros.system.child_process import Child, end_all
 
 if TYPE_CHECKING:
@@ -93,25 +93,32 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     summary["interrupted"] = interrupted
     summary["files"] = [str(path) for path in files]
     path = args.output / "summary.json"
-    with naming(path):
-        path.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    with naming(path), replacing(path) as partial:
+        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(summary, path)
     return 130 if interrupted else 0
 
 
 def _is_synthetic(args: argparse.Namespace) -> bool:
-    return args.source in ("", SYNTHETIC)
+    return bool(args.source == SYNTHETIC)
 
 
 def _is_endless(args: argparse.Namespace) -> bool:
-    return _is_synthetic(args) or args.source.startswith(WEBCAM)
+    return is_endless(args.source)
 
 
 def frame_count(args: argparse.Namespace) -> int | None:
-    """How many frames there will be, None where nobody knows. SourceError for a useless source."""
+    """How many frames there will be, None if nobody knows.
+
+    Raises ValueError for a source that cannot be used, or that results would overwrite.
+    """
     if _is_endless(args):  # and a device can be opened but once, by the camera
         return args.frames or ENDLESS_FRAMES
-    count = open_source(args.source, labels=args.labels).count
+    source = open_source(args.source, labels=args.labels)
+    names = ("video.mp4", "summary.json", "segment.log", "camera.log")
+    outputs = [*(args.output / name for name in names), *args.output.glob("frame_*.png")]
+    refuse_overwriting(outputs, source.inputs)
+    count = source.count
     if args.frames is None or count is None:
         return args.frames or count
     return min(args.frames, count)
@@ -136,7 +143,7 @@ def _segment_command(args: argparse.Namespace) -> list[str]:
 def _camera_command(args: argparse.Namespace, total: int | None) -> list[str]:
     from bisenetv2_ros.demo.observer import FINISHED_TOPIC
 
-    command = [*_program("camera"), *([args.source] if args.source else [])]
+    command = [*_program("camera"), args.source]
     command += ["--rate", str(args.rate)]
     if _is_synthetic(args):
         command += ["--size", SCENE_SIZE]
@@ -268,7 +275,7 @@ def _summary(
 
     scores = results.scores
     return {
-        "source": args.source or "synthetic",
+        "source": args.source,
         "labels": args.labels or None,
         "model": measured.model,
         "model_file": str(model.path),

@@ -93,21 +93,23 @@ class Excerpt:
 
         The answer is None once all later frames are beyond the end.
         """
-        due = self.start.seconds
+        first, due = self.start.seconds or None, 0
 
         def wanted(index: int, time: float) -> bool | None:
-            nonlocal due
+            nonlocal first, due
             if self.is_over(index, time):
                 return None
-            if index < self.start.frames or time + _EPSILON < due:
+            if index < self.start.frames or time + _EPSILON < self.start.seconds:
                 return False
-            if self.every.seconds:  # on the grid of the first, so that the rate holds on average
-                first = due if self.start.seconds else min(due, time)
-                due = first + (int((time - first) / self.every.seconds + _EPSILON) + 1) * (
-                    self.every.seconds
-                )
-                return True
-            return not (index - self.start.frames) % self.every.frames
+            if not self.every.seconds:
+                return not (index - self.start.frames) % self.every.frames
+            # On a grid from the first, so that the rate holds on average.
+            first = time if first is None else first
+            step = int((time - first) / self.every.seconds + _EPSILON)
+            if step < due:
+                return False
+            due = step + 1
+            return True
 
         return wanted
 
