@@ -33,9 +33,14 @@ if TYPE_CHECKING:
 IMAGES = {"mask": "mono8", "confidence": "mono8", "color_mask": "rgb8", "overlay": "rgb8"}
 
 
-def output_topic(image_topic: str, name: str) -> str:
-    """The topic of output `name`, such as 'mask', beside the camera topic a/b/image_raw."""
-    return posixpath.join(posixpath.dirname(image_topic), "segmentation", name)
+def output_topic(image_topic: str, name: str, place: str = "beside") -> str:
+    """The topic of output `name`, such as 'mask'.
+
+    Beside the camera topic a/b/image_raw it is a/b/segmentation/mask, `below` it
+    a/b/image_raw/segmentation/mask.
+    """
+    base = image_topic if place == "below" else posixpath.dirname(image_topic)
+    return posixpath.join(base, "segmentation", name)
 
 
 class FrameOutputs:

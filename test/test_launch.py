@@ -29,8 +29,8 @@ from launch.launch_description_sources import (
     get_launch_description_from_python_launch_file,
 )
 from ros_graph import ENVIRONMENT, Graph, graph, image_message
+from running_node import camera, publish_until
 from sensor_msgs.msg import Image
-from test_segment_node import camera, publish_until
 from tiny_model import write_tiny_model
 from trouble_model import FAILURE, write_trouble_model
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
 import os
 import random
@@ -28,7 +27,7 @@ import rclpy
 from bisenetv2_ros.msg import ClassFractions
 from builtin_interfaces.msg import Time
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
+from lifecycle_msgs.srv import ChangeState
 from long_run import long_or_short
 from patience import HANG
 from rcl_interfaces.msg import Parameter, ParameterValue
@@ -38,142 +37,42 @@ from rcl_interfaces.srv import (
     SetParameters,
     SetParametersAtomically,
 )
-from rclpy import get_rmw_implementation_identifier
 from rclpy.lifecycle import TransitionCallbackReturn as Outcome
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from ros_graph import BEST_EFFORT, DOMAIN, Graph, Program, dds_memory, graph, image_message
+from ros_graph import BEST_EFFORT, DOMAIN, Program, dds_memory, image_message
 from rosgraph_msgs.msg import Clock
+from running_node import (
+    ACTIVATE,
+    CLEANUP,
+    CONFIGURE,
+    DEACTIVATE,
+    ERROR,
+    OK,
+    SHUTDOWN,
+    STALE,
+    WARN,
+    camera,
+    change_state,
+    end_well,
+    pixels_of,
+    publish_until,
+    set_parameter,
+    state,
+)
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 from tiny_model import tiny_answer, write_tiny_model
-from trouble_model import FAILURE, HANGING, seconds_to_blue, write_trouble_model
+from trouble_model import FAILURE, HANGING, seconds_to_blue
 
 from bisenetv2_ros.benchmark.ros_graph import resident_memory
-from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.node.camera_topics import CameraTopics
+from bisenetv2_ros.node.camera_input import CameraInput
 from bisenetv2_ros.node.inference import Inference
 from bisenetv2_ros.node.intake import RateLimit
-from bisenetv2_ros.node.qos import graph_problems
 from bisenetv2_ros.node.segment_node import SegmentNode
 
-OK, WARN, ERROR, STALE = range(4)
-CONFIGURE, CLEANUP, ACTIVATE, DEACTIVATE = 1, 2, 3, 4
-SHUTDOWN = {"unconfigured": 5, "inactive": 6, "active": 7}
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    directory = tmp_path_factory.mktemp("models")
-    write_tiny_model(directory / "tiny.onnx")
-    write_trouble_model(directory / "trouble.onnx")
-    return directory
-
-
-@pytest.fixture
-def ros():
-    with graph() as made:
-        yield made
-
-
-@pytest.fixture
-def start(models, tmp_path):
-    """Start the node with parameters; it is ended, and must end well, with the test."""
-    programs: list[Program] = []
-
-    def start_node(*arguments: str, model: str = "tiny", **parameters: object) -> Program:
-        words = ["segment", "--ros-args", *arguments]
-        given = {"model": f"{models}/{model}.onnx", "backend": "onnxruntime", "threads": 1}
-        for name, value in (given | parameters).items():
-            words += ["-p", f"{name}:={str(value).lower() if isinstance(value, bool) else value}"]
-        programs.append(Program(words, tmp_path / f"segment{len(programs)}.log"))
-        return programs[-1]
-
-    yield start_node
-    for program in programs:
-        ended_before = program.process.poll() is not None
-        code, _ = program.end()
-        assert ended_before or code == 0, program.output
-        assert "Traceback" not in program.output, program.output
-
-
-@pytest.fixture
-def scene() -> np.ndarray:
-    """A frame at the size of the network, so that no resize stands between it and the answer."""
-    pixels = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
-    pixels[..., 2] = 0  # no trouble
-    return pixels
-
-
-def publish_until(
-    ros: Graph, publisher, message, done, *, also=(), period: float = 0.05, timeout: float = HANG
-):
-    """Publish again and again; whether `done()` became true before `timeout` seconds.
-
-    also: a second publisher and its message.
-    """
-    deadline = time.monotonic() + timeout
-    while time.monotonic() < deadline:
-        if also:
-            also[0].publish(also[1])
-        publisher.publish(message)
-        if ros.spin_until(done, period):
-            return True
-    return False
-
-
-def camera(ros: Graph, topic: str = "image_raw", kind: type = Image, qos=10):
-    publisher = ros.node.create_publisher(kind, topic, qos)
-    assert ros.spin_until(publisher.get_subscription_count), f"nobody subscribes to {topic}"
-    return publisher
-
-
-def set_parameter(ros: Graph, name: str, value: object):
-    if isinstance(value, bool):
-        message = ParameterValue(type=1, bool_value=value)
-    elif isinstance(value, int):
-        message = ParameterValue(type=2, integer_value=value)
-    elif isinstance(value, float):
-        message = ParameterValue(type=3, double_value=value)
-    else:
-        message = ParameterValue(type=4, string_value=value)
-    parameters = [Parameter(name=name, value=message)]
-    return ros.call(SetParameters, "segment/set_parameters", parameters=parameters).results[0]
-
-
-def change_state(ros: Graph, transition: int, timeout: float = HANG) -> bool:
-    """Whether the transition was made; also False without an answer, as Humble and Jazzy have none
-    for a transition that is not possible."""
-    wanted = Transition(id=transition)
-    response = ros.call(ChangeState, "segment/change_state", timeout, transition=wanted)
-    return response is not None and response.success
-
-
-def state(ros: Graph) -> str:
-    for _ in range(20):  # the answer is lost where the node does not know yet who asks
-        answer = ros.call(GetState, "segment/get_state", timeout=3.0)
-        if answer is not None:
-            return answer.current_state.label
-    raise AssertionError("segment/get_state does not answer")
-
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-def end_well(program: Program, by: signal.Signals) -> None:
-    """End it; it must end, say nothing bad and leave no shared memory behind."""
-    memory = program.shared_memory()
-    assert memory or "fastrtps" not in get_rmw_implementation_identifier()
-    code, _ = program.end(by)
-    assert code == 0, program.output
-    assert "Traceback" not in program.output, program.output
-    assert not [file for file in memory if file.exists()], "shared memory is left"
-
-
-def pixels_of(message: Image) -> np.ndarray:
-    channels = {"mono8": (), "rgb8": (3,)}[message.encoding]
-    return np.frombuffer(message.data, np.uint8).reshape(message.height, message.width, *channels)
+pytest_plugins = ["running_node"]  # fixtures
 
 
 # What comes out
@@ -336,18 +235,15 @@ def test_cameras_that_are_swapped_by_remapping_stay_swapped(ros, transport, with
             words += ["-r", f"{one}/image_raw{end}:={other}/image_raw{end}"]
     node = rclpy.create_node("swapped", context=ros.node.context, cli_args=words)
     try:
-        camera = CameraTopics(node, "front/image_raw", transport, View())
-        camera.subscribe(lambda message: None)
+        camera = CameraInput(node, "front/image_raw", transport, lambda message: None)
+        camera.open()
         expected = "/rear/image_raw" + ("/compressed" if transport == "compressed" else "")
         assert camera.topic == expected
-        topics = {subscription.topic_name for subscription in camera._subscriptions}
+        topics = {made.topic_name for _, made in camera._subscriptions.values()}
         assert topics == {expected, "/rear/camera_info"}
         kind = CompressedImage if transport == "compressed" else Image
         ros.node.create_publisher(kind, expected, 10)
-        problems = functools.partial(
-            graph_problems, node, camera.image_name, kind, camera.output_names.values()
-        )
-        assert ros.spin_until(lambda: not problems()), problems()
+        assert ros.spin_until(lambda: not camera.problems()), camera.problems()
     finally:
         node.destroy_node()
 
@@ -356,23 +252,66 @@ def test_cameras_that_are_swapped_by_remapping_stay_swapped(ros, transport, with
 
 
 def test_without_subscribers_nothing_is_segmented(ros, start, scene):
+    """Nor received: the node subscribes to a camera while somebody listens."""
     start()
-    publisher = camera(ros)
+    publisher = ros.node.create_publisher(Image, "image_raw", 10)
     message = image_message(scene)
-    assert publish_until(
-        ros,
-        publisher,
-        message,
-        lambda: int(ros.status("/image_raw")[2].get("dropped: no_subscriber", 0)) > 10,
-    )
+    idle = (OK, "idle: nobody subscribes to the outputs")
+    assert ros.spin_until(lambda: ros.status("/image_raw")[:2] == idle), ros.status("/image_raw")
+    publish_until(ros, publisher, message, lambda: False, timeout=1.5)
     level, text, values = ros.status("/image_raw")
-    assert (level, text, values["frames published"]) == (
-        OK,
-        "idle: nobody subscribes to the outputs",
-        "0",
-    )
-    masks = ros.collect(Image, "segmentation/mask")
+    assert (level, text, values["frames received"], values["frames published"]) == (*idle, "0", "0")
+    assert not publisher.get_subscription_count()
+    masks: list[Image] = []
+    listener = ros.node.create_subscription(Image, "segmentation/mask", masks.append, 1)
     assert publish_until(ros, publisher, message, lambda: masks)
+    ros.node.destroy_subscription(listener)
+    assert ros.spin_until(lambda: not publisher.get_subscription_count())
+    assert ros.spin_until(lambda: ros.status("/image_raw")[:2] == idle), ros.status("/image_raw")
+
+
+def test_the_first_mask_of_a_new_listener_is_of_the_first_or_second_frame(ros, start, scene):
+    """From when it is discovered: the frames before that reach nobody, with or without a rest."""
+    start()
+    publisher = ros.node.create_publisher(Image, "image_raw", 10)
+    assert ros.spin_until(lambda: ros.status("/image_raw")[1].startswith("idle"))
+    for _ in range(3):
+        masks: list[Image] = []
+        listener = ros.node.create_subscription(Image, "segmentation/mask", masks.append, 1)
+        matched = listener.handle.get_publisher_count
+        assert ros.spin_until(matched)
+        for frame in range(1, 20):
+            ros.spin(0.5)  # a camera of 2 Hz
+            if masks:
+                break
+            publisher.publish(image_message(scene, stamp=(frame, 0)))
+        assert masks and masks[0].header.stamp.sec <= 2, masks
+        ros.node.destroy_subscription(listener)
+        assert ros.spin_until(lambda: not publisher.get_subscription_count())
+
+
+def test_a_camera_with_region_limits_is_always_watched(ros, start, scene):
+    start(regions="['all: 0 0, 1 0, 1 1, 0 1']", region_limits="['all: road < 0.5 WARN']")
+    publisher = camera(ros)
+    calibrator = camera(ros, "camera_info", CameraInfo)
+    ros.spin(2.5)
+    assert publisher.get_subscription_count() and calibrator.get_subscription_count()
+    assert ros.call(SetBool, "segment/enable", data=False).success
+    assert ros.spin_until(lambda: not publisher.get_subscription_count())
+
+
+def test_a_disabled_node_lets_the_camera_rest(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    calibrator = camera(ros, "camera_info", CameraInfo)
+    assert publish_until(ros, publisher, image_message(scene), lambda: masks)
+    assert ros.call(SetBool, "segment/enable", data=False).success
+    assert ros.spin_until(lambda: not publisher.get_subscription_count())
+    assert ros.spin_until(lambda: not calibrator.get_subscription_count())
+    assert ros.call(SetBool, "segment/enable", data=True).success
+    masks.clear()
+    assert publish_until(ros, publisher, image_message(scene), lambda: masks)
 
 
 def test_outputs_can_be_switched_while_running(ros, start, scene):
@@ -882,6 +821,7 @@ def test_nodes_of_two_namespaces_on_one_camera_have_statuses_of_their_own(models
 
 def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
     program = start("-p", "qos_overrides./image_raw.subscription.reliability:=reliable")
+    ros.collect(Image, "segmentation/mask")
     ros.node.create_publisher(Image, "image_raw", BEST_EFFORT)
     assert ros.spin_until(lambda: "incompatible QoS" in ros.status("/image_raw")[1])
     level, message, _ = ros.status("/image_raw")
@@ -910,7 +850,7 @@ def test_a_qos_override_that_fits_no_topic_is_named(ros, start, scene):
 
 
 def test_a_topic_of_another_type_is_named(ros, start):
-    start()
+    start(image_transport="raw")
     ros.node.create_publisher(CompressedImage, "image_raw", 10)
     assert ros.spin_until(
         lambda: (
@@ -1069,24 +1009,27 @@ def test_hostile_calibrations_harm_no_mask(ros, start, scene):
 
 FAULTY = """
 import sys
-from bisenetv2_ros.node import inference, segment_node as node, status
+from bisenetv2_ros.node import camera_input, camera_topics, inference, status
+from bisenetv2_ros.node import segment_node as node
 
-def fail_at_first(owner, name, left=2):
+def fail_at_first(owner, name, after=0):
     real = getattr(owner, name)
+    calls = 0
     def faulty(*args, **options):
-        nonlocal left
-        left -= 1
-        if left >= 0:
+        nonlocal calls
+        calls += 1
+        if after < calls <= after + 2:
             print("fault in", name, file=sys.stderr)
             raise KeyError(name)
         return real(*args, **options)
     setattr(owner, name, faulty)
 
 fail_at_first(inference.LatestFrame, "put")
-fail_at_first(node.CameraTopics, "wanted")
-fail_at_first(node.CameraTopics, "publish")
-fail_at_first(status, "graph_problems")
-fail_at_first(node.CameraTopics, "_keep_camera_info")
+fail_at_first(inference.Inference, "_open")
+fail_at_first(camera_topics.CameraTopics, "publish")
+fail_at_first(camera_topics.CameraTopics, "follow", after=1)  # the first is of on_activate
+fail_at_first(status, "output_problems")
+fail_at_first(camera_input.CameraInput, "_keep_calibration")
 fail_at_first(node.SegmentNode, "set_parameters")
 sys.exit(node.main())
 """
@@ -1094,7 +1037,7 @@ sys.exit(node.main())
 
 def test_callbacks_that_raise_do_not_leave_spin(ros, models, scene, tmp_path):
     """The whole node with a fault nobody thought of in each of its callbacks, the first two times:
-    frames, inference, diagnostics, calibration, service."""
+    frames, inference, the graph, diagnostics, calibration, service."""
     words = ["--ros-args", "-p", f"model:={models}/tiny.onnx", "-p", "backend:=onnxruntime"]
     program = Program(words, tmp_path / "node.log", command=[sys.executable, "-c", FAULTY])
     try:
@@ -1106,14 +1049,14 @@ def test_callbacks_that_raise_do_not_leave_spin(ros, models, scene, tmp_path):
         message = image_message(scene)
         assert publish_until(ros, publisher, message, lambda: masks, also=info), program.output
         assert ros.call(SetBool, "segment/enable", data=True).success
-        assert ros.spin_until(lambda: program.output.count("fault in") == 12), program.output
+        assert ros.spin_until(lambda: program.output.count("fault in") == 14), program.output
         assert ros.spin_until(lambda: ros.status("/image_raw")[2].get("dropped: fault") == "4")
     finally:
         code, _ = program.end()
     assert code == 0, program.output
     faults = Counter(re.findall("fault in (\\w+)", program.output))
-    assert set(faults.values()) == {2} and len(faults) == 6, faults
-    assert "KeyError: 'wanted'" in program.output, "a fault is not hidden"
+    assert set(faults.values()) == {2} and len(faults) == 7, faults
+    assert "KeyError: '_open'" in program.output, "a fault is not hidden"
 
 
 # Restarts

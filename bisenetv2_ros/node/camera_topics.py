@@ -1,33 +1,35 @@
 """The topics of one camera: what comes in, what goes out, and who listens.
 
-For the camera topic a/b/image_raw the outputs are a/b/segmentation/mask and so on, and the
-calibration is read from a/b/camera_info, beside the images. Names are relative and can be remapped.
-The module does not know when a frame is segmented, nor on which thread.
+For the camera topic a/b/image_raw the outputs are a/b/segmentation/mask and so on, or with `below`
+a/b/image_raw/segmentation/mask. Names are relative and can be remapped. The module does not know
+when a frame is segmented, nor on which thread.
 """
 
 from __future__ import annotations
 
 import contextlib
-import posixpath
-from collections.abc import Callable, Iterator, Sequence
+import functools
+import math
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
+from rclpy.event_handler import PublisherEventCallbacks, UnsupportedEventTypeError
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
-from rclpy.qos_overriding_options import QoSOverridingOptions
-from rclpy.subscription import Subscription
 from rclpy.validate_topic_name import validate_topic_name
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
 from bisenetv2_ros.camera_view import View
-from bisenetv2_ros.image_conversion import ChannelOrder, decode_compressed, decode_image
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
+from bisenetv2_ros.node import diagnostics, parameters
+from bisenetv2_ros.node.camera_input import CameraInput
 from bisenetv2_ros.node.diagnostics import CameraStatistics
 from bisenetv2_ros.node.intake import RateLimit
+from bisenetv2_ros.node.lifecycle import guarded
 from bisenetv2_ros.node.messages import (
     TYPES,
     ImageBuffer,
@@ -36,9 +38,12 @@ from bisenetv2_ros.node.messages import (
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
-from bisenetv2_ros.node.qos import latched, newest, reliable
+from bisenetv2_ros.node.qos import OVERRIDES, latched, reliable
 from bisenetv2_ros.node.region_limits import LimitWatch
+from bisenetv2_ros.node.transports import camera_topic
 from bisenetv2_ros.outputs import IMAGES, FrameOutputs, output_topic
+
+REST_DELAY = 1.0  # seconds after the last listener has left; one that restarts finds us ready
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
@@ -48,8 +53,11 @@ OUTPUTS: dict[str, type] = {
 }
 
 
-def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
-    """Raise ValueError unless every topic is one and no two share it or their outputs."""
+def check_camera_topics(node: Node, topics: Sequence[str], outputs: str) -> None:
+    """Raise ValueError unless every topic is one and no two share it or their outputs.
+
+    outputs: the parameter of that name, beside or below.
+    """
     if not topics:
         raise ValueError("parameter cameras: got an empty list, expected at least one image topic")
     owners: dict[str, str] = {}
@@ -59,16 +67,24 @@ def check_camera_topics(node: Node, topics: Sequence[str]) -> None:
         except InvalidTopicNameException as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
+        own = camera_topic(topic)
         try:  # what is wrong only together with the namespace
-            names = [node.resolve_topic_name(name) for name in (topic, output_topic(topic, "mask"))]
+            camera = node.resolve_topic_name(own)
+            mask = node.resolve_topic_name(output_topic(own, "mask", outputs))
         except RuntimeError as error:
             reason = str(error)
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
-        for name in names:
+        for name in (camera, mask):
             if name in owners:
                 raise ValueError(
                     f"parameter cameras: {owners[name]!r} and {topic!r} would share the topic "
-                    f"{name}, expected cameras in namespaces of their own"
+                    f"{name}, expected "
+                    + (
+                        "outputs:=below, which puts them below each camera's own topic, or "
+                        if name == mask and outputs != "below"
+                        else ""
+                    )
+                    + "cameras in namespaces of their own"
                 )
             owners[name] = topic
 
@@ -80,74 +96,110 @@ class CameraTopics:
         self,
         node: Node,
         topic: str,
-        transport: str,
+        settings: Parameters,
         view: View,
         watch: LimitWatch | None = None,
     ) -> None:
-        """Create the publishers. `topic` is as in the parameter cameras, `transport` raw or
-        compressed, `view` what to use of its pictures, `watch` for a camera that has regions of
-        interest. ValueError, with none left behind, where one cannot be created."""
+        """Create the publishers.
+
+        Args:
+            node: it publishes and subscribes.
+            topic: of the images, as in the parameter cameras.
+            settings: image_transport and outputs count, which do not change.
+            view: the part of the images to use.
+            watch: for a camera that has regions of interest.
+
+        Raises ValueError, with no publisher left behind, if one cannot be created.
+        """
         self.view = view
         self.watch = watch
         self.statistics = CameraStatistics()
-        self.image_type: type = Image
-        self._decode: Callable[[Any], tuple[np.ndarray, ChannelOrder]] = decode_image
-        # Names for rclpy, which applies the rules of remapping to whatever it is given.
-        self.image_name = topic
-        if transport == "compressed":
-            self.image_name = _beside(node, topic, lambda base: f"{base}/compressed")
-            self.image_type, self._decode = CompressedImage, decode_compressed
-        self._camera_info_name = _beside(
-            node, topic, lambda base: posixpath.join(posixpath.dirname(base), "camera_info")
-        )
-        self.output_names = {name: output_topic(topic, name) for name in OUTPUTS}
-        #: The topic subscribed to, in full.
-        self.topic = node.resolve_topic_name(self.image_name)
+        self.rate_limit = RateLimit()
+        self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
+        #: The camera's topic in full: what tells cameras apart in diagnostics.
+        self.topic = self.input.topic
+        #: Why no frames are asked for; '' while they are.
+        self.resting = ""
+        camera = camera_topic(topic)
+        self.output_names = {name: output_topic(camera, name, settings.outputs) for name in OUTPUTS}
         self._node = node
-        self._subscriptions: list[Subscription] = []
-        self._camera_info: CameraInfo | None = None
+        self._on_image: Callable[[Any], None] | None = None  # while active
+        self._needed = -math.inf  # when frames were last
         self._buffers = {name: ImageBuffer() for name in IMAGES}
         self._publishers: dict[str, Publisher] = {}
-        self._label_info_topic = output_topic(topic, "label_info")
+        self._label_info_topic = output_topic(camera, "label_info", settings.outputs)
         self._label_info_publisher: Publisher | None = None
-        self.rate_limit = RateLimit()
         with contextlib.ExitStack() as undo:
             undo.callback(self.destroy)
             for name, kind in OUTPUTS.items():
-                with _naming(node, self.output_names[name]):
-                    self._publishers[name] = node.create_publisher(
-                        kind,
-                        self.output_names[name],
-                        reliable(depth=1 if kind is Image else 10),
-                        qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                    )
+                self._publishers[name] = self._publisher(name, kind)
             undo.pop_all()
 
-    def subscribe(self, on_image: Callable[[Any], None]) -> None:
-        """Begin to call `on_image` with each image message. ValueError where that cannot be."""
-        with _naming(self._node, self.image_name):
-            self._subscriptions = [
-                self._node.create_subscription(
-                    self.image_type,
-                    self.image_name,
-                    on_image,
-                    newest(),
-                    qos_overriding_options=QoSOverridingOptions.with_default_policies(),
-                ),
-                self._node.create_subscription(
-                    CameraInfo, self._camera_info_name, self._keep_camera_info, newest()
-                ),
-            ]
+    def _publisher(self, output: str, kind: type) -> Publisher:
+        """Create the publisher of an output; a new listener of it is answered at once."""
+        name = self.output_names[output]
+        make = functools.partial(
+            self._node.create_publisher,
+            kind,
+            name,
+            reliable(depth=1 if kind is Image else 10),
+            qos_overriding_options=OVERRIDES,
+        )
+        on_listener = guarded(self._node, lambda _: self.follow(parameters.read(self._node)))
+        try:
+            try:
+                return make(event_callbacks=PublisherEventCallbacks(matched=on_listener))
+            except (TypeError, UnsupportedEventTypeError):
+                return make()  # on Humble, or a middleware without it: `follow` is called anyway
+        except Exception as error:  # rclpy raises several kinds, and not all name the topic
+            raise ValueError(f"topic {self._node.resolve_topic_name(name)}: {error}") from error
 
-    def unsubscribe(self) -> None:
+    def start(self, on_image: Callable[[Any], None], settings: Parameters) -> None:
+        """Call `on_image` with image messages from now on, whenever frames are needed.
+
+        Raises ValueError, naming the topic, if it cannot be subscribed to.
+        """
+        self._on_image = on_image
+        self._needed = -math.inf
+        self.follow(settings)
+
+    def stop(self) -> None:
         """End the calls of `on_image`."""
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        self._on_image = None
+        self.resting = ""
+        self.input.close()
+
+    def follow(self, settings: Parameters) -> None:
+        """Subscribe to the camera while it is needed, rest while it is not; call it often.
+
+        It is needed while an output has a listener, or while its regions have limits.
+        """
+        if self._on_image is None:
+            return
+        now = time.monotonic()
+        if self.watched or self.wanted(settings):
+            self._needed = now
+        reason = ""
+        if not settings.enabled:
+            reason = diagnostics.IS_DISABLED
+        elif now - self._needed > REST_DELAY:
+            reason = diagnostics.IS_IDLE
+        if (self.resting and not reason) or (self._needed == now and not self.input.is_open):
+            self.statistics.resumed()
+        self.resting = reason
+        if reason:
+            self.input.close()
+            self.input.update()
+        else:
+            self.input.open()
+
+    def _deliver(self, message: Any) -> None:
+        if self._on_image is not None:
+            self._on_image(message)
 
     def destroy(self) -> None:
         """Remove everything from the graph."""
-        self.unsubscribe()
+        self.stop()
         for publisher in (*self._publishers.values(), self._label_info_publisher):
             if publisher is not None:
                 self._node.destroy_publisher(publisher)
@@ -164,10 +216,6 @@ class CameraTopics:
     def watched(self) -> bool:
         """Whether limits are set on its regions, so that masks are needed without subscribers."""
         return self.watch is not None and bool(self.watch.limits)
-
-    def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
-        """Pixels (H, W, 3) uint8 of a message and their channel order. Raises ImageError."""
-        return self._decode(message)
 
     def publish_label_info(self, labels: LabelSet) -> None:
         """Publish what the mask's values mean, for now and for whoever subscribes later."""
@@ -213,7 +261,7 @@ class CameraTopics:
         A calibration holds for many frames, so that of the same stamp is not waited for; but one
         of another image size is not this image's, and is not published.
         """
-        info = self._camera_info
+        info = self.input.calibration(header.frame_id)
         if info is None:
             return
         calibrated = (
@@ -224,34 +272,8 @@ class CameraTopics:
             box = self.view.box(camera_size)
             self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
         else:
-            topic = self._node.resolve_topic_name(self._camera_info_name)
             self._node.get_logger().warning(
-                f"{topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"{self.input.info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
                 f"expected {camera_size[0]}x{camera_size[1]}, the size of the image",
                 throttle_duration_sec=10.0,
             )
-
-    def _keep_camera_info(self, message: CameraInfo) -> None:
-        self._camera_info = message
-
-
-@contextlib.contextmanager
-def _naming(node: Node, name: str) -> Iterator[None]:
-    """Make a ValueError with the topic in full of what rclpy raises: for an override of the
-    quality of service that makes no sense it has several kinds, and not all tell the topic."""
-    try:
-        yield
-    except Exception as error:
-        raise ValueError(f"topic {node.resolve_topic_name(name)}: {error}") from error
-
-
-def _beside(node: Node, topic: str, other: Callable[[str], str]) -> str:
-    """The name to give to rclpy for what lies beside a camera topic, such as its calibration.
-
-    `other` makes it of the camera topic. It is where the rules of remapping put the camera topic,
-    unless one of them is about it alone.
-    """
-    name = other(topic)
-    if node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True):
-        return name
-    return other(node.resolve_topic_name(topic))

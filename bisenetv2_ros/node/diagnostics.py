@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 WINDOW = 10.0  #: seconds that rates, percentiles and warnings look back
 MIN_STALE = 0.25  #: seconds of silence that are never called stale: a busy machine's hiccup
+FIRST_FRAME = 1.0  #: seconds that it may take to come after it was asked for
 ERROR_STREAK = 3  #: frames in a row that gave no mask before that is called an error
 _MAX_EVENTS = 4096  #: kept a camera and kind; bounds memory when messages flood in
 
@@ -39,6 +40,9 @@ DISABLED = "disabled"
 MAX_RATE = "max_rate"
 NO_SUBSCRIBER = "no_subscriber"
 DEACTIVATED = "deactivated"
+#: Why a camera is not subscribed to.
+IS_DISABLED = "disabled by parameter enabled"
+IS_IDLE = "idle: nobody subscribes to the outputs"
 WANTED_DROPS = frozenset({DISABLED, MAX_RATE, NO_SUBSCRIBER, DEACTIVATED})
 REPLACED = "replaced"  #: cause of a drop: a newer frame came before this one's turn
 
@@ -83,6 +87,7 @@ class CameraReport:
     latency_p99: float
     inference_p50: float
     age: float  #: since the newest frame arrived; infinite before the first
+    waiting: float | None  #: since frames were asked for again; None once one has come
     period: float  #: median time between the last frames
 
 
@@ -97,14 +102,23 @@ class CameraStatistics:
         self._dropped: Counter[str] = Counter()
         self._failures_in_row = 0
         self._last_failure = ""
+        self._resumed: float | None = None
         self._arrivals: deque[float] = deque(maxlen=_MAX_EVENTS)
         self._drops: deque[tuple[float, str]] = deque(maxlen=_MAX_EVENTS)
         self._masks: deque[tuple[float, float, float]] = deque(maxlen=_MAX_EVENTS)
+
+    def resumed(self) -> None:
+        """Frames are asked for again; those of before tell nothing about the camera now."""
+        with self._lock:
+            self._resumed = self._clock()
+            self._failures_in_row = 0
+            self._arrivals.clear()
 
     def received(self) -> None:
         """A frame arrived."""
         with self._lock:
             self._received += 1
+            self._resumed = None
             self._arrivals.append(self._clock())
 
     def dropped(self, cause: str) -> None:
@@ -150,6 +164,7 @@ class CameraStatistics:
                 latency_p99=_percentile([latency for _, latency, _ in masks], 99),
                 inference_p50=_percentile([inference for _, _, inference in masks], 50),
                 age=age,
+                waiting=None if self._resumed is None else now - self._resumed,
                 period=float(np.median(intervals)) if intervals.size else float("nan"),
             )
 
@@ -162,14 +177,18 @@ def assess_camera(
     latency_budget: seconds the 99th percentile may take, 0 for no limit.
     stale_periods: the camera's own periods without a frame that make it stale.
     """
+    if report.waiting is not None and report.waiting <= FIRST_FRAME:
+        return Level.OK, "waiting for the first frame"
     if report.received == 0:
         return Level.STALE, "no frame received yet"
+    if report.waiting is not None:
+        return Level.STALE, f"no frame for {report.waiting:.1f} s"
     # One frame alone has no period: a camera slower than WINDOW is called stale meanwhile.
     period = WINDOW / stale_periods if math.isnan(report.period) else report.period
     if report.age > max(stale_periods * period, MIN_STALE):
         return Level.STALE, f"no frame for {report.age:.1f} s"
     if not enabled:
-        return Level.OK, "disabled by parameter enabled"
+        return Level.OK, IS_DISABLED
     if report.failures_in_row >= ERROR_STREAK:
         return Level.ERROR, (
             f"no mask from the last {report.failures_in_row} frames tried: {report.last_failure}"
@@ -183,7 +202,7 @@ def assess_camera(
             f"latency p99 {report.latency_p99:.3f} s is over the budget of {latency_budget} s"
         )
     if report.recent_drops.get(NO_SUBSCRIBER):
-        return Level.OK, "idle: nobody subscribes to the outputs"
+        return Level.OK, IS_IDLE
     return Level.OK, f"{report.output_rate:.1f} Hz"
 
 

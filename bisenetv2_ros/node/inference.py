@@ -29,6 +29,7 @@ from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.camera_topics import CameraTopics
 from bisenetv2_ros.node.intake import LatestFrame
 from bisenetv2_ros.node.state import NodeState
+from bisenetv2_ros.node.transports import decode
 from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.segmenter import Segmentation
 
@@ -110,7 +111,7 @@ class Inference:
             camera.statistics.dropped(diagnostics.NO_SUBSCRIBER)
             return []
         try:
-            image, order = camera.decode(message)
+            image, order = decode(message)
         except ImageError as error:
             self._drop(camera, error.cause, error)
             return []

@@ -70,11 +70,19 @@ class Parameters:
         "Image topics, one per camera. The outputs of a topic a/b/image_raw are "
         "a/b/segmentation/mask and so on.",
     )
+    outputs: str = _parameter(
+        "beside",
+        "Where the outputs of a camera lie: beside its topic, or below it, as in "
+        "a/b/image_raw/segmentation/mask, for several cameras in one namespace.",
+        choices=("beside", "below"),
+    )
     image_transport: str = _parameter(
-        "raw",
-        "raw subscribes to sensor_msgs/Image on each topic, compressed to "
-        "sensor_msgs/CompressedImage on <topic>/compressed.",
-        choices=("raw", "compressed"),
+        "auto",
+        "How images come: auto takes each camera's topic and type as the graph has them and "
+        "follows them; raw subscribes to sensor_msgs/Image on the topic, compressed and zstd to "
+        "sensor_msgs/CompressedImage and ffmpeg (H.264, H.265) to FFMPEGPacket, on the topic and "
+        "the transport's name.",
+        choices=("auto", "raw", "compressed", "zstd", "ffmpeg"),
     )
     mask_size: str = _parameter(
         "network",
@@ -110,7 +118,10 @@ class Parameters:
         "lifecycle transitions.",
     )
     enabled: bool = _parameter(
-        True, "false drops incoming frames. Also set by the service ~/enable.", dynamic=True
+        True,
+        "false: no frames are taken, and the cameras are not subscribed to. Also set by the "
+        "service ~/enable.",
+        dynamic=True,
     )
     max_rate: float = _parameter(
         0.0,

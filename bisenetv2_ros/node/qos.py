@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     QoSCompatibility,
+    QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
     qos_check_compatible,
+)
+from rclpy.qos_overriding_options import QoSOverridingOptions, _declare_qos_parameters
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from bisenetv2_ros.node.parameters import QOS_PREFIX
+
+#: The policies of every topic that parameters may override.
+OVERRIDES = QoSOverridingOptions(
+    (
+        QoSPolicyKind.HISTORY,
+        QoSPolicyKind.DEPTH,
+        QoSPolicyKind.RELIABILITY,
+        QoSPolicyKind.DURABILITY,
+    )
 )
 
 
@@ -33,46 +49,88 @@ def latched() -> QoSProfile:
     )
 
 
-def graph_problems(
-    node: Node, image_name: str, image_type: type, output_names: Iterable[str]
-) -> list[str]:
-    """Say in one line each why messages do not flow: no publisher, other types, QoS.
+class SubscriptionQoS:
+    """The QoS of one subscription: what its publishers offer, unless a parameter overrides it."""
 
-    Names are as given to rclpy, before remapping: of a camera's images and of its outputs.
-    """
-    topic = node.resolve_topic_name(image_name)
-    publishers = node.get_publishers_info_by_topic(image_name)
-    problems = [] if publishers else [f"nobody publishes {topic}"]
-    expected = f"sensor_msgs/msg/{image_type.__name__}"
-    problems += [
-        f"{topic} is published as {other.topic_type}, expected {expected}"
-        for other in publishers
-        if other.topic_type != expected
-    ]
-    names = [image_name, *output_names]
-    return problems + [problem for name in names for problem in _qos_problems(node, name)]
+    def __init__(self, node: Node, name: str) -> None:
+        """Declare the parameters that override it.
+
+        Raises ValueError, naming the topic, if an override makes no sense.
+        """
+        topic = node.resolve_topic_name(name)
+        declared = newest()
+        try:
+            _declare_qos_parameters(Subscription, node, topic, declared, OVERRIDES)
+        except Exception as error:  # rclpy raises several kinds, and not all name the topic
+            raise ValueError(f"topic {topic}: {error}") from error
+        given = f"{QOS_PREFIX}{topic}.subscription."
+        policies = [policy.name.lower() for policy in OVERRIDES.policy_kinds]
+        self._overrides = {
+            policy: getattr(declared, policy)
+            for policy in policies
+            if given + policy in node._parameter_overrides
+        }
+
+    def profile(self, publishers: Sequence[TopicEndpointInfo], depth: int = 1) -> QoSProfile:
+        """The profile that gets the most of `publishers` and matches all of them.
+
+        A latched message is for those who ask for it; asking is refused if one publisher does not
+        latch. `depth` over 1 is for streams of which nothing may be lost, if they are offered so.
+        """
+        offered = [publisher.qos_profile for publisher in publishers]
+        profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
+        is_latched = bool(offered) and all(
+            qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered
+        )
+        is_reliable = bool(offered) and all(
+            qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered
+        )
+        if is_latched:
+            profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
+        if is_reliable and (is_latched or depth > 1):
+            profile.reliability = ReliabilityPolicy.RELIABLE
+        for policy, value in self._overrides.items():
+            setattr(profile, policy, value)
+        return profile
 
 
-def _qos_problems(node: Node, name: str) -> list[str]:
-    """Name the publishers and subscriptions of a topic that do not match one of this node's.
+def incompatible(publisher: QoSProfile, subscription: QoSProfile) -> str:
+    """Why they do not match, in rclpy's words; '' if they do or may."""
+    compatibility, reason = qos_check_compatible(publisher, subscription)
+    if compatibility != QoSCompatibility.ERROR:
+        return ""
+    return str(reason.replace("ERROR: ", " ").strip(" ;"))
 
-    Both sides as the graph tells them: there a policy that was not asked for has the same value
-    everywhere.
+
+def output_problems(node: Node, names: Iterable[str]) -> list[str]:
+    """Say in one line each why outputs do not reach who listens, or are not only this node's.
+
+    names: of the topics, as given to rclpy. Both sides are taken as the graph knows them: there a
+    policy that was not asked for has the same value everywhere.
     """
     own = (node.get_name(), node.get_namespace())
-    topic = node.resolve_topic_name(name)
     problems = set()
-    for publisher in node.get_publishers_info_by_topic(name):
+    others: dict[str, list[str]] = {}  # topics by who else publishes them
+    for name in names:
+        topic = node.resolve_topic_name(name)
+        publishers = node.get_publishers_info_by_topic(name)
+        ours = [p for p in publishers if (p.node_name, p.node_namespace) == own]
         for subscription in node.get_subscriptions_info_by_topic(name):
-            if own not in (
-                (publisher.node_name, publisher.node_namespace),
-                (subscription.node_name, subscription.node_namespace),
-            ):
-                continue
-            compatibility, reason = qos_check_compatible(
-                publisher.qos_profile, subscription.qos_profile
-            )
-            if compatibility == QoSCompatibility.ERROR:
-                reason = reason.replace("ERROR: ", " ").strip(" ;")
-                problems.add(f"incompatible QoS on {topic}: {reason}")
+            for publisher in ours:
+                reason = incompatible(publisher.qos_profile, subscription.qos_profile)
+                if reason:
+                    problems.add(f"incompatible QoS on {topic}: {reason}")
+        for publisher in publishers:
+            who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+            if publisher not in ours:
+                others.setdefault(f"node {who}", []).append(topic)
+        if len(ours) > 1:
+            who = f"another node named {node.get_fully_qualified_name()}"
+            others.setdefault(who, []).append(topic)
+    for who, topics in others.items():
+        more = f" and {len(topics) - 1} more outputs" if len(topics) > 1 else ""
+        problems.add(
+            f"{who} publishes {topics[0]}{more} too: stop one, or give it a name and namespace of "
+            "its own (-r __node:=NAME -r __ns:=/NAMESPACE)"
+        )
     return sorted(problems)

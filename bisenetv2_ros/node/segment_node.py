@@ -19,6 +19,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import sys
+from collections import Counter
 from collections.abc import Sequence
 
 import rclpy
@@ -55,6 +56,7 @@ class SegmentNode(ReportingNode):
         self._inference: Inference | None = None  # from activate to deactivate
         self._reporter = StatusReporter(self, self.state)
         self._report = guarded(self, self._reporter.report)
+        self._follow = guarded(self, self._follow_cameras)
         self._background = Background(self.context, self._report, WATCH_PERIOD)
         self.create_service(SetBool, "~/enable", self._on_enable)
         # Steady: with simulated time and no /clock, the node's own clock stands still.
@@ -66,7 +68,7 @@ class SegmentNode(ReportingNode):
         if self._problems:
             raise ValueError("; ".join(self._problems))
         settings = parameters.read(self)
-        check_camera_topics(self, settings.cameras)
+        check_camera_topics(self, settings.cameras, settings.outputs)
         with contextlib.ExitStack() as undo:
             undo.callback(self._free)
             undo.callback(setattr, self.state, "loading", "")
@@ -87,8 +89,12 @@ class SegmentNode(ReportingNode):
             limits = parse_limits(settings.region_limits, regions, names)
             for topic, view in views.items():
                 watch = self._watch_of(topic, view, regions, limits)
-                camera = CameraTopics(self, topic, settings.image_transport, view, watch)
+                camera = CameraTopics(self, topic, settings, view, watch)
                 self.state.cameras.append(camera)
+            inputs = [camera.input for camera in self.state.cameras]
+            topics = Counter(each.info_topic for each in inputs)
+            for each in inputs:
+                each.shares_calibration = topics[each.info_topic] > 1
             undo.pop_all()
         model, backend = self.state.segmenter.model, self.state.segmenter.backend
         self.get_logger().info(
@@ -119,12 +125,14 @@ class SegmentNode(ReportingNode):
     @transition
     def on_activate(self) -> None:
         labels = self.state.loaded.model.info.labels
+        settings = parameters.read(self)
         self._inference = Inference(self, self.state)
         with contextlib.ExitStack() as undo:
             undo.callback(self._stop)
             self._background.start(self._inference.run)
             for index, camera in enumerate(self.state.cameras):
-                camera.subscribe(guarded(self, functools.partial(self._inference.put, index)))
+                on_image = functools.partial(self._inference.put, index)
+                camera.start(guarded(self, on_image), settings)
                 camera.publish_label_info(labels)
             undo.pop_all()
         self.state.active = True
@@ -153,7 +161,7 @@ class SegmentNode(ReportingNode):
         """No more frames in, no more masks out."""
         self.state.active = False
         for camera in self.state.cameras:
-            camera.unsubscribe()
+            camera.stop()
         if self._inference is not None:
             self._inference.close()
         patience = parameters.read(self).watchdog_timeout
@@ -174,12 +182,20 @@ class SegmentNode(ReportingNode):
 
     def _on_enable(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         (result,) = self.set_parameters([Parameter("enabled", value=request.data)])
+        self._follow()
         response.success = result.successful
         response.message = result.reason or ("enabled" if request.data else "disabled")
         return response
 
+    def _follow_cameras(self) -> None:
+        """Subscribe to what is needed now, as it is published now."""
+        settings = parameters.read(self)
+        for camera in self.state.cameras:
+            camera.follow(settings)
+
     def _watch(self) -> None:
-        """Report. Raises NodeFailure if the process has to end."""
+        """Follow the graph and report. Raises NodeFailure if the process has to end."""
+        self._follow()
         self._report()
         if self.state.fatal:
             self.get_logger().fatal(self.state.fatal)

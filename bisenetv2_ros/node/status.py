@@ -16,7 +16,7 @@ from rclpy.node import Node
 from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.camera_topics import CameraTopics
 from bisenetv2_ros.node.diagnostics import Level, Status
-from bisenetv2_ros.node.qos import graph_problems
+from bisenetv2_ros.node.qos import output_problems
 from bisenetv2_ros.node.state import NodeState
 
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
@@ -31,7 +31,7 @@ class StatusReporter:
         self._publisher = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._levels: dict[str, Level] = {}  # as last reported
         self._logged_levels: dict[str, Level] = {}
-        self._graph_problems: dict[str, list[str]] = {}
+        self._problems: dict[str, list[str]] = {}
         self._due = 0.0
 
     def postpone(self) -> None:
@@ -44,10 +44,11 @@ class StatusReporter:
         due = now >= self._due
         if due:
             self._due = max(self._due + REPORT_PERIOD, now)
-            self._graph_problems = {
-                camera.topic: graph_problems(
-                    self._node, camera.image_name, camera.image_type, camera.output_names.values()
-                )
+            self._problems = {
+                camera.topic: [
+                    *camera.input.problems(),
+                    *output_problems(self._node, camera.output_names.values()),
+                ]
                 for camera in self._state.cameras
             }
         statuses = list(self.statuses())
@@ -110,16 +111,25 @@ class StatusReporter:
         report = camera.statistics.report()
         level, message = Level.OK, self._state.label
         if message == "active":
-            level, message = diagnostics.assess_camera(
-                report,
-                enabled=settings.enabled,
-                latency_budget=settings.latency_budget,
-                stale_periods=settings.stale_periods,
-            )
-            if problems := self._graph_problems.get(camera.topic):
+            problems = self._problems.get(camera.topic, [])
+            if camera.resting:
+                message = camera.resting
+                if message == diagnostics.IS_DISABLED:
+                    problems = []
+                elif not camera.input.is_published:
+                    level = Level.STALE
+            else:
+                level, message = diagnostics.assess_camera(
+                    report,
+                    enabled=settings.enabled,
+                    latency_budget=settings.latency_budget,
+                    stale_periods=settings.stale_periods,
+                )
+            if problems:
                 level = Level.WARN if level is Level.OK else level
                 message = "; ".join([message, *problems])
-        return Status(name, level, message, hardware, diagnostics.camera_values(report))
+        values = {"images": camera.input.source, **diagnostics.camera_values(report)}
+        return Status(name, level, message, hardware, values)
 
     def _log_change(self, status: Status) -> None:
         before = self._logged_levels.get(status.name, Level.OK)

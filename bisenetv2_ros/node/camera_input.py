@@ -1,0 +1,296 @@
+"""The subscriptions of one camera: to its images, as the graph offers them, and its calibration.
+
+`update` follows the graph: a driver may restart with another transport or QoS. While nobody needs
+the camera there is no subscription, so that frames cost nothing and the driver can rest too.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rclpy.node import Node
+from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+from sensor_msgs.msg import CameraInfo
+
+from bisenetv2_ros.node import transports
+from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible
+from bisenetv2_ros.node.transports import PACKET, Stream
+from bisenetv2_ros.node.video import VideoDecoder, missing_decoder
+
+SILENCE = 2.0  # seconds without a frame after which another transport is tried
+LOOK_PERIOD = 0.1  # seconds between looks at the graph while frames are waited for
+IDLE_LOOK_PERIOD = 1.0  # and while they come, or nobody needs them
+VIDEO_DEPTH = 30  # packets that may wait: none may be lost
+_MAX_CALIBRATIONS = 8  # frame_ids that may share a calibration topic
+
+OnImage = Callable[[Any], None]
+
+
+class CameraInput:
+    """Calls back with the images of a camera while it is open, and keeps its calibration."""
+
+    def __init__(self, node: Node, topic: str, transport: str, on_image: OnImage) -> None:
+        """Subscribe to nothing yet.
+
+        Args:
+            node: it subscribes.
+            topic: of the camera, as in the parameter cameras.
+            transport: 'auto', or the only one of transports.TRANSPORTS to use.
+            on_image: called with each message that transports.decode takes.
+
+        Raises ValueError, naming the topic, if a QoS override makes no sense.
+        """
+        self._node = node
+        self._on_image = on_image
+        self._streams = transports.streams(node, topic, transport)
+        self._stream = self._streams[0]
+        self._is_auto = transport == transports.AUTO
+        self._info_name = transports.beside(
+            node, transports.camera_topic(topic), transports.calibration_topic
+        )
+        names = dict.fromkeys([*(stream.name for stream in self._streams), self._info_name])
+        self._qos = {name: SubscriptionQoS(node, name) for name in names}
+        #: The camera's topic in full: what tells cameras apart in diagnostics.
+        self.topic = node.resolve_topic_name(self._stream.name)
+        #: The topic of the calibration, in full.
+        self.info_topic = node.resolve_topic_name(self._info_name)
+        self.is_open = False  #: whether images are asked for
+        #: Whether other cameras of the node have the same calibration topic.
+        self.shares_calibration = False
+        self.is_published = False  #: whether somebody publishes images of this camera
+        self._subscriptions: dict[str, tuple[object, Subscription]] = {}  # by name: how made, it
+        self._silent: set[Stream] = set()  # streams that did not bring frames
+        self._heard_stream = self._stream  # that brought the newest frame
+        self._next_look = 0.0
+        self._heard = 0.0  # when the newest frame came, or when it was subscribed to
+        self._calibrations: dict[str, CameraInfo] = {}  # by frame_id, the newest last
+
+    # The executor's thread
+
+    def open(self) -> None:
+        """Subscribe; to what, `update` decides again and again."""
+        if not self.is_open:
+            self.is_open = True
+            self._next_look = 0.0
+        self.update()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self.is_open = False
+        for name in list(self._subscriptions):
+            self._unsubscribe(name)
+
+    def update(self) -> None:
+        """Follow the graph; to be called every LOOK_PERIOD or more often.
+
+        Raises ValueError, naming the topic, if it cannot be subscribed to.
+        """
+        now = time.monotonic()
+        if now < self._next_look:
+            return
+        flows = now - self._heard < LOOK_PERIOD
+        self._next_look = now + (LOOK_PERIOD if self.is_open and not flows else IDLE_LOOK_PERIOD)
+        offers = self._offers()
+        self.is_published = bool(offers)
+        self._choose(offers, now)
+        if self.is_open:
+            self._subscribe_to_images(offers.get(self._stream, []))
+            self._subscribe_to_calibration()
+
+    def calibration(self, frame_id: str) -> CameraInfo | None:
+        """The newest calibration for images of that frame_id; None if there is none.
+
+        If no other camera shares the topic, one of another frame_id will do: not every driver
+        fills it in.
+        """
+        known = self._calibrations
+        if frame_id in known or self.shares_calibration:
+            return known.get(frame_id)
+        return next(reversed(known.values()), None)
+
+    @property
+    def has_calibration(self) -> bool:
+        """Whether a calibration has come."""
+        return bool(self._calibrations)
+
+    @property
+    def source(self) -> str:
+        """Transport and topic that the images come by now; '' while not subscribed."""
+        if not self.is_open:
+            return ""
+        return f"{self._stream.transport} {self._node.resolve_topic_name(self._stream.name)}"
+
+    def problems(self) -> list[str]:
+        """Say in one line each why images do not come: no publisher, other types, QoS."""
+        offers = self._offers()
+        found = offers.get(self._stream, [])
+        problems = []
+        if not found:
+            problems = self._other_types() or [f"nobody publishes {self.topic}{self._elsewhere()}"]
+        name = self._stream.name
+        profile = self._profile(self._stream, found)
+        for publisher in found:
+            reason = incompatible(publisher.qos_profile, profile)
+            if reason:
+                problems.append(
+                    f"incompatible QoS on {self._node.resolve_topic_name(name)}: {reason}"
+                )
+        if self._stream.type_name == PACKET and found and (missing := _missing(self._stream)):
+            problems.append(
+                f"{self._node.resolve_topic_name(name)} is published as {PACKET}, "
+                f"which needs {missing}"
+            )
+        return list(dict.fromkeys(problems))
+
+    def publishers(self) -> list[str]:
+        """The nodes that publish what is subscribed to, by their full names."""
+        return sorted(
+            {
+                f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
+                for publisher in self._offers().get(self._stream, [])
+            }
+        )
+
+    def _offers(self) -> dict[Stream, list[TopicEndpointInfo]]:
+        """The publishers of each stream that has some."""
+        offers: dict[Stream, list[TopicEndpointInfo]] = {}
+        for name in dict.fromkeys(stream.name for stream in self._streams):
+            for publisher in self._node.get_publishers_info_by_topic(name):
+                for stream in self._streams:
+                    if (stream.name, stream.type_name) == (name, publisher.topic_type):
+                        offers.setdefault(stream, []).append(publisher)
+        return offers
+
+    def _choose(self, offers: dict[Stream, list[TopicEndpointInfo]], now: float) -> None:
+        """Take the first stream that is published; one that stays silent gives way to others."""
+        if (
+            self.is_open
+            and self._stream in offers
+            and self._stream.name in self._subscriptions
+            and now - self._heard > SILENCE
+        ):
+            self._silent.add(self._stream)
+            self._heard = now
+        self._silent &= set(offers)
+        usable = [stream for stream in self._streams if stream in offers and not _missing(stream)]
+        if usable and all(stream in self._silent for stream in usable):
+            self._silent.clear()
+        chosen = [stream for stream in usable if stream not in self._silent]
+        published = [stream for stream in self._streams if stream in offers]
+        stream = next(iter([*chosen, *published]), self._stream)
+        if stream != self._stream:
+            self._unsubscribe(self._stream.name)
+            self._stream = stream
+
+    def _profile(self, stream: Stream, publishers: Sequence[TopicEndpointInfo]) -> Any:
+        depth = VIDEO_DEPTH if stream.type_name == PACKET else 1
+        return self._qos[stream.name].profile(publishers, depth)
+
+    def _subscribe_to_images(self, publishers: Sequence[TopicEndpointInfo]) -> None:
+        stream = self._stream
+        kind = transports.message_class(stream.type_name)
+        if kind is None or _missing(stream):
+            return  # `problems` says so
+        self._subscribe(
+            stream.name, kind, lambda: self._receiver(stream), self._profile(stream, publishers)
+        )
+
+    def _receiver(self, stream: Stream) -> OnImage:
+        """What to do with the messages of a stream."""
+        deliver: OnImage = self._on_image
+        if stream.type_name == PACKET:
+            decoder = VideoDecoder()
+
+            def deliver(packet: Any) -> None:
+                for frame in decoder.frames(packet):
+                    self._on_image(frame)
+
+        def take(message: Any) -> None:
+            self._heard = time.monotonic()
+            if stream != self._heard_stream:
+                topic = self._node.resolve_topic_name(stream.name)
+                self._node.get_logger().info(
+                    f"{self.topic}: images come as {stream.type_name} on {topic}"
+                )
+                self._heard_stream = stream
+            deliver(message)
+
+        return take
+
+    def _subscribe_to_calibration(self) -> None:
+        kind = f"sensor_msgs/msg/{CameraInfo.__name__}"
+        publishers = [
+            publisher
+            for publisher in self._node.get_publishers_info_by_topic(self._info_name)
+            if publisher.topic_type == kind
+        ]
+        profile = self._qos[self._info_name].profile(publishers)
+        self._subscribe(self._info_name, CameraInfo, lambda: self._keep_calibration, profile)
+
+    def _subscribe(
+        self, name: str, kind: type, make_callback: Callable[[], OnImage], profile: Any
+    ) -> None:
+        """Subscribe, unless there is a subscription like this one."""
+        how = (kind, profile)
+        if name in self._subscriptions and self._subscriptions[name][0] == how:
+            return
+        self._unsubscribe(name)
+        try:
+            made = self._node.create_subscription(kind, name, make_callback(), profile)
+        except Exception as error:  # rclpy raises several kinds, and not all name the topic
+            topic = self._node.resolve_topic_name(name)
+            raise ValueError(f"topic {topic}: {error}") from error
+        self._subscriptions[name] = (how, made)
+        if name != self._info_name:
+            self._heard = time.monotonic()
+
+    def _unsubscribe(self, name: str) -> None:
+        if name in self._subscriptions:
+            self._node.destroy_subscription(self._subscriptions.pop(name)[1])
+
+    def _keep_calibration(self, message: CameraInfo) -> None:
+        frame_id = message.header.frame_id
+        others = {name: info for name, info in self._calibrations.items() if name != frame_id}
+        kept = dict(list(others.items())[1 - _MAX_CALIBRATIONS :])
+        self._calibrations = {**kept, frame_id: message}  # replaced: another thread reads it
+
+    def _other_types(self) -> list[str]:
+        """One line for each type that the camera's topic has and that is not taken."""
+        name = self._streams[0].name
+        topic = self._node.resolve_topic_name(name)
+        expected = " or ".join(
+            dict.fromkeys(stream.type_name for stream in self._streams if stream.name == name)
+        )
+        advice = "" if self._is_auto else "; image_transport: auto takes every image type"
+        return [
+            f"{topic} is published as {kind}, expected {expected}{advice}"
+            for kind in dict.fromkeys(
+                publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(name)
+            )
+        ]
+
+    def _elsewhere(self) -> str:
+        """What to do if the images are published by a transport that is not asked for."""
+        base = transports.camera_topic(self._streams[0].name)
+        for stream in transports.streams(self._node, base, transports.AUTO):
+            if stream not in self._streams and any(
+                publisher.topic_type == stream.type_name
+                for publisher in self._node.get_publishers_info_by_topic(stream.name)
+            ):
+                topic = self._node.resolve_topic_name(stream.name)
+                return (
+                    f", but {topic} is published: set image_transport to {stream.transport} or auto"
+                )
+        return ""
+
+
+def _missing(stream: Stream) -> str:
+    """What to install before the stream can be taken; '' if nothing is missing."""
+    if stream.type_name != PACKET:
+        return ""
+    package = PACKET.partition("/")[0]
+    needed = [] if transports.message_class(PACKET) else [f"the package {package}"]
+    return " and ".join(filter(None, [*needed, missing_decoder()]))

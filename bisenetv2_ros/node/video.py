@@ -1,0 +1,97 @@
+"""Images of ffmpeg_image_transport: packets of an H.264 or H.265 stream, decoded by PyAV.
+
+Every packet has to be decoded, also if its image is not used: the next ones build on it. Decoding
+starts at a key frame, and again after a packet that is damaged.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.image_conversion import MAX_PIXELS, ChannelOrder, ImageError
+
+KEY_FRAME = 1  # bit of FFMPEGPacket.flags
+_MAX_WAITING = 64  # packets whose images the decoder may still hold
+
+
+@dataclass(frozen=True)
+class VideoFrame:
+    """The image of a packet, in place of a message; or why there is none."""
+
+    header: Any  #: std_msgs/Header
+    pixels: np.ndarray | None  #: (H, W, 3) uint8 RGB
+    error: ImageError | None = None
+
+    def decoded(self) -> tuple[np.ndarray, ChannelOrder]:
+        """Pixels and the order of their channels. Raises ImageError if there are none."""
+        if self.pixels is None:
+            raise self.error or ImageError("decode", "no image")
+        return self.pixels, "rgb"
+
+
+def missing_decoder() -> str:
+    """What to install before a VideoDecoder can be made; '' if nothing is missing."""
+    try:
+        importlib.import_module("av")
+    except ImportError:
+        return "PyAV (`pip install av`)"
+    return ""
+
+
+class VideoDecoder:
+    """Decodes the packets of one camera, in the order of their arrival."""
+
+    def __init__(self) -> None:
+        self._av = importlib.import_module("av")
+        self._codec: Any = None  # None until a key frame comes
+        self._encoding = ""
+        self._headers: dict[int, Any] = {}  # by time stamp in the stream
+
+    def frames(self, packet: Any) -> list[VideoFrame]:
+        """The images that a FFMPEGPacket completes: one, or none if the decoder holds it back."""
+        try:
+            if packet.encoding != self._encoding or self._codec is None:
+                self._start(packet)
+            pts = int(packet.pts)
+            self._headers[pts] = packet.header
+            while len(self._headers) > _MAX_WAITING:
+                del self._headers[next(iter(self._headers))]
+            encoded = self._av.Packet(bytes(packet.data))
+            encoded.pts = pts
+            return [self._image(frame, packet.header) for frame in self._codec.decode(encoded)]
+        except ImageError as error:
+            return [VideoFrame(packet.header, None, error)]
+        except Exception as error:  # PyAV's are many, one for each of FFmpeg's error codes
+            self._codec = None
+            text = " ".join(str(error).split())
+            return [VideoFrame(packet.header, None, ImageError("decode", f"video: {text}"))]
+
+    def _start(self, packet: Any) -> None:
+        self._codec, self._encoding = None, packet.encoding
+        if not packet.flags & KEY_FRAME:
+            raise ImageError("decode", "video: waiting for a key frame")
+        codec = self._av.CodecContext.create(_codec_name(packet.encoding), "r")
+        codec.thread_type, codec.thread_count = "SLICE", 1  # frame threads would hold images back
+        codec.options = {"err_detect": "explode"}
+        self._codec, self._headers = codec, {}
+
+    def _image(self, frame: Any, newest: Any) -> VideoFrame:
+        header = self._headers.pop(frame.pts, newest)
+        if frame.is_corrupt:
+            raise ImageError("decode", "video: the image builds on a packet that was lost")
+        if frame.width * frame.height > MAX_PIXELS:
+            raise ImageError("size", f"size is {frame.width}x{frame.height}, too large")
+        return VideoFrame(header, frame.to_ndarray(format="rgb24"))
+
+
+def _codec_name(encoding: str) -> str:
+    """FFmpeg's name of the decoder; `encoding` may be an encoder's, such as 'libx264'."""
+    name = encoding.split(";")[0].strip()
+    for part, codec in (("264", "h264"), ("265", "hevc"), ("hevc", "hevc")):
+        if part in name:
+            return codec
+    return name
