@@ -6,7 +6,10 @@ import signal
 import sys
 from pathlib import Path
 
+import pytest
+
 sys.path.insert(0, str(Path(__file__).parent / "support"))  # what several tests share
+pytest.register_assert_rewrite("running_node")
 
 # A shell's background ignores Ctrl-C, and programs inherit that: those of the tests must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)

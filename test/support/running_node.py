@@ -119,9 +119,6 @@ def state(ros: Graph) -> str:
     raise AssertionError("segment/get_state does not answer")
 
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
 def end_well(program: Program, by: signal.Signals) -> None:
     """End it; it must end, say nothing bad and leave no shared memory behind."""
     memory = program.shared_memory()
