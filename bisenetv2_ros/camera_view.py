@@ -67,6 +67,11 @@ class View:
             confidence=None if confidence is None else cv2.rotate(confidence, turn),
         )
 
+    def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """(width, height) of what `upright` makes of a picture of `size`."""
+        _, _, width, height = self.box(size)
+        return (height, width) if self.turn in (90, 270) else (width, height)
+
     def mask_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of the masks that `back` gives, for a network's input size."""
         return input_size[::-1] if self.turn in (90, 270) else input_size

@@ -86,7 +86,7 @@ class RegionWatch:
     def __init__(
         self, regions: Sequence[Region], size: tuple[int, int], class_names: Sequence[str]
     ) -> None:
-        """size: (width, height) of the masks to come.
+        """size: (width, height) of the network's masks; others may come, too.
 
         Raises ValueError if a region has no pixel in a mask of that size.
         """
@@ -94,29 +94,38 @@ class RegionWatch:
         #: (C,) int64 pixels of each class, by region, of the newest mask.
         self.counts: dict[str, np.ndarray] = {}
         self._class_names = tuple(class_names)
-        self._areas = [self._area(region, size) for region in self.regions]
+        self._size = size
+        self._areas = [_area(region, size) for region in self.regions]
+        for region, (_, stencil) in zip(self.regions, self._areas, strict=True):
+            if not stencil.size:
+                raise ValueError(
+                    f"region '{region.name}': no pixel of the {size[0]}x{size[1]} mask is inside"
+                )
 
     def update(self, mask: np.ndarray) -> None:
         """Count the pixels of each class in each region of a mask, (H, W) uint8."""
+        if mask.shape[::-1] != self._size:
+            self._size = (mask.shape[1], mask.shape[0])
+            self._areas = [_area(region, self._size) for region in self.regions]
         counts = {}
         for region, (box, stencil) in zip(self.regions, self._areas, strict=True):
-            part = np.ascontiguousarray(mask[box])
-            histogram = cv2.calcHist([part], [0], stencil, [256], [0, 256]).ravel()
+            histogram = np.zeros(256)
+            if stencil.size:
+                part = np.ascontiguousarray(mask[box])
+                histogram = cv2.calcHist([part], [0], stencil, [256], [0, 256]).ravel()
             counts[region.name] = histogram[: len(self._class_names)].astype(np.int64)
         self.counts = counts  # at once: the diagnostics read it on another thread
 
-    @staticmethod
-    def _area(region: Region, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
-        """The box around a region's pixels, and which pixels of the box are inside: (h, w) uint8
-        of 0 and 1."""
-        pixels = inside(region, size)
-        rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
-        if not rows.size:
-            raise ValueError(
-                f"region '{region.name}': no pixel of the {size[0]}x{size[1]} mask is inside"
-            )
-        box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
-        return box, np.ascontiguousarray(pixels[box], np.uint8)
+
+def _area(region: Region, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
+    """The box around a region's pixels, and which pixels of the box are inside: (h, w) uint8 of 0
+    and 1. Both are empty for a region without a pixel."""
+    pixels = inside(region, size)
+    rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
+    if not rows.size:
+        return (slice(0, 0), slice(0, 0)), np.empty((0, 0), np.uint8)
+    box = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    return box, np.ascontiguousarray(pixels[box], np.uint8)
 
 
 def of_camera(regions: Sequence[Region], camera: str) -> list[Region]:

@@ -36,8 +36,8 @@ class InferenceError(RuntimeError):
 class Segmentation:
     """What is where in one frame."""
 
-    mask: np.ndarray  #: (H, W) uint8 class index, at the network's size
-    confidence: np.ndarray | None  #: (H, W) uint8 probability of that class, 255 = 1.0
+    mask: np.ndarray  #: (H, W) uint8 class index, at the network's size or the one asked for
+    confidence: np.ndarray | None  #: (h, w) uint8 probability at the network's size, 255 = 1.0
     counts: np.ndarray  #: (num_classes,) int64, pixels of each class in the mask
     inference_seconds: float  #: time of resize and network, of all frames that ran at once
 
@@ -87,14 +87,17 @@ class Segmenter:
         *,
         channel_order: Literal["rgb", "bgr"] = "rgb",
         confidence: bool = False,
+        size: tuple[int, int] | None = None,
     ) -> Segmentation:
         """Segment one frame, (H, W, 3) uint8 of any size and strides, channels in that order.
+
+        size: (width, height) wanted of the mask; see `segment_batch`.
 
         The result is the caller's to keep. Raises ValueError for another shape, type or order,
         InferenceError where the network's output is not finite (the graph then answers a value
         that is no class).
         """
-        (result,) = self.segment_batch([(image, channel_order)], confidence)
+        (result,) = self.segment_batch([(image, channel_order)], confidence, [size])
         probability = result.confidence
         return replace(
             result,
@@ -103,9 +106,16 @@ class Segmenter:
         )
 
     def segment_batch(
-        self, frames: Sequence[Frame], confidence: bool = False
+        self,
+        frames: Sequence[Frame],
+        confidence: bool = False,
+        sizes: Sequence[tuple[int, int] | None] | None = None,
     ) -> list[Segmentation]:
         """Segment frames at once, of one size or several.
+
+        sizes: (width, height) wanted of each frame's mask, None for the network's. Masks of that
+        size are made from the scores, enlarged before the argmax as published evaluations do it. A
+        backend that does not hand out scores gives the network's mask, for `resize_mask`.
 
         The results lie in the backend's memory and are good until the next call. Errors as above,
         for whichever frame it is.
@@ -115,7 +125,7 @@ class Segmenter:
             if order not in ("rgb", "bgr"):
                 raise ValueError(f"channel_order must be 'rgb' or 'bgr', got '{order}'")
         start = time.perf_counter()
-        masks, confidences = self.backend.infer(self._resize(frames), confidence)
+        masks, confidences = self.backend.infer(self._resize(frames), confidence, sizes)
         seconds = time.perf_counter() - start
         return [
             Segmentation(mask, confidences[i] if confidences else None, self._count(mask), seconds)

@@ -115,6 +115,20 @@ class TestPixels:
         with pytest.raises(ValueError, match="region 'a': no pixel of the 8x4 mask is inside"):
             RegionWatch(parse_regions(["a: 0 0, 0.01 0, 0 0.01"]), (8, 4), CLASSES)
 
+    def test_masks_of_other_sizes_are_counted_by_the_same_fractions(self):
+        watch = RegionWatch(
+            parse_regions(["left: 0 0, 0.5 0, 0.5 1, 0 1", "dot: 0 0, 0.1 0, 0.1 0.1, 0 0.1"]),
+            (40, 30),
+            CLASSES,
+        )
+        for width, height in ((40, 30), (80, 60), (4, 2), (40, 30)):
+            mask = np.zeros((height, width), np.uint8)
+            mask[:, : width // 4] = 1
+            watch.update(mask)
+            quarter = height * width // 4
+            assert watch.counts["left"][:2].tolist() == [quarter, quarter]
+            assert watch.counts["dot"].sum() == (0 if width == 4 else height * width // 100)
+
     def test_outlines_are_where_the_region_is(self):
         picture = np.full((100, 200, 3), 128, np.uint8)
         draw_regions(picture, parse_regions(["a: 0.5 0.5, 0.9 0.5, 0.9 0.9, 0.5 0.9"]))

@@ -17,6 +17,8 @@ from bisenetv2_ros.backends.tail import Tail, find_tail
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import MASK, NO_CLASS, model_path, read_model_file
+from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.street.scene import StreetScene
 
 REFERENCE = "bisenetv2_camvid_640x480_float32"
@@ -59,8 +61,12 @@ def uncertain(logits: np.ndarray, factor: int) -> np.ndarray:
 
 
 def enlarge(values: np.ndarray, factor: int, axis: int) -> np.ndarray:
+    return enlarge_to(values, values.shape[axis] * factor, axis)
+
+
+def enlarge_to(values: np.ndarray, pixels: int, axis: int) -> np.ndarray:
     length = values.shape[axis]
-    at = (np.arange(length * factor) + 0.5) / factor - 0.5
+    at = (np.arange(pixels) + 0.5) * length / pixels - 0.5
     left = np.floor(at).astype(int)
     share = (at - left).reshape([-1 if i == axis else 1 for i in range(values.ndim)])
     a, b = (np.take(values, np.clip(i, 0, length - 1), axis) for i in (left, left + 1))
@@ -98,6 +104,46 @@ def test_the_mask_is_the_graphs(logits, factor):
 def test_of_equal_channels_the_first():
     mask = found_in(load()).mask(np.ones((1, 11, 4, 5), np.float32))
     assert mask.shape == (1, 16, 20) and not mask.any()
+    for size in ((64, 36), (21, 13)):
+        mask = found_in(load()).mask(np.ones((1, 11, 4, 5), np.float32), size)
+        assert mask.shape == (1, *size[::-1]) and not mask.any()
+
+
+@pytest.mark.parametrize("size", [(320, 180), (101, 77), (80, 60), (81, 300), (640, 61)])
+@pytest.mark.parametrize(
+    "logits", [LOGITS["like a scene"], LOGITS["noise"]], ids=["scene", "noise"]
+)
+def test_a_mask_of_any_size_is_the_argmax_of_the_enlarged_scores(logits, size):
+    values = np.float32(logits())[:, :, :30, :40]
+    enlarged = enlarge_to(enlarge_to(values.astype(np.float64), size[1], 2), size[0], 3)
+    first, second = np.sort(enlarged, axis=1)[:, :-3:-1].swapaxes(0, 1)
+    mask = found_in(load()).mask(values, size)
+    assert mask.shape == (len(values), *size[::-1])
+    assert not ((mask != enlarged.argmax(1)) & (first - second > 1e-5)).any()
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+def test_masks_at_the_cameras_size_come_from_the_scores(backend):
+    """They agree with the label better than the network's mask enlarged by nearest pixel does."""
+    pytest.importorskip(backend)
+    sizes = [(1280, 720), (853, 481), (640, 480)]
+    right, nearest = np.zeros(len(sizes)), np.zeros(len(sizes))
+    with Segmenter(backend=backend) as segmenter:
+        for i, size in enumerate(sizes):
+            for seed in range(2):
+                frame, label = StreetScene(seed, size).render(1.0)
+                result = segmenter(frame, size=size)
+                assert result.mask.shape == size[::-1]
+                assert result.counts.sum() == size[0] * size[1]
+                right[i] += (result.mask == label).mean()
+                small = resize_mask(segmenter(frame).mask, size)
+                nearest[i] += (small == label).mean()
+                if size == segmenter.model.info.input_size:
+                    np.testing.assert_array_equal(result.mask, small)
+        # Fewer pixels than the scores have: the network's mask is left to be shrunk.
+        frame, _ = StreetScene(1, (160, 90)).render(1.0)
+        assert segmenter(frame, size=(160, 90)).mask.shape == (480, 640)
+    assert (right[:2] > nearest[:2]).all() and right[2] == nearest[2]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 2e30])

@@ -62,6 +62,7 @@ def test_upright_and_back_are_the_same_pixels(turn):
     upright = view.upright(image)
     np.testing.assert_array_equal(upright, np.rot90(part, -turn // 90))
     assert view.mask_size((upright.shape[1], upright.shape[0])) == (6, 3)
+    assert view.upright_size((8, 6)) == (upright.shape[1], upright.shape[0])
     result = Segmentation(upright[..., 0], upright[..., 1], np.zeros(3, np.int64), 0.1)
     np.testing.assert_array_equal(view.back(result).mask, part[..., 0])
     np.testing.assert_array_equal(view.back(result).confidence, part[..., 1])

@@ -10,12 +10,13 @@ import contextlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from bisenetv2_ros.backends.tail import Tail
 from bisenetv2_ros.model_file import ModelFile, ModelFileError
 
 
@@ -67,6 +68,7 @@ class Backend(ABC):
     device: str  #: for people, such as 'CPU (2 threads)'
     gains_from_batches = False  #: whether images at once take less time than one by one
     _input: np.ndarray
+    _tail: Tail | None = None  # of a runtime that ends at the logits
 
     @abstractmethod
     def __init__(
@@ -84,12 +86,21 @@ class Backend(ABC):
             self._input = np.empty((count, height, width, 3), np.uint8)
         return self._input[:count]
 
-    def infer(self, images: np.ndarray, confidence: bool = False) -> tuple[Masks, Masks | None]:
+    def infer(
+        self,
+        images: np.ndarray,
+        confidence: bool = False,
+        sizes: Sequence[tuple[int, int] | None] | None = None,
+    ) -> tuple[Masks, Masks | None]:
         """Segment (N, H, W, 3) uint8 RGB images of the model's size: masks and confidences.
 
         The second is None unless asked for, and then it is not computed. Both may lie in memory of
         the runtime, valid until the next call or `close`: copy what has to live longer. Strided
         images are taken, at the cost of a copy. Raises ValueError for other shapes or types.
+
+        sizes: (width, height) wanted of each mask, None for the model's. A mask gets it if the
+        runtime ends at the logits and the size is at least twice theirs: the logits are enlarged to
+        it, and then the argmax is taken. Other masks, and all confidences, have the model's size.
         """
         width, height = self._input_size
         if (
@@ -108,11 +119,21 @@ class Backend(ABC):
                 f"images are {received}, expected uint8 (N, {height}, {width}, 3) "
                 f"for model '{self._name}'"
             )
-        return self._infer(np.ascontiguousarray(images), confidence)
+        answers, confidences = self._infer(np.ascontiguousarray(images), confidence)
+        if self._tail is None:
+            return answers, confidences
+        masks = []
+        for logits, size in zip(answers, sizes or [None] * len(answers), strict=True):
+            fits = size is not None and self._tail.enlarges_to(logits, size)
+            masks += list(self._tail.mask(logits[np.newaxis], size if fits else None))
+        return masks, confidences
 
     @abstractmethod
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
-        """`infer` for arguments that are checked; `images` are C-contiguous."""
+        """`infer` for arguments that are checked; `images` are C-contiguous.
+
+        With a `_tail`, the first of the results are logits, (C, h, w) float32 for each image.
+        """
 
     def close(self) -> None:
         """Free the model by letting go of all there is; closing twice is fine, using it is not."""

@@ -83,8 +83,7 @@ class OnnxRuntimeBackend(Backend):
         if confidence not in self._sessions:
             self._sessions[confidence] = self._load(confidence)
         outputs = self._sessions[confidence].run(None, {INPUT: images})
-        mask = self._tail.mask(outputs[0]) if self._tail else outputs[0]
-        return list(mask), list(outputs[1]) if confidence else None
+        return list(outputs[0]), list(outputs[1]) if confidence else None
 
 
 def _quantise_unsigned(graph: onnx.GraphProto) -> None:

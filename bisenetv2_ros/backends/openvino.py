@@ -26,7 +26,7 @@ from bisenetv2_ros.backends.base import (
     refused,
 )
 from bisenetv2_ros.backends.openvino_runtime import openvino
-from bisenetv2_ros.backends.tail import Tail, find_tail
+from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
 #: What the benchmark can do without, to measure what it is worth.
@@ -66,7 +66,6 @@ class OpenVinoBackend(Backend):
         elif model.info.precision == "float16" and "FP16" in capabilities:
             hint = "f16"
         self._options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        self._tail: Tail | None = None
         self.device = self._target
         graph = onnx.load(model.path)
         if self._target == "CPU":
@@ -114,7 +113,7 @@ class OpenVinoBackend(Backend):
             answers = [tensor.data for tensor in request.output_tensors]
             if len(images) > 1:  # the next run writes to the same memory
                 answers = [answer.copy() for answer in answers]
-            masks += list(self._tail.mask(answers[0]) if self._tail else answers[0])
+            masks += list(answers[0])
             if confidence:
                 confidences += list(answers[1])
         return masks, confidences if confidence else None

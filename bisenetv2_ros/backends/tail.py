@@ -11,10 +11,10 @@ runs as a whole. Knows neither runtimes nor pictures.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
 from bisenetv2_ros.model_file import MASK, NO_CLASS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 ENABLED = True  #: what the benchmark can do without, to measure what it is worth
 _LARGEST = 1e30  # logits from here on are not finite, as in the graph
-_CELLS = 1024  # enlarged at once: what is worked on stays in the second-level cache
+_PIXELS = 1 << 16  # enlarged at once: what is worked on stays in the second-level cache
 
 
 @dataclass(frozen=True)
@@ -35,70 +35,139 @@ class Tail:
     factor: int  #: even, and in both directions
     classes: np.ndarray  #: (256,) uint8, the mask's value for each channel of the logits
 
-    def mask(self, logits: np.ndarray) -> np.ndarray:
-        """(N, C, h, w) float32 logits to (N, h * factor, w * factor) uint8 masks.
+    def mask(self, logits: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
+        """(N, C, h, w) float32 logits to (N, H, W) uint8 masks of `size` (width, height).
 
-        As the graph says: bilinear with half-pixel centres and the edges repeated, the first of
-        equal channels. A picture with a logit that is not finite is NO_CLASS all over, where the
-        graph may show it in some pixels only.
+        By default the size is that of the graph's mask, (w * factor, h * factor); any other is at
+        least twice that of the logits in both directions. As the graph says: bilinear with
+        half-pixel centers and the edges repeated, the first of equal channels. An image with a
+        logit that is not finite is NO_CLASS all over, where the graph may show it in some pixels
+        only.
         """
         count, _, height, width = logits.shape
-        masks = np.empty((count, height * self.factor, width * self.factor), np.uint8)
+        size = size or (width * self.factor, height * self.factor)
+        masks = np.empty((count, size[1], size[0]), np.uint8)
         for mask, one in zip(masks, logits, strict=True):
             if one.min() > -_LARGEST and one.max() < _LARGEST:  # also false with a NaN in it
-                cv2.LUT(_argmax_enlarged(one, self.factor), self.classes, dst=mask)
+                _argmax_enlarged(one, self.classes, mask)
             else:
                 mask[:] = NO_CLASS
         return masks
 
+    def enlarges_to(self, logits: np.ndarray, size: tuple[int, int]) -> bool:
+        """Whether `mask` takes this size for logits (..., h, w)."""
+        height, width = logits.shape[-2:]
+        return size[0] >= 2 * width and size[1] >= 2 * height
 
-def _argmax_enlarged(logits: np.ndarray, factor: int) -> np.ndarray:
-    """(C, h, w) float32 to the (h * factor, w * factor) uint8 channel that is largest."""
-    # A cell is the square of pixels between four neighbouring logits, whose centres are its
-    # corners; with the edges repeated, cells reach half a cell beyond the picture on all sides.
+
+class _Axis:
+    """How the pixels along one side of the mask lie between the logits along it.
+
+    A cell is the pixels between two neighboring logits; with the edges repeated there is one more
+    cell than logits, and the outermost ones are half as long. Where the cells have different
+    numbers of pixels, the last pixel of a short one stands for those that it lacks.
+    """
+
+    def __init__(self, logits: int, pixels: int) -> None:
+        at = (np.arange(pixels) + 0.5) * (logits / pixels) + 0.5
+        #: (pixels,) the cell that each pixel is in.
+        self.cell = np.floor(at).astype(np.intp)
+        first = np.searchsorted(self.cell, np.arange(logits + 1))
+        counts = np.diff(np.append(first, pixels))
+        within = np.minimum(np.arange(counts.max()), counts[:, np.newaxis] - 1)
+        #: (longest, cells) the pixels of each cell, and how far each is from one logit to the next.
+        self.pixel = (first[:, np.newaxis] + within).T
+        self.share = (at[self.pixel] - self.cell[self.pixel]).astype(np.float32)
+
+
+_axis = functools.lru_cache(maxsize=32)(_Axis)
+
+
+def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -> None:
+    """Write the class of the largest channel into `out`, (H, W) uint8, from (C, h, w) float32."""
+    # A cell of both axes is a rectangle of pixels with four logits as its corners.
+    columns, rows = _axis(logits.shape[2], out.shape[1]), _axis(logits.shape[1], out.shape[0])
     padded = np.pad(logits, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    channels, height, width = padded.shape
-    top = padded.argmax(0).astype(np.uint8)
+    channels, _, width = padded.shape
+    top = np.pad(_argmax(logits), 1, mode="edge")
     first = top[:-1, :-1]
     seam = (first != top[:-1, 1:]) | (first != top[1:, :-1]) | (first != top[1:, 1:])
-    whole = cv2.resize(
-        first, ((width - 1) * factor, (height - 1) * factor), interpolation=cv2.INTER_NEAREST
-    )
-    rows, columns = np.nonzero(seam)
-    cells = whole.reshape(height - 1, factor, width - 1, factor).swapaxes(1, 2)
-    flat = padded.reshape(channels, -1)
-    for begin in range(0, len(rows), _CELLS):
-        i, j = rows[begin : begin + _CELLS], columns[begin : begin + _CELLS]
-        corner = i * width + j
-        corners = flat[:, np.stack([corner, corner + 1, corner + width, corner + width + 1])]
-        cells[i, j] = _argmax_within(corners, factor)
-    margin = factor // 2
-    return whole[margin:-margin, margin:-margin]
+    np.take(
+        classes[first][:, columns.cell], rows.cell, axis=0, out=out, mode="clip"
+    )  # raise copies
+    i, j = np.nonzero(seam)
+    corner = i * width + j
+    corners = padded.reshape(channels, -1)[
+        :, np.stack([corner, corner + 1, corner + width, corner + width + 1])
+    ]
+    # What is interpolated lies between its corners, so most channels are below another everywhere.
+    alive = corners.max(1) >= corners.min(1).max(0)
+    number = np.count_nonzero(alive, axis=0)
+    order = np.argsort(-number, kind="stable")  # so that cells with an n-th one are the first
+    channel = np.nonzero(alive.T[order])[1]
+    begins = np.cumsum(number[order]) - number[order]
+    pixels = out.reshape(-1)
+    step = max(1, _PIXELS // (len(columns.share) * len(rows.share)))
+    for begin in range(0, len(order), step):
+        part = order[begin : begin + step]
+        row, column = i[part], j[part]
+        within = _Within(corners, columns.share[:, column], rows.share[:, row])
+        for n in range(number[part[0]]):
+            count = np.count_nonzero(number[part] > n)
+            within.compare(channel[begins[begin : begin + count] + n], part[:count])
+        place = rows.pixel[:, np.newaxis, row] * out.shape[1] + columns.pixel[:, column]
+        pixels[place] = classes[within.index]
 
 
-def _argmax_within(corners: np.ndarray, factor: int) -> np.ndarray:
-    """The largest channel of each pixel between corners: (C, 4, n) to (n, factor, factor) uint8.
-
-    corners: upper left, upper right, lower left, lower right of n cells.
-    """
-    at = ((np.arange(factor, dtype=np.float32) + 0.5) / factor)[:, np.newaxis]
-    shape = (factor, factor, corners.shape[2])
-    best = np.full(shape, -np.inf, np.float32)
-    index = np.zeros(shape, np.uint8)
-    value = np.empty(shape, np.float32)
-    larger = np.empty(shape, bool)
-    as_number = larger.view(np.uint8)
-    for channel, (a, b, c, d) in enumerate(corners):
-        upper = a + at * (b - a)  # (factor, n), from left to right
-        lower = c + at * (d - c)
-        np.multiply(at[:, np.newaxis], lower - upper, out=value)
-        value += upper
-        np.greater(value, best, out=larger)
-        np.maximum(value, best, out=best)
+def _argmax(logits: np.ndarray) -> np.ndarray:
+    """(H, W) uint8, the first of the largest channels of (C, H, W) float32; faster than NumPy's."""
+    best = logits[0].copy()
+    index = np.zeros(best.shape, np.uint8)
+    for channel, values in enumerate(logits[1:], 1):
+        larger = values > best
+        np.maximum(values, best, out=best)
         # The channel where it is larger, and there it is the highest one so far.
-        np.multiply(as_number, np.uint8(channel), out=as_number)
-        np.maximum(index, as_number, out=index)
-    return index.transpose(2, 0, 1)
+        np.maximum(index, larger.view(np.uint8) * np.uint8(channel), out=index)
+    return index
+
+
+class _Within:
+    """The largest channel of each pixel between corners, channel by channel.
+
+    corners: (C, 4, N) of all cells: upper left, upper right, lower left, lower right. right, down:
+    (columns, n) and (rows, n) float32, where the pixels of n of them are between the corners, 0..1.
+    """
+
+    def __init__(self, corners: np.ndarray, right: np.ndarray, down: np.ndarray) -> None:
+        self._corners, self._cells = corners.reshape(-1), corners.shape[2]
+        self._right, self._down = right, down[:, np.newaxis]
+        #: (rows, columns, n) uint8
+        self.index = np.empty((len(down), *right.shape), np.uint8)
+        self._best = np.empty(self.index.shape, np.float32)
+        self._empty = True
+
+    def compare(self, channel: np.ndarray, cell: np.ndarray) -> None:
+        """Take in a higher channel of each of the first cells; `cell` says which of all they are.
+
+        Every cell has to have one the first time.
+        """
+        at = channel * (4 * self._cells) + cell
+        a, b, c, d = (self._corners[at + n * self._cells] for n in range(4))
+        n = len(cell)
+        upper = a + self._right[:, :n] * (b - a)  # (columns, n), from left to right
+        lower = c + self._right[:, :n] * (d - c)
+        if self._empty:
+            np.multiply(self._down, lower - upper, out=self._best)
+            self._best += upper
+            self.index[:] = channel
+            self._empty = False
+            return
+        index, best = self.index[..., :n], self._best[..., :n]
+        value = self._down[..., :n] * (lower - upper)
+        value += upper
+        larger = value > best
+        np.maximum(value, best, out=best)
+        np.maximum(index, larger.view(np.uint8) * channel.astype(np.uint8), out=index)
 
 
 def find_tail(graph: onnx.GraphProto) -> Tail | None:

@@ -147,7 +147,13 @@ class Inference:
         """Segment frames; without confidence from the first time that only this fails: memory may
         be short."""
         frames = [(job.camera.view.upright(job.image), job.order) for job in jobs]
-        run = functools.partial(self._state.loaded.segment_batch, frames)
+        sizes = [
+            job.camera.view.upright_size((job.image.shape[1], job.image.shape[0]))
+            if job.settings.mask_size == "camera"
+            else None
+            for job in jobs
+        ]
+        run = functools.partial(self._state.loaded.segment_batch, frames, sizes=sizes)
         if self._without_confidence or not any("confidence" in job.wanted for job in jobs):
             return run()
         try:

@@ -85,9 +85,10 @@ class Parameters:
         choices=("auto", "raw", "compressed", "zstd", "ffmpeg"),
     )
     mask_size: str = _parameter(
-        "network",
-        "Size of mask, color_mask and confidence: the network's input size or the camera's "
-        "(nearest neighbour).",
+        "camera",
+        "Size of mask, color_mask and confidence: camera, that of the (cropped) image, or network, "
+        "the network's input size, which is the fewest bytes but has another aspect ratio than "
+        "most cameras. The fractions are of this mask.",
         choices=("network", "camera"),
     )
     crops: tuple[str, ...] = _parameter(

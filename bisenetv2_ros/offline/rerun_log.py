@@ -43,6 +43,7 @@ class RerunLog:
 
     wants_confidence = False
     notes: tuple[str, ...] = ()
+    mask_size = "camera"
 
     def __init__(
         self,

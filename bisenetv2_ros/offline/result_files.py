@@ -79,7 +79,7 @@ class ResultFiles:
         self._kinds = frozenset(kinds)
         self._source = source
         self._opacity = opacity
-        self._mask_size = "network" if network_size else "camera"
+        self.mask_size = "network" if network_size else "camera"
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
         self._pending: str | None = None  # the name of the frame that `has` was asked for last
         self._names: set[str] = set()
@@ -153,7 +153,7 @@ class ResultFiles:
             result,
             self._model,
             watch=self._watches[frame.camera],
-            mask_size=self._mask_size,
+            mask_size=self.mask_size,
             opacity=self._opacity,
         )
         for kind, output in IMAGE_FOLDERS.items():

@@ -28,6 +28,7 @@ class Results(Protocol):
     """Where frames and their segmentations go; complete after `close`."""
 
     frames: int  #: written so far
+    mask_size: str  #: that segmentations must have: the frame's ('camera') or 'network'
 
     @property
     def wants_confidence(self) -> bool:
@@ -164,7 +165,8 @@ def _segment_all(
 
 def _segment_one(frame: Frame, segmenter: Segmenter, results: Results, faults: Faults) -> None:
     try:
-        result = segmenter(frame.image, confidence=results.wants_confidence)
+        size = frame.image.shape[1::-1] if results.mask_size == "camera" else None
+        result = segmenter(frame.image, confidence=results.wants_confidence, size=size)
     except InferenceError as error:
         faults.skip(InferenceError(f"{frame.name}: {error}"))
         return
