@@ -42,6 +42,7 @@ class Case:
     device: str = ""
     threads: int = 0  #: 0: one per core
     network_only: Path | None = None  #: the model without its tail, to tell the tail's time apart
+    camera_size: bool = False  #: masks at the frames' size, not the network's
     without: str = ""  #: key of LEVERS, or '' for all of them
 
 

@@ -178,7 +178,8 @@ def _load(case: Case) -> tuple[Result, Segment]:
 
     def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
-        mask = segmenter(image, channel_order=order).mask  # type: ignore[arg-type]
+        size = (image.shape[1], image.shape[0]) if case.camera_size else None
+        mask = segmenter(image, channel_order=order, size=size).mask  # type: ignore[arg-type]
         whole = time.perf_counter() - begin
         return mask, whole - clock.seconds, clock.seconds, 0.0
 
@@ -186,6 +187,8 @@ def _load(case: Case) -> tuple[Result, Segment]:
     runs_on = f"{clock.backend.name}, {clock.backend.device}"
     if case.without:
         runs_on += f", without {case.without}"
+    if case.camera_size:
+        runs_on += ", camera-size masks"
     result = Result(case, model.name, info.precision, info.input_size, runs_on)
     result.mean_iou = info.metrics.get("camvid_val_miou", float("nan"))
     result.device_seconds = _device_seconds(clock.backend, info.input_size)
@@ -213,9 +216,11 @@ class _Clock:
     def input_memory(self, count: int) -> np.ndarray:
         return self.backend.input_memory(count)
 
-    def infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
+    def infer(
+        self, images: np.ndarray, confidence: bool, sizes: Any = None
+    ) -> tuple[Masks, Masks | None]:
         begin = time.perf_counter()
-        answer = self.backend.infer(images, confidence)
+        answer = self.backend.infer(images, confidence, sizes)
         self.seconds = time.perf_counter() - begin
         return answer
 

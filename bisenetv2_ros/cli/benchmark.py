@@ -48,6 +48,7 @@ examples:
   bisenetv2 benchmark                                    the package's models, every backend
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --size 1024x512                    the same weights at another size
+  bisenetv2 benchmark --backend openvino --frame-size 1280x720 --camera-size
   bisenetv2 benchmark --without bfloat16                 what it is worth, in the same run
   bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights beside them
   bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
@@ -82,9 +83,20 @@ examples:
         "kept-memory",
     )
     parser.add_argument(
+        "--camera-size",
+        action="store_true",
+        help="run also with masks at the frames' size, as the node makes them by default",
+    )
+    parser.add_argument(
         "--source",
         default="synthetic",
         help="frames: folder, 'glob', video or synthetic (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--frame-size",
+        type=picture_size,
+        metavar="WxH",
+        help="resize the frames to this size (default: their own)",
     )
     parser.add_argument(
         "--frames", type=positive_int, default=100, metavar="N", help="of each (default: 100)"
@@ -179,6 +191,7 @@ def _frames(args: argparse.Namespace) -> int:
     )
     from bisenetv2_ros.benchmark.machine import machine_line
     from bisenetv2_ros.benchmark.model_variants import resized, without_tail
+    from bisenetv2_ros.resize import resize_image
 
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
@@ -209,6 +222,8 @@ def _frames(args: argparse.Namespace) -> int:
                 for case in cases
                 if case.backend == LEVERS[lever][0]
             ]
+            if args.camera_size:
+                cases += [dataclasses.replace(case, camera_size=True) for case in cases]
             plain = [
                 model.path
                 for model in models
@@ -224,6 +239,8 @@ def _frames(args: argparse.Namespace) -> int:
                 for way in ways
             ]
             images = sample_frames(args.source, PICTURES)
+            if args.frame_size:
+                images = [resize_image(image, args.frame_size) for image in images]
             turns = -(-args.frames // TURN) * len(cases)
             with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
                 results, skipped = measure(cases, images, args.frames, bar.update)
