@@ -58,7 +58,7 @@ class BagCopy:
         self._added: dict[str, Channel] = {}
         added = (*self._names, "label_info")
         self._taken = {output_topic(camera, name) for camera in source.cameras for name in added}
-        self._writer = BagWriter(path, source.recording, self._taken)
+        self._writer = BagWriter(path, source.recording, self._taken, source.lost)
         source.on_message = self._copy
 
     def write(self, origin: Origin, outputs: FrameOutputs) -> None:

@@ -20,7 +20,7 @@ import yaml
 import zstandard
 
 from bisenetv2_ros.files.paths import naming
-from bisenetv2_ros.sources.bag_file import ZSTD_MAGIC, Attachment, Channel, Message, Metadata
+from bisenetv2_ros.sources.bag_file import ZSTD_MAGIC, Attachment, Channel, Lost, Message, Metadata
 from bisenetv2_ros.sources.bag_paths import METADATA
 from bisenetv2_ros.sources.recording import Recording
 from bisenetv2_ros.sources.sqlite_file import SqliteFile
@@ -37,10 +37,13 @@ _DEFAULT = mcap.CompressionType.ZSTD
 class BagWriter:
     """A new folder with one file of messages and metadata.yaml, as rosbag2 writes it."""
 
-    def __init__(self, path: Path, original: Recording, left_out: Collection[str]) -> None:
-        """Make the folder, and the channels of `original` but those of the topics `left_out`.
+    def __init__(
+        self, path: Path, original: Recording, left_out: Collection[str], lost: Lost
+    ) -> None:
+        """Make the folder, and copy what `original` holds but its messages.
 
         The file is SQLite if those of `original` are, or else MCAP, which holds anything.
+        left_out: topics that are not declared. lost: told what cannot be read.
         """
         self.path = path
         self._original = original
@@ -72,6 +75,11 @@ class BagWriter:
                 if key not in equal:
                     equal[key] = self.add(channel)
                 self._ids[channel] = equal[key]
+        self._has_metadata = False
+        with self._naming():
+            for extra in (extra for file in original.files for extra in file.extras(lost)):
+                self._has_metadata |= isinstance(extra, Metadata) and extra.name == _EMBEDDED
+                self._storage.add_extra(extra)
 
     def add(self, channel: Channel) -> int:
         """Declare a channel."""
@@ -108,13 +116,9 @@ class BagWriter:
         """Complete the file, and describe it in metadata.yaml."""
         file = self._storage.path
         with self._naming():
-            embedded = False
-            for extra in (extra for file in self._original.files for extra in file.extras()):
-                embedded |= isinstance(extra, Metadata) and extra.name == _EMBEDDED
-                self._storage.add_extra(extra)
             final = file.with_name(f"{file.name}.zstd") if self._compresses_file else file
             metadata = self._metadata(final.name)
-            self._storage.close("" if embedded else _yaml(metadata), self.version)
+            self._storage.close("" if self._has_metadata else _yaml(metadata), self.version)
             if self._compresses_file:
                 with file.open("rb") as plain, final.open("wb") as compressed:
                     zstandard.ZstdCompressor().copy_stream(plain, compressed)

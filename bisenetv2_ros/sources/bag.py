@@ -134,7 +134,7 @@ class BagFrames(FrameSource):
     def _once(self) -> Iterator[Frame]:
         first = None
         wanted = self.recording.counts.keys() if self.on_message else self._channels
-        for message in self.recording.messages(wanted, self._lost):
+        for message in self.recording.messages(wanted, self.lost):
             if self.on_message:
                 self.on_message(message)
             if message.channel not in self._channels:
@@ -150,7 +150,7 @@ class BagFrames(FrameSource):
             seconds = (message.log_time - first) / 1e9
             yield Frame(image, _name(origin), None, seconds, origin, str(self.path))
 
-    def _lost(self, text: str) -> None:
+    def lost(self, text: str) -> None:
         """Report what of the bag cannot be read."""
         if self._on_damaged is None:
             raise SourceDamage(text)

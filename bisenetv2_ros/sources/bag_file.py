@@ -9,7 +9,7 @@ import heapq
 import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -96,7 +96,7 @@ class BagFile(ABC):
         Reads on past damage where it can, and tells `lost` what it could not read.
         """
 
-    def extras(self) -> Iterator[Attachment | Metadata]:
+    def extras(self, lost: Lost) -> Iterator[Attachment | Metadata]:
         """What the file holds besides messages."""
         yield from ()
 
@@ -125,11 +125,15 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_up_to(stream: IO[bytes], length: int) -> bytes:
-    """`length` bytes, or fewer at the end. In pieces: a damaged length may be any number."""
+    """`length` bytes, or fewer at the end, or where a compressed stream cannot be followed.
+
+    In pieces: a damaged length may be any number.
+    """
     parts = []
-    while length and (part := stream.read(min(length, 1 << 24))):
-        parts.append(part)
-        length -= len(part)
+    with suppress(zstandard.ZstdError):
+        while length and (part := stream.read(min(length, 1 << 24))):
+            parts.append(part)
+            length -= len(part)
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 

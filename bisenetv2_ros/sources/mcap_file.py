@@ -46,7 +46,8 @@ _HEAD = struct.Struct("<BQ")  # opcode and length of every record
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK = struct.Struct("<QQQII")  # first and last time, size, checksum, length of a name
 _ALL = frozenset(range(256))
-_MAX_CHUNK = 4 << 30  # bytes; a larger claim is taken for damage
+_MAX_RECORD = 1 << 44  # bytes; a larger claim is taken for damage
+_MAX_CHUNK = 4 << 30  # bytes that a chunk may have uncompressed
 
 
 class McapFile(BagFile):
@@ -58,10 +59,9 @@ class McapFile(BagFile):
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._chunks: list[mcap.ChunkIndex] = []  # by time; empty without a summary
-        with open_plain(path) as stream, suppress(_BreaksOff):
-            for record in _records(stream, {Opcode.HEADER}):
-                self.profile = _parse(mcap.Header, record.body).profile
-                break
+        with open_plain(path) as stream, suppress(Exception):  # it says nothing that is needed
+            header = next(_records(stream, {Opcode.HEADER}))
+            self.profile = _parse(mcap.Header, header.body).profile
         with path.open("rb") as file:
             summary = _summary(file)
         if summary is not None:
@@ -75,17 +75,17 @@ class McapFile(BagFile):
         with open_plain(self.path) as stream:
             yield from in_time_order(read(stream, wanted, lost))
 
-    def extras(self) -> Iterator[Attachment | Metadata]:
+    def extras(self, lost: Lost) -> Iterator[Attachment | Metadata]:
         with open_plain(self.path) as stream, suppress(_BreaksOff):  # `messages` tells of that
             for record in _records(stream, {Opcode.ATTACHMENT, Opcode.METADATA}):
-                if record.opcode == Opcode.ATTACHMENT:
-                    found = _parse(mcap.Attachment, record.body)
-                    yield Attachment(
-                        found.create_time, found.log_time, found.name, found.media_type, found.data
+                try:
+                    yield _extra(record)
+                except Exception as error:  # damage makes parsers stumble over anything
+                    name = Opcode(record.opcode).name.lower()
+                    lost(
+                        f"{self.path}: {name} at byte {record.position} cannot be read: "
+                        f"{one_line(error)}"
                     )
-                else:
-                    texts = _parse(mcap.Metadata, record.body)
-                    yield Metadata(texts.name, texts.metadata)
 
     def _take(self, summary: Summary) -> None:
         """Take from the summary what `_scan` finds by reading."""
@@ -132,24 +132,27 @@ class McapFile(BagFile):
                 whole = False
             yield chunk.message_start_time, messages
         claimed = sum(self.counts[self._channels[number]] for number in wanted)
-        if whole and read < claimed:
-            lost(f"{self.path}: {read} messages can be read of {claimed} that its summary counts")
+        if whole:
+            self._compare(read, claimed, lost)
 
     def _sequential(
         self, stream: IO[bytes], wanted: Set[int] | None, lost: Lost
     ) -> Iterator[tuple[int, list[Message]]]:
         """The same by reading record after record; None for `wanted` takes all."""
-        read = 0
-        top = {Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE}
+        read, whole = 0, True
+        top = {Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.STATISTICS}
         try:
             for record in _records(stream, top):
-                if record.opcode == Opcode.CHUNK:
-                    self.compression = self.compression or _compression(record.body)
-                    messages, error = self._collect(_inside(record), wanted)
-                else:
-                    messages, error = self._collect([record], wanted)
+                inside = _inside(record) if record.opcode == Opcode.CHUNK else [record]
+                messages, error = self._collect(inside, wanted)
                 read += len(messages)
-                if error is not None:
+                if record.opcode == Opcode.CHUNK and error is None and not self.compression:
+                    self.compression = _compression(record.body)
+                if record.opcode == Opcode.STATISTICS and wanted and whole:
+                    counts = _counts(record)
+                    self._compare(read, sum(counts.get(number, 0) for number in wanted), lost)
+                if error is not None and record.whole:  # or else it breaks off
+                    whole = False
                     lost(
                         f"{self.path}: damaged after {read} messages, the rest of the record at "
                         f"byte {record.position} cannot be read: {one_line(error)}"
@@ -158,6 +161,10 @@ class McapFile(BagFile):
                     yield min(message.log_time for message in messages), messages
         except _BreaksOff as cut:
             lost(f"{self.path}: breaks off after {read} messages: {cut}")
+
+    def _compare(self, read: int, claimed: int, lost: Lost) -> None:
+        if read < claimed:
+            lost(f"{self.path}: {read} messages can be read of {claimed} that its summary counts")
 
     def _collect(
         self, records: Iterable[_Record], wanted: Set[int] | None
@@ -240,10 +247,12 @@ def _records(stream: IO[bytes], wanted: Set[int], magic: bool = True) -> Iterato
 
 def _skip(stream: IO[bytes], length: int) -> bool:
     """Whether there are `length` bytes to pass over."""
-    if stream.seekable() and 0 < length < 2**62:
+    if length > _MAX_RECORD:
+        return False
+    if stream.seekable() and length:
         stream.seek(length - 1, io.SEEK_CUR)
         length = 1
-    while length and (part := stream.read(min(length, 1 << 20))):
+    while length and (part := read_up_to(stream, min(length, 1 << 20))):
         length -= len(part)
     return not length
 
@@ -278,6 +287,25 @@ def _inside(record: _Record) -> Iterator[_Record]:
         position += _HEAD.size + length
     if record.whole and position != size:
         raise ValueError(f"its records end at byte {position} of {size}")
+
+
+def _counts(record: _Record) -> dict[int, int]:
+    """How many messages of each channel the summary counts; none if it is damaged."""
+    try:
+        return dict(_parse(mcap.Statistics, record.body).channel_message_counts)
+    except Exception:  # damage makes parsers stumble over anything
+        return {}
+
+
+def _extra(record: _Record) -> Attachment | Metadata:
+    if record.opcode == Opcode.METADATA:
+        texts = _parse(mcap.Metadata, record.body)
+        return Metadata(texts.name, texts.metadata)
+    (checksum,) = struct.unpack("<I", record.body[-4:])
+    if checksum and zlib.crc32(record.body[:-4]) != checksum:
+        raise ValueError("its bytes do not match its checksum")
+    found = _parse(mcap.Attachment, record.body)
+    return Attachment(found.create_time, found.log_time, found.name, found.media_type, found.data)
 
 
 def _compression(body: Buffer) -> str:

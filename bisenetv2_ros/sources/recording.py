@@ -19,6 +19,7 @@ from bisenetv2_ros.sources.bag_file import (
     Message,
     one_line,
     open_plain,
+    read_up_to,
 )
 from bisenetv2_ros.sources.bag_paths import METADATA, bag_files
 
@@ -33,7 +34,7 @@ _LFS_POINTER = b"version https://git-lfs"
 def open_bag_file(path: Path) -> BagFile:
     """The file in its format, which its first bytes tell. BagError if it is none; OSError."""
     with open_plain(path) as stream:
-        start = stream.read(32)
+        start = read_up_to(stream, 32)
     for magic, kind in _FORMATS.items():
         if start.startswith(magic):
             return kind(path)

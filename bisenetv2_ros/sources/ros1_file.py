@@ -26,7 +26,7 @@ from bisenetv2_ros.sources.bag_file import (
 )
 
 MAGIC = b"#ROSBAG V2.0\n"
-_MESSAGE, _BAG, _CHUNK, _CONNECTION = 2, 3, 5, 7  # op of the records that are read
+_MESSAGE, _BAG, _CHUNK, _COUNTS, _CONNECTION = 2, 3, 5, 6, 7  # op of the records that are read
 
 
 class Ros1File(BagFile):
@@ -51,7 +51,7 @@ class Ros1File(BagFile):
 
     def _blocks(self, lost: Lost) -> Iterator[tuple[int, list[Message]]]:
         """The messages of each chunk and the earliest time among them."""
-        read, closed, position = 0, False, len(MAGIC)
+        read, claimed, closed, whole, position = 0, 0, False, True, len(MAGIC)
         with self.path.open("rb") as file:
             file.seek(position)
             try:
@@ -60,9 +60,12 @@ class Ros1File(BagFile):
                         closed = record.number("index_pos") > 0
                         if record.fields.get("encryptor"):
                             raise BagError(f"{self.path}: an encrypted bag, expected a plain one")
+                    if record.op == _COUNTS:  # of a chunk, by connection
+                        claimed += sum(n for _, n in struct.iter_unpack("<II", record.data))
                     messages, error = self._collect(record)
                     read += len(messages)
                     if error is not None:
+                        whole = False
                         lost(
                             f"{self.path}: damaged after {read} messages, the rest of the record "
                             f"at byte {position} cannot be read: {one_line(error)}"
@@ -74,7 +77,9 @@ class Ros1File(BagFile):
                     position = file.tell()
                 if not closed:
                     lost(f"{self.path}: breaks off after {read} messages: it was never closed")
-            except (ValueError, KeyError) as error:
+                elif whole and read < claimed:
+                    lost(f"{self.path}: {read} messages can be read of {claimed} in its index")
+            except (ValueError, KeyError, struct.error) as error:
                 if isinstance(error, BagError):
                     raise
                 lost(

@@ -18,6 +18,7 @@ from bisenetv2_ros.sources.bag_file import (
     Schema,
     one_line,
     open_plain,
+    read_up_to,
     ros2_name,
 )
 
@@ -35,7 +36,7 @@ class SqliteFile(BagFile):
         with self._open() as database:
             schemas: dict[Any, Schema] = {}  # by type and hash: a name may have two definitions
             for kind, encoding, text, digest in _rows(database, "message_definitions", _DEFINITION):
-                schemas[kind, digest] = Schema(kind, encoding, _bytes(text))
+                schemas[kind, digest] = Schema(str(kind), str(encoding), _bytes(text or b""))
                 schemas.setdefault(kind, schemas[kind, digest])
             for number, topic, kind, encoding, qos, digest in _rows(database, "topics", _TOPIC):
                 metadata = {"offered_qos_profiles": qos or "", "topic_type_hash": digest or ""}
@@ -45,53 +46,70 @@ class SqliteFile(BagFile):
             try:
                 self._count(database)
             except sqlite3.DatabaseError:
-                for message in self._salvage(database, (-1, -1)):
+                for _, message in self._salvage(database, (-1, -1)):
                     self._note(message.channel, message.log_time)
 
     def messages(self, channels: Collection[Channel], lost: Lost) -> Iterator[Message]:
-        read, newest = 0, (-1, -1)
+        read, newest, reason = 0, (-1, -1), "rows that are no messages"
         with self._open() as database:
-            try:
-                for row in database.execute(f"{_MESSAGES} ORDER BY timestamp, id"):
-                    read, newest = read + 1, (row[1], row[0])
-                    if (message := self._message(row)).channel in channels:
-                        yield message
-            except sqlite3.DatabaseError as error:
-                before = read
-                for message in self._salvage(database, newest):
-                    read += 1
-                    if message.channel in channels:
-                        yield message
-                total = "an unknown number" if self._claimed is None else self._claimed
-                lost(
-                    f"{self.path}: damaged after {before} messages, {read} can be read of "
-                    f"{total}: {one_line(error)}"
-                )
+            messages = self._in_order(database)
+            while True:
+                try:
+                    row = next(messages, None)
+                except sqlite3.DatabaseError as error:
+                    reason = one_line(error)
+                    messages = self._salvage(database, newest)
+                    continue
+                if row is None:
+                    break
+                read, newest = read + 1, (row[1].log_time, row[0])
+                if row[1].channel in channels:
+                    yield row[1]
+        if self._claimed is None or read < self._claimed:
+            total = "an unknown number" if self._claimed is None else self._claimed
+            lost(f"{self.path}: damaged, {read} messages can be read of {total}: {reason}")
 
     def _count(self, database: sqlite3.Connection) -> None:
         query = "SELECT topic_id, count(*), min(timestamp), max(timestamp) FROM messages GROUP BY 1"
+        claimed = 0
         for number, count, first, last in database.execute(query).fetchall():
-            channel = self._channels[number]
-            self.counts[channel] = count
-            self.start_time, self.end_time = min(self.start_time, first), max(self.end_time, last)
-        self._claimed = sum(self.counts.values())
+            claimed += count
+            if number in self._channels and isinstance(first, int) and isinstance(last, int):
+                self.counts[self._channels[number]] = count
+                self.start_time = min(self.start_time, first)
+                self.end_time = max(self.end_time, last)
+        self._claimed = claimed
 
-    def _message(self, row: tuple[int, int, int, bytes]) -> Message:
-        _, time, number, data = row
-        return Message(self._channels[number], time, time, 0, _bytes(data))
+    def _in_order(self, database: sqlite3.Connection) -> Iterator[tuple[int, Message]]:
+        """Every message and its id, by time."""
+        for row in database.execute(f"{_MESSAGES} ORDER BY timestamp, id"):
+            if (message := self._message(*row[1:])) is not None:
+                yield row[0], message
 
-    def _salvage(self, database: sqlite3.Connection, newest: tuple[int, int]) -> Iterator[Message]:
+    def _salvage(
+        self, database: sqlite3.Connection, newest: tuple[int, int]
+    ) -> Iterator[tuple[int, Message]]:
         """The messages after (time, id) that are left, in the order in which they were written."""
         position: int | None = -1
         while position is not None:
             try:
                 for row in database.execute(f"{_MESSAGES} WHERE id > ? ORDER BY id", (position,)):
+                    if row[0] <= position:
+                        raise sqlite3.DatabaseError("ids are out of order")
                     position = row[0]
-                    if (row[1], row[0]) > newest:
-                        yield self._message(row)
+                    message = self._message(*row[1:])
+                    if message is not None and (message.log_time, row[0]) > newest:
+                        yield row[0], message
                 return
             except sqlite3.DatabaseError:
                 position = _after_damage(database, position)
+
+    def _message(self, time: Any, number: Any, data: Any) -> Message | None:
+        """None for a row that damage has made something else of."""
+        channel = self._channels.get(number)
+        if channel is None or not isinstance(time, int) or not isinstance(data, (bytes, str)):
+            return None
+        return Message(channel, time, time, 0, _bytes(data))
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
@@ -106,7 +124,8 @@ class SqliteFile(BagFile):
                     folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-"))
                     path, mode = Path(folder) / "bag.db3", "mode=rw"
                     with path.open("wb") as copy:
-                        shutil.copyfileobj(stream, copy, 1 << 20)
+                        while part := read_up_to(stream, 1 << 20):
+                            copy.write(part)
                 if pending:
                     shutil.copyfile(log, path.with_name(f"{path.name}-wal"))
             uri = f"{path.resolve().as_uri()}?{mode}"
