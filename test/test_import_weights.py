@@ -259,6 +259,144 @@ def test_files_that_are_no_plain_tensors(tmp_path, capsys):
         read_public_weights(file)
 
 
+@pytest.fixture(scope="module")
+def published():
+    """Tensors of CoinCheung's last generation."""
+    return Original("conv_out.1").tensors
+
+
+WRAPPED = {
+    "state_dict": lambda t: {"state_dict": t, "epoch": 3},
+    "model": lambda t: {"model": t, "optimizer": {"state": {}}, "epoch": 3},
+    "model_state_dict": lambda t: {"model_state_dict": t, "loss": 0.3},
+    "net": lambda t: {"net": t},
+    "twice": lambda t: {"model": {"state_dict": t}},
+    "module.": lambda t: {f"module.{key}": value for key, value in t.items()},
+    "_orig_mod.": lambda t: {f"_orig_mod.{key}": value for key, value in t.items()},
+    "both": lambda t: {"model": {f"module._orig_mod.{key}": v for key, v in t.items()}},
+    "lightning": lambda t: {
+        "pytorch-lightning_version": "2.4.0",
+        "hyper_parameters": {"lr": 0.1},
+        "callbacks": {},
+        "state_dict": {f"net.{key}": value for key, value in t.items()},
+    },
+    "thop": lambda t: {
+        **t, "total_ops": torch.zeros(1), "total_params": torch.zeros(1),
+        "detail.S1.0.conv.total_ops": torch.zeros(1), "detail.S1.total_params": torch.zeros(1),
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("wrapper", WRAPPED)
+def test_wrappers_of_frameworks_are_looked_through(published, tmp_path, wrapper):
+    torch.save(WRAPPED[wrapper](published), tmp_path / "w.pth")
+    found = read_public_weights(tmp_path / "w.pth")
+    key = "detail.S1.0.conv.weight"
+    assert torch.equal(found.weights["detail.0.0.0.weight"], published[key])
+    assert found.left_out == ()
+
+
+def test_modules_beside_the_network_are_left_out_and_named(published, tmp_path):
+    tensors = {f"model.{key}": value for key, value in published.items()}
+    tensors["criterion.weight"] = torch.ones(19)
+    torch.save({"state_dict": tensors}, tmp_path / "w.ckpt")
+    assert read_public_weights(tmp_path / "w.ckpt").left_out == ("criterion.weight",)
+
+
+class HistoryBuffer:
+    """As mmengine's, an object of a class that is not installed, beside the weights."""
+
+    def __init__(self) -> None:
+        self.history = [1.0, 2.0]
+
+
+def test_a_checkpoint_of_mmengine(tmp_path, capsys):
+    content = {
+        "meta": {"epoch": 2, "dataset_meta": {"classes": CITYSCAPES.names}},
+        "state_dict": Original("mmseg").tensors,
+        "message_hub": {"log_scalars": {"train/lr": HistoryBuffer()}, "payload": _Payload()},
+        "optimizer": {"param_groups": [{"lr": 0.1}]},
+    }
+    torch.save(content, tmp_path / "iter_160000.pth")
+    found = read_public_weights(tmp_path / "iter_160000.pth")
+    assert found.layout == "mmsegmentation" and found.labels is CITYSCAPES
+    assert "must not be printed" not in capsys.readouterr().out
+
+
+def half_a_file(path, tensors):
+    torch.save(tensors, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+NO_WEIGHTS = {
+    "a web page": lambda p, t: p.write_bytes(b"\n<!DOCTYPE html><title>Sign in</title>"),
+    "a Git LFS pointer": lambda p, t: p.write_bytes(
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 5\n"
+    ),
+    "the file is empty": lambda p, t: p.write_bytes(b""),
+    "JSON text": lambda p, t: p.write_bytes(b'{"message": "Not Found"}'),
+    "a gzip archive": lambda p, t: p.write_bytes(b"\x1f\x8b\x08" + bytes(90)),
+    "cut off or damaged": half_a_file,
+    "a whole pickled object .*linear.Linear": lambda p, t: torch.save(torch.nn.Linear(1, 1), p),
+    "a TorchScript program": lambda p, t: torch.jit.trace(
+        torch.nn.Linear(1, 1), torch.zeros(1, 1)
+    ).save(p),
+}
+
+
+@pytest.mark.parametrize("what", NO_WEIGHTS)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_no_weights_is_called_by_its_name(published, tmp_path, what):
+    NO_WEIGHTS[what](tmp_path / "w.pth", published)
+    with pytest.raises(ImportWeightsError, match=rf"w\.pth: .*{what}") as error:
+        read_public_weights(tmp_path / "w.pth")
+    assert "\n" not in str(error.value)
+    assert "weights_only" not in str(error.value), "never the advice to load unsafely"
+
+
+def test_a_tensor_beyond_its_storage_is_refused(published, tmp_path):
+    import zipfile
+
+    torch.save({"detail.S1.0.conv.weight": torch.zeros(4, 4)}, tmp_path / "w.pth")
+    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in entries if name.endswith("/data/0"))
+    entries[name] = entries[name][:8]
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as archive:
+        for entry, data in entries.items():
+            archive.writestr(entry, data)
+    with pytest.raises(ImportWeightsError, match="2 values, expected 16"):
+        read_public_weights(tmp_path / "w.pth")
+
+
+def test_classes_of_ade20k_and_coco_by_their_number(tmp_path):
+    file = Original("conv_out.1", classes=150).save(tmp_path / "w.pth")
+    labels = read_public_weights(file).labels
+    assert (labels.names[0], labels.names[12], len(labels)) == ("wall", "person", 150)
+    assert cli.main(["import-weights", str(file), "-o", str(tmp_path / "run")]) == 0
+    trained = load_network(tmp_path / "run")
+    assert trained.recipe.dataset == "ade20k" and trained.recipe.mean[0] == 0.49343230
+
+
+def test_data_of_other_classes_is_told_by_name(tmp_path):
+    from bisenetv2_ros.training.dataset_files import known_dataset
+    from bisenetv2_ros.training.dataset_layouts import load_dataset_of
+    from bisenetv2_ros.training.datasets import DatasetError
+
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images/a.png").write_bytes(b"")
+    (tmp_path / "classes.yaml").write_text("classes: [sky, house]\n")
+    labels = known_dataset("coco_stuff164k_171").labels
+    with pytest.raises(DatasetError, match=r"171 classes .*; coco_stuff164k_171 has these classes"):
+        load_dataset_of(labels, "run", "folder", tmp_path, "train")
+    (tmp_path / "other.yaml").write_text("classes: [sky, building]\n")
+    from bisenetv2_ros.training.dataset_layouts import read_classes
+
+    other = read_classes(tmp_path / "other.yaml")
+    with pytest.raises(DatasetError, match="class 1 is 'building' and 'house'"):
+        load_dataset_of(other, "run", "folder", tmp_path, "train")
+
+
 def test_other_layouts_are_refused(tmp_path):
     torch.save({"db.convs.0._conv.weight": torch.zeros(1)}, tmp_path / "p.pth")
     with pytest.raises(ImportWeightsError, match="PaddleSeg's BiSeNetV2 pads"):

@@ -185,6 +185,14 @@ def known_dataset(name: str) -> DatasetFile:
     return read_dataset_file(known_datasets()[name])
 
 
+def kind_of(labels: LabelSet) -> str:
+    """The known data set that has these classes, the one that is named after them; '' if none."""
+    for name in ("cityscapes", "camvid", *known_datasets()):
+        if known_dataset(name).labels.names == labels.names:
+            return name
+    return ""
+
+
 def read_dataset_file(path: Path) -> DatasetFile:
     """Read a data set's YAML file; DatasetError names the file, the key and what is expected."""
     values = _read_values(path, MAX_BASES)

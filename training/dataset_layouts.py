@@ -11,6 +11,7 @@ from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.dataset_files import (
     DatasetFile,
+    kind_of,
     known_dataset,
     known_datasets,
     make_decoder,
@@ -123,12 +124,13 @@ def same_files(one: Dataset, other: Dataset) -> bool:
 
 
 def differing(labels: LabelSet, dataset: Dataset) -> str:
-    """Name the first class in which two label sets differ, for an error message."""
+    """Say in which class two label sets differ, or which data set has the first one's classes."""
     theirs = dataset.labels.names
-    if len(theirs) != len(labels):
-        return ""
-    index = next(i for i, name in enumerate(theirs) if name != labels.names[i])
-    return f": class {index} is {labels.names[index]!r} and {theirs[index]!r}"
+    if len(theirs) == len(labels):
+        index = next(i for i, name in enumerate(theirs) if name != labels.names[i])
+        return f": class {index} is {labels.names[index]!r} and {theirs[index]!r}"
+    kind = kind_of(labels)
+    return f"; {kind} has these classes" if kind else ""
 
 
 def read_classes(path: Path) -> LabelSet:

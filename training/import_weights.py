@@ -11,15 +11,13 @@ no setting of this network does.
 
 from __future__ import annotations
 
-import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from bisenetv2_ros.labels import CITYSCAPES, LabelSet, label_set_to_dict
@@ -29,12 +27,23 @@ from bisenetv2_ros.training.checkpoint import (
     save_checkpoint,
     write_run_header,
 )
-from bisenetv2_ros.training.dataset_files import known_dataset, spread_colours
+from bisenetv2_ros.training.dataset_files import kind_of, known_dataset, spread_colours
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
+from bisenetv2_ros.training.tensor_files import Inert, TensorFileError, read_tensor_file
 
 SHOWN_KEYS = 5  # of a list in an error
+
+# Under which frameworks keep the weights, beside optimizer and counters.
+WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights")
+# One key of each layout, by which what stands in front of all keys is found.
+MARKS = (
+    "detail.S1.0.conv.weight",
+    "backbone.detail.detail_branch.0.0.conv.weight",
+    "db.convs.0._conv.weight",
+)
+COUNTED = re.compile(r"(^|\.)total_(ops|params)$")  # thop leaves these in what it has measured
 
 # Whose classes those are if a file does not name them, by their number. Both implementations
 # leave out the things of COCO-Stuff that are in no label map.
@@ -63,7 +72,8 @@ class ImportedWeights:
         layout: whose keys they are, for people.
         config: of the network; its choices are the implementation's.
         weights: every tensor of the network, by our names.
-        left_out: keys of the file that have no place in it, booster heads all of them.
+        left_out: keys of the file that have no place in it: booster heads, and modules beside the
+            network, such as a loss.
         mean, std: of the RGB channels over 255, as the implementation normalises.
         labels: the classes.
     """
@@ -88,7 +98,7 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
     Raises:
         ImportWeightsError: unreadable, unknown layout, missing or unknown keys, other shapes.
     """
-    tensors, meta = _read_tensors(path)
+    tensors, meta, beside = _read_tensors(path)
     layout = _recognise(path, tensors)
     with torch.device("meta"):
         expected = BiSeNetV2(layout.config).state_dict()
@@ -96,6 +106,7 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
     rest = sorted(set(tensors) - set(sources.values()))
     left_out = tuple(key for key in rest if key.startswith(layout.training_only))
     _refuse(path, layout, "unknown", [key for key in rest if key not in left_out])
+    left_out += beside
     # torch before 1.0 did not count batches, and nothing depends on their number
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     absent = {key for key, source in sources.items() if source not in tensors}
@@ -145,7 +156,7 @@ def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int
         raise ImportWeightsError(f"{run} holds a run already, choose another folder")
     recipe = Recipe(
         name=run.name,
-        dataset="cityscapes" if imported.labels.names == CITYSCAPES.names else "folder",
+        dataset=kind_of(imported.labels) or "folder",
         input_size=size,
         crop=size,
         iterations=1,
@@ -166,26 +177,38 @@ def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int
 # --- files ----------------------------------------------------------------------------------------
 
 
-def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors by key without `module.`, and what mmsegmentation says of the data."""
+def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
+    """The network's tensors by their own names, what is said of the data, and the other tensors."""
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, SafetensorError, pickle.UnpicklingError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ImportWeightsError(f"{path}: not a file of plain tensors: {reason}") from error
-    meta: dict[str, Any] = {}
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        meta = content["meta"] if isinstance(content.get("meta"), dict) else {}
-        content = content["state_dict"]
+        content, strange = read_tensor_file(path)
+    except TensorFileError as error:
+        raise ImportWeightsError(str(error)) from error
+    if isinstance(content, Inert):
+        raise ImportWeightsError(
+            f"{path}: a whole pickled object ({_some(strange)}), expected its state_dict: tensors "
+            "by name"
+        )
+    holders: list[dict[str, Any]] = []
+    while isinstance(content, dict) and not any(isinstance(v, Tensor) for v in content.values()):
+        holders.append(content)
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if inner is None:
+            break
+        content = inner
     if not isinstance(content, dict) or not content:
         raise ImportWeightsError(f"{path}: expected tensors by name, got {type(content).__name__}")
     wrong = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
+    if wrong and strange and len(wrong) == len(content):
+        raise ImportWeightsError(f"{path}: not a file of plain tensors: it holds {_some(strange)}")
     if wrong:
         raise ImportWeightsError(f"{path}: expected tensors by name, but not under {_some(wrong)}")
-    return {key.removeprefix("module."): value for key, value in content.items()}, meta
+    meta: dict[str, Any] = next((h["meta"] for h in holders if isinstance(h.get("meta"), dict)), {})
+    tensors = {key: v for key, v in content.items() if not COUNTED.search(key)}
+    # what wraps a network puts its name in front: module., model., _orig_mod., net.module.
+    prefixes = [key.removesuffix(mark) for mark in MARKS for key in tensors if key.endswith(mark)]
+    prefix = min(prefixes, key=len, default="")
+    ours = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    return ours, meta, tuple(sorted(k for k in tensors if not k.startswith(prefix)))
 
 
 def _labels(path: Path, count: int, meta: dict[str, Any]) -> LabelSet:

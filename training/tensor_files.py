@@ -1,0 +1,208 @@
+"""Files of tensors as untrusted input: nothing in them can run, and what they are not is named.
+
+PyTorch's own `weights_only` refuses a whole checkpoint for one object of a foreign class, as
+training frameworks leave beside the weights. Here such objects become inert: they have no content
+and no behavior, and the tensors beside them can be read.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+MAX_TENSOR_BYTES = 1 << 32
+
+_STORAGES = {
+    "FloatStorage": torch.float32,
+    "DoubleStorage": torch.float64,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+
+
+class TensorFileError(ValueError):
+    """A file that holds no tensors that can be read; the message names it and what it is."""
+
+
+class Inert:
+    """Stands for an object of a class that is not known. Takes anything and does nothing."""
+
+    def __new__(cls, *args: Any, **options: Any) -> Inert:
+        return super().__new__(cls)
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **options: Any) -> Inert:
+        return Inert()
+
+    def __setstate__(self, state: Any) -> None:
+        pass
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        pass
+
+    def append(self, value: Any) -> None:
+        """Take an item of what was a list."""
+
+    def extend(self, values: Any) -> None:
+        """Take items of what was a list."""
+
+
+def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
+    """Read what a file of tensors holds.
+
+    Args:
+        path: of PyTorch (`.pth`, `.pt`, `.ckpt`) or `.safetensors`.
+
+    Returns:
+        its content, as nested dictionaries, lists, plain values and tensors; and the names of
+        classes in it that are not known, whose objects are `Inert`.
+
+    Raises:
+        TensorFileError: unreadable, or another kind of file, which is named.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(512)
+    except OSError as error:
+        raise TensorFileError(f"{path}: not a file of plain tensors: {error.strerror}") from error
+    if what := name_of(start):
+        raise TensorFileError(f"{path}: {what}, expected weights: a .pth or .safetensors file")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path), []
+        except (SafetensorError, OSError) as error:
+            raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
+    if start.startswith(b"PK"):
+        return _read_archive(path)
+    try:  # of PyTorch before 1.6
+        return torch.load(path, map_location="cpu", weights_only=True), []
+    except Exception as error:  # the parser stumbles over damaged files in many ways
+        raise TensorFileError(
+            f"{path}: not a file of plain tensors: neither an archive of PyTorch nor its older form"
+        ) from error
+
+
+def name_of(start: bytes) -> str:
+    """What a file is that begins with these bytes, if it surely holds no tensors; else ''."""
+    text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    if not start:
+        return "the file is empty"
+    if text.startswith((b"<!doctype html", b"<html", b"<head", b"<?xml", b"<!--")):
+        return "a web page, as a browser saves it, or a server sends it for an error"
+    if start.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, which stands for the file: run `git lfs pull`"
+    if text.startswith((b"{", b"[")) and b"\0" not in start:
+        return "JSON text"
+    for magic, kind in ((b"\x1f\x8b", "a gzip"), (b"7z\xbc\xaf", "a 7z"), (b"Rar!", "a RAR")):
+        if start.startswith(magic):
+            return f"{kind} archive, to be unpacked first"
+    return ""
+
+
+def _read_archive(path: Path) -> tuple[Any, list[str]]:
+    """PyTorch's zip archive: a pickle, and a file for each storage."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            pickles = [name for name in names if name.endswith("/data.pkl")]
+            if any(name.endswith("/constants.pkl") for name in names):
+                raise TensorFileError(
+                    f"{path}: a TorchScript program, expected weights (a state_dict)"
+                )
+            if len(pickles) != 1:
+                raise TensorFileError(f"{path}: a zip archive without weights of PyTorch")
+            reader = _Reader(archive, pickles[0])
+            content = reader.load()
+            return content, sorted(reader.strange)
+    except TensorFileError:
+        raise
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise TensorFileError(
+            f"{path}: not a file of plain tensors: cut off or damaged ({_line(error)})"
+        ) from error
+    except Exception as error:  # of a damaged or hostile pickle, anything
+        raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
+
+
+class _Storage:
+    def __init__(self, values: Tensor) -> None:
+        self.values = values
+
+
+class _Reader(pickle.Unpickler):
+    """Unpickles tensors and plain containers; every other class is `Inert`."""
+
+    def __init__(self, archive: zipfile.ZipFile, name: str) -> None:
+        super().__init__(io.BytesIO(archive.read(name)))
+        self._archive, self._folder = archive, name.removesuffix("data.pkl")
+        self._storages: dict[str, _Storage] = {}
+        self.strange: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        """What a name in the pickle stands for."""
+        known = {
+            ("collections", "OrderedDict"): OrderedDict,
+            ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
+            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch", "Size"): tuple,
+        }
+        if (module, name) in known:
+            return known[module, name]
+        if module == "torch" and name in _STORAGES:
+            return _STORAGES[name]
+        self.strange.add(f"{module}.{name}")
+        return Inert
+
+    def persistent_load(self, pid: Any) -> _Storage:
+        """The storage of a tensor."""
+        kind, dtype, key, _, count = pid
+        if kind != "storage" or not isinstance(dtype, torch.dtype):
+            raise pickle.UnpicklingError(f"a storage of kind {dtype}")
+        if key not in self._storages:
+            entry = self._archive.getinfo(f"{self._folder}data/{key}")
+            if entry.file_size > MAX_TENSOR_BYTES:
+                raise pickle.UnpicklingError(f"a tensor of {entry.file_size} bytes")
+            data = bytearray(self._archive.read(entry))
+            values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            if values.numel() != count:
+                raise pickle.UnpicklingError(f"{values.numel()} values, expected {count}")
+            self._storages[key] = _Storage(values)
+        return self._storages[key]
+
+
+def _rebuild_tensor(
+    storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
+) -> Tensor:
+    if not isinstance(storage, _Storage):
+        raise pickle.UnpicklingError("a tensor without a storage")
+    last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if min((offset, *size, *stride), default=0) < 0 or (
+        0 not in size and last >= storage.values.numel()
+    ):
+        raise pickle.UnpicklingError(f"a tensor of {tuple(size)} beyond its storage")
+    return storage.values.as_strided(size, stride, offset)
+
+
+def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
+    return data
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
