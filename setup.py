@@ -60,7 +60,16 @@ setup(
     install_requires=requirements("package"),
     extras_require={
         name: requirements(name)
-        for name in ("openvino", "onnxruntime", "tensorrt-rtx", "bags", "view", "training", "test")
+        for name in (
+            "openvino",
+            "onnxruntime",
+            "tensorrt-rtx",
+            "bags",
+            "view",
+            "benchmark",
+            "training",
+            "test",
+        )
     },
     entry_points={"console_scripts": ["bisenetv2 = bisenetv2_ros.cli.main:main"]},
 )

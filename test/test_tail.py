@@ -12,7 +12,7 @@ import onnx.utils
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from bisenetv2_ros.backends import create_backend, tail
+from bisenetv2_ros.backends import create_backend
 from bisenetv2_ros.backends.tail import Tail, find_tail
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
@@ -262,7 +262,7 @@ def test_backends_give_the_whole_graphs_mask(name, runtime, monkeypatch):
     mask = np.array(with_tail.infer(images)[0])
     same, confidence = with_tail.infer(images, confidence=True)
     np.testing.assert_array_equal(mask, same)
-    monkeypatch.setattr(tail, "ENABLED", False)
+    monkeypatch.setattr(f"bisenetv2_ros.backends.{runtime}.find_tail", lambda graph: None)
     whole = create_backend(model, runtime, "cpu", threads=1)
     expected, expected_confidence = whole.infer(images, confidence=True)
     np.testing.assert_array_equal(confidence, expected_confidence)

@@ -20,8 +20,6 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-ENABLED = True  #: what the benchmark can do without, to measure what it is worth
-
 
 def repeat_inputs(graph: onnx.GraphProto) -> int:
     """Rewrite such convolutions in place, and return how many were.

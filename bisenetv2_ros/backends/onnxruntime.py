@@ -23,7 +23,6 @@ from bisenetv2_ros.backends.base import (
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
-UNSIGNED = True  #: what the benchmark can do without, to measure what it is worth
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 _ERRORS_ONLY = 3  # of ONNX Runtime's log levels
 
@@ -53,7 +52,7 @@ class OnnxRuntimeBackend(Backend):
         self._options = options
         self._provider = (provider, {"device_id": index} if index else {})
         self._graph = onnx.load(model.path)
-        if kind == "cpu" and UNSIGNED:
+        if kind == "cpu":
             _quantise_unsigned(self._graph.graph)
         self._outputs = list(OUTPUTS)
         self._tail = find_tail(self._graph.graph) if kind == "cpu" else None

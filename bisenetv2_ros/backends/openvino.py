@@ -29,10 +29,6 @@ from bisenetv2_ros.backends.openvino_runtime import openvino
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
-#: What the benchmark can do without, to measure what it is worth.
-BFLOAT16 = True
-UNPINNED = True
-
 
 class OpenVinoBackend(Backend):
     """See the module's head; the contract is `Backend`'s."""
@@ -61,7 +57,7 @@ class OpenVinoBackend(Backend):
             raise BackendUnavailable(f"openvino: no device '{device}': {reason}") from error
         hint = "f32"
         if self._target == "CPU":
-            if model.info.precision == "int8" and "BF16" in capabilities and BFLOAT16:
+            if model.info.precision == "int8" and "BF16" in capabilities:
                 hint = "bf16"
         elif model.info.precision == "float16" and "FP16" in capabilities:
             hint = "f16"
@@ -69,13 +65,13 @@ class OpenVinoBackend(Backend):
         self.device = self._target
         graph = onnx.load(model.path)
         if self._target == "CPU":
-            if model.info.precision == "int8" and depthwise.ENABLED:  # float32 gains nothing
+            if model.info.precision == "int8":  # float32 gains nothing
                 depthwise.repeat_inputs(graph.graph)
             self._tail = find_tail(graph.graph)
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
             # A pinned thread waits for its core while another idles: on a machine that runs more
             # than this, a frame took 67 ms without and 77 ms with.
-            self._options["ENABLE_CPU_PINNING"] = "NO" if UNPINNED else "YES"
+            self._options["ENABLE_CPU_PINNING"] = "NO"
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size
         try:

@@ -22,7 +22,6 @@ from bisenetv2_ros.model_file import MASK, NO_CLASS
 if TYPE_CHECKING:
     import onnx
 
-ENABLED = True  #: what the benchmark can do without, to measure what it is worth
 _LARGEST = 1e30  # logits from here on are not finite, as in the graph
 _PIXELS = 1 << 16  # enlarged at once: what is worked on stays in the second-level cache
 
@@ -173,7 +172,7 @@ class _Within:
 def find_tail(graph: onnx.GraphProto) -> Tail | None:
     """The tail of a model file; None where it is not the one that `Tail.mask` does."""
     try:
-        return _read_tail(graph) if ENABLED else None
+        return _read_tail(graph)
     except (LookupError, ValueError):
         return None
 

@@ -5,36 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
-
 
 STAGES = ("decode", "resize", "network", "tail", "message")
 
 
 # References, not backends.
 PLAIN = "plain"  # float32 in ONNX Runtime; the caller normalises, and takes the argmax at full size
-
-
+NNCF = "nncf"  # the same quantized by NNCF, in OpenVINO; the caller as for PLAIN
 TORCH = "torch"  # torch eager, of a checkpoint, or random weights of a model file's shape
-
-
 TORCH_COMPILE = "torch.compile"  # the same, compiled
-
-
-REFERENCES = (PLAIN, TORCH, TORCH_COMPILE)
+REFERENCES = (PLAIN, NNCF, TORCH, TORCH_COMPILE)
+COMPARED = (PLAIN, NNCF, TORCH)  #: the columns of ratios
 
 
 @dataclass(frozen=True)
 class Case:
     """One way to run a network.
 
-    `backend` may be PLAIN, then `path` is a float32 model file, or TORCH or TORCH_COMPILE, then it
-    is one, too, or a checkpoint.
+    `backend` may be PLAIN or NNCF, then `path` is a float32 model file, or TORCH or TORCH_COMPILE,
+    then it is one, too, or a checkpoint.
     """
 
     path: Path
@@ -43,7 +34,6 @@ class Case:
     threads: int = 0  #: 0: one per core
     network_only: Path | None = None  #: the model without its tail, to tell the tail's time apart
     camera_size: bool = False  #: masks at the frames' size, not the network's
-    without: str = ""  #: key of LEVERS, or '' for all of them
 
 
 @dataclass

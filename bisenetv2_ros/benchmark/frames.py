@@ -10,7 +10,6 @@ cost is `graph_benchmark`'s business.
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import itertools
 import multiprocessing
 import time
@@ -24,6 +23,7 @@ import numpy as np
 
 from bisenetv2_ros.backends import BackendUnavailable
 from bisenetv2_ros.benchmark.case import (
+    NNCF,
     PLAIN,
     STAGES,
     TORCH,
@@ -33,7 +33,7 @@ from bisenetv2_ros.benchmark.case import (
     Segment,
 )
 from bisenetv2_ros.benchmark.machine import peak_memory
-from bisenetv2_ros.benchmark.references import load_plain, load_torch
+from bisenetv2_ros.benchmark.references import load_nncf, load_plain, load_torch
 from bisenetv2_ros.model_file import read_model_file
 
 if TYPE_CHECKING:
@@ -42,16 +42,6 @@ if TYPE_CHECKING:
 
 PART_RUNS = 200  # of the device's parts alone
 TURN = 5  # frames in a row
-#: What makes frames quicker and can be left out: backend, module, and its constant.
-LEVERS = {
-    "bfloat16": ("openvino", "bisenetv2_ros.backends.openvino", "BFLOAT16"),
-    "depthwise": ("openvino", "bisenetv2_ros.backends.depthwise", "ENABLED"),
-    "sparse-tail": ("openvino", "bisenetv2_ros.backends.tail", "ENABLED"),
-    "unsigned": ("onnxruntime", "bisenetv2_ros.backends.onnxruntime", "UNSIGNED"),
-    "unpinned": ("openvino", "bisenetv2_ros.backends.openvino", "UNPINNED"),
-}
-MUST_HOLD = {PLAIN: 3.0, TORCH: 8.0}  # times as fast as these, on two cores, for MUST_HOLD_SIZE
-MUST_HOLD_SIZE = (1024, 512)
 WARM_UP = 5  # frames of each case before the clock starts
 
 
@@ -164,13 +154,12 @@ def _serve(connection: Connection) -> None:
 def _load(case: Case) -> tuple[Result, Segment]:
     if case.backend == PLAIN:
         return load_plain(case)
+    if case.backend == NNCF:
+        return load_nncf(case)
     if case.backend in (TORCH, TORCH_COMPILE):
         return load_torch(case)
     from bisenetv2_ros.segmenter import Segmenter
 
-    if case.without:
-        _, module, constant = LEVERS[case.without]
-        setattr(importlib.import_module(module), constant, False)
     model = read_model_file(case.path)
     segmenter = Segmenter(model, backend=case.backend, device=case.device, threads=case.threads)
     clock = _Clock(segmenter.backend)
@@ -185,8 +174,6 @@ def _load(case: Case) -> tuple[Result, Segment]:
 
     info = model.info
     runs_on = f"{clock.backend.name}, {clock.backend.device}"
-    if case.without:
-        runs_on += f", without {case.without}"
     if case.camera_size:
         runs_on += ", camera-size masks"
     result = Result(case, model.name, info.precision, info.input_size, runs_on)

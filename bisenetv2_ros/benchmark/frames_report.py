@@ -6,21 +6,17 @@ import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from bisenetv2_ros.benchmark.case import (
-    REFERENCES,
+    COMPARED,
     STAGES,
     Result,
 )
 from bisenetv2_ros.benchmark.machine import machine
 from bisenetv2_ros.benchmark.tables import aligned, number_or_none, percentile
-
-if TYPE_CHECKING:
-    pass
-from bisenetv2_ros.benchmark.frames import MUST_HOLD, MUST_HOLD_SIZE
 
 
 def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result | None:
@@ -53,27 +49,6 @@ def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:
     return statistics.median(reference.frames) / statistics.median(result.frames)
 
 
-def verdicts(results: Sequence[Result]) -> list[tuple[bool, str]]:
-    """What must hold of the fastest case at MUST_HOLD_SIZE: whether it does, and a line on it."""
-    ours = [
-        result
-        for result in results
-        if result.input_size == MUST_HOLD_SIZE
-        and result.case.backend not in REFERENCES
-        and not result.case.without
-    ]
-    if not ours:
-        return []
-    best = min(ours, key=lambda result: statistics.median(result.frames))
-    lines = []
-    for kind, least in MUST_HOLD.items():
-        ratio = speed_up(best, results, kind)
-        if not np.isnan(ratio):
-            where = f"{best.model} on {best.runs_on}"
-            lines.append((ratio >= least, f"{where}: {ratio:.2f} x {kind}, at least {least:.1f}"))
-    return lines
-
-
 def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]:
     """Everything measured, as JSON values; times in milliseconds."""
     return {
@@ -93,12 +68,11 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
                 "peak_memory_bytes": result.peak_memory,
                 "mean_iou": number_or_none(result.mean_iou),
                 "speed_up": {
-                    kind: number_or_none(speed_up(result, results, kind)) for kind in MUST_HOLD
+                    kind: number_or_none(speed_up(result, results, kind)) for kind in COMPARED
                 },
             }
             for result in results
         ],
-        "verdicts": [{"holds": holds, "what": what} for holds, what in verdicts(results)],
     }
 
 
@@ -109,11 +83,11 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
 def table(results: Sequence[Result]) -> str:
     """Medians in milliseconds, one line a case, the fastest first."""
     head = ["model", "runs on", *STAGES, "frame", "p99", "CPU", "frames/s"]
-    head += [f"x {kind}" for kind in MUST_HOLD] + ["mIoU", "peak MB"]
+    head += [f"x {kind}" for kind in COMPARED] + ["mIoU", "peak MB"]
     rows = [head]
     for result in sorted(results, key=lambda result: statistics.median(result.frames)):
         frame = statistics.median(result.frames)
-        ratios = [speed_up(result, results, kind) for kind in MUST_HOLD]
+        ratios = [speed_up(result, results, kind) for kind in COMPARED]
         rows.append(
             [
                 result.model,
@@ -131,23 +105,24 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join(aligned(rows, texts=2))
 
 
-def floor_table(results: Sequence[Result], floors: Mapping[tuple[Path, str], float]) -> str:
-    """The network beside its floor, and the device's parts where they are known; '' for none.
+def roofline_table(results: Sequence[Result], rooflines: Mapping[tuple[Path, str], float]) -> str:
+    """The network beside its roofline, and the device's parts if they are known; '' for none.
 
-    floors: seconds by model file and backend (`floor`), for those that are known.
+    rooflines: seconds by model file and backend, of those that are known.
     """
     lines = []
     for result in results:
-        floor = floors.get((result.case.path, result.case.backend))
-        if result.case.without or not (result.device_seconds or floor):
+        roofline = rooflines.get((result.case.path, result.case.backend))
+        if not (result.device_seconds or roofline):
             continue
         seconds = result.device_seconds or {"network": result.seconds["network"]}
         parts = {k: 1e3 * statistics.median(v) for k, v in seconds.items()}
         line = f"{result.model} on {result.runs_on}, medians in ms: "
         line += ", ".join(f"{k} {v:.3f}" for k, v in parts.items())
-        if floor:
-            floor *= 1e3
-            line += f"; floor of the network {floor:.3f}, ratio {parts['network'] / floor:.2f}"
+        if roofline:
+            roofline *= 1e3
+            line += f"; roofline of the network {roofline:.3f}, "
+            line += f"ratio {parts['network'] / roofline:.2f}"
         lines.append(line)
     return "\n".join(lines)
 
@@ -196,8 +171,17 @@ def _draw_accuracy(axes: Any, results: Sequence[Result]) -> None:
         mine = [p for p, result in zip(points, results, strict=True) if result.runs_on == runs_on]
         axes.scatter(*zip(*mine, strict=True), label=runs_on)
     for point, result in zip(points, results, strict=True):
-        text = f"{result.input_size[0]}x{result.input_size[1]} {result.precision}"
-        axes.annotate(text, point, (4, 4), textcoords="offset points", fontsize=8)
+        text = f"{result.model}\n{result.input_size[0]}x{result.input_size[1]} {result.precision}"
+        right = point[0] > (points[0][0] + max(time_ for time_, _ in points)) / 2
+        axes.annotate(
+            text,
+            point,
+            (-4 if right else 4, 4),
+            textcoords="offset points",
+            fontsize=7,
+            ha="right" if right else "left",
+        )
+    axes.margins(0.15)
     axes.plot(*zip(*undominated(points), strict=True), color="grey", linewidth=0.8, zorder=0)
     axes.set_xlabel("median time of a frame, ms")
     axes.set_ylabel("mean IoU on CamVid val, as the files state it, %")

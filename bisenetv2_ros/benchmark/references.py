@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from bisenetv2_ros.benchmark.case import (
     Result,
     Segment,
 )
-from bisenetv2_ros.model_file import read_model_file
+from bisenetv2_ros.benchmark.model_variants import PLAIN_INPUT, plain
+from bisenetv2_ros.model_file import ModelFile, read_model_file
+from bisenetv2_ros.resize import resize_image
 
 
 def load_plain(case: Case) -> tuple[Result, Segment]:
@@ -28,33 +30,76 @@ def load_plain(case: Case) -> tuple[Result, Segment]:
             "no plain reference: onnxruntime is not installed: run `pip install onnxruntime`"
         ) from error
 
-    from bisenetv2_ros.benchmark.model_variants import PLAIN_INPUT, plain
-    from bisenetv2_ros.resize import resize_image
-
-    model = read_model_file(case.path)
-    graph = plain(model)
-    if graph is None:
-        raise BackendUnavailable(f"{model.path.name} has no plain form: no upsampling before TopK")
+    graph, model = _plain_graph(case.path)
     threads = case.threads or available_cores()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
+
+    def logits_of(pixels: np.ndarray) -> np.ndarray:
+        return session.run(None, {PLAIN_INPUT: pixels})[0]
+
+    runs_on = f"plain onnxruntime, CPU ({threads} threads)"
     size = model.info.input_size
-    # Of any training: the time is the same.
-    mean, scale = np.full(3, 127.5, np.float32), np.full(3, 1 / 127.5, np.float32)
+    return Result(case, model.name, "float32", size, runs_on), _segment_with(logits_of, size)
+
+
+def load_nncf(case: Case) -> tuple[Result, Segment]:
+    """What a user would make of the float32 file instead: quantized by NNCF, run by OpenVINO."""
+    try:
+        import nncf
+
+        from bisenetv2_ros.backends.openvino_runtime import openvino  # before NNCF imports it
+    except ImportError as error:
+        raise BackendUnavailable(
+            f"no nncf reference: {error.name} is not installed: run `pip install nncf openvino`"
+        ) from error
+    from bisenetv2_ros.street.scene import StreetScene
+
+    graph, model = _plain_graph(case.path)
+    size = model.info.input_size
+    frames = [_plain_pixels(StreetScene(seed, size).render(0.0)[0]) for seed in range(8)]
+    core = openvino.Core()
+    quantized = nncf.quantize(core.read_model(graph), nncf.Dataset(frames), subset_size=len(frames))
+    threads = case.threads or available_cores()
+    options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
+    request = core.compile_model(quantized, "CPU", options).create_infer_request()
+
+    def logits_of(pixels: np.ndarray) -> np.ndarray:
+        return request.infer([pixels], share_inputs=True, share_outputs=True)[0]
+
+    runs_on = f"nncf in openvino, CPU ({threads} threads)"
+    return Result(case, model.name, "int8", size, runs_on), _segment_with(logits_of, size)
+
+
+def _plain_graph(path: Path) -> tuple[bytes, ModelFile]:
+    """The network as it is usually exported, and the file that it is from."""
+    model = read_model_file(path)
+    graph = plain(model)
+    if graph is None:
+        raise BackendUnavailable(f"{path.name} has no plain form: no upsampling before TopK")
+    return graph, model
+
+
+def _plain_pixels(small: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32, normalised by the mean and scale of any training."""
+    pixels = (small.astype(np.float32) - np.float32(127.5)) * np.float32(1 / 127.5)
+    return pixels.transpose(2, 0, 1)[np.newaxis]
+
+
+def _segment_with(logits_of: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Segment:
+    """A network with everything around it in NumPy, as users write it."""
 
     def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
         small = resize_image(image, size)
         resized = time.perf_counter()
-        pixels = (small.astype(np.float32) - mean) * scale
-        logits = session.run(None, {PLAIN_INPUT: pixels.transpose(2, 0, 1)[np.newaxis]})[0]
+        logits = logits_of(_plain_pixels(small))
         ran = time.perf_counter()
         mask = logits.argmax(axis=1)[0].astype(np.uint8)
         return mask, resized - begin, ran - resized, time.perf_counter() - ran
 
-    runs_on = f"plain onnxruntime, CPU ({threads} threads)"
-    return Result(case, model.name, "float32", size, runs_on), segment
+    return segment
 
 
 def load_torch(case: Case) -> tuple[Result, Segment]:
@@ -64,7 +109,6 @@ def load_torch(case: Case) -> tuple[Result, Segment]:
     except ModuleNotFoundError as error:
         raise BackendUnavailable("no torch reference: torch is not installed") from error
 
-    from bisenetv2_ros.resize import resize_image
     from bisenetv2_ros.training.export import DeployedModel
 
     threads = case.threads or available_cores()

@@ -2,7 +2,7 @@
 
 A network has to do its multiply-adds, and has to read its weights and image and write its mask. The
 device's rates of both are measured, not taken from a data sheet: of a GPU by matrix products and
-copies in torch, of a CPU by convolutions in OpenVINO. No network reaches the floor: between its
+copies in torch, of a CPU by convolutions in OpenVINO. No network reaches the roofline: between its
 layers, data go to memory and back, which is not counted here.
 """
 
@@ -149,7 +149,7 @@ def _best(work: Any) -> float:
     return min(times)
 
 
-def floor_seconds(work: Work, rates: Rates) -> float:
+def roofline_seconds(work: Work, rates: Rates) -> float:
     """The larger of the times that the arithmetic and the memory take at those rates."""
     return max(
         work.multiply_adds / rates.multiply_adds,

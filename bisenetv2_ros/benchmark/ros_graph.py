@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from bisenetv2_ros.benchmark.ros_probes import NAMESPACE, image_topic, serve
-from bisenetv2_ros.benchmark.tables import percentile
+from bisenetv2_ros.benchmark.tables import median, percentile
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.system.child_process import Child, end_all
 
@@ -38,13 +38,6 @@ START_TIMEOUT = 60.0  # seconds for the node's first mask
 LOSS_LIMIT = 0.05  # share of frames without a mask up to which a rate counts as reached
 PEAK_STEPS = 5  # halvings of the interval in which the peak is sought
 OVERLOAD = 2.0  # times the rate at which inference alone is busy without a pause
-
-# What must hold, and for what.
-ADDED_LIMIT = 4e-3  # seconds, for ADDED_CASE
-ADDED_CASE = ((1280, 720), "raw", 30.0)
-AGE_LIMIT = 2.5  # inference times, at overload, 99th percentile
-ANSWER_LIMIT = 0.05  # seconds for the parameter service, at overload
-SHARE_LIMIT = 0.8  # of the fair share of each camera
 
 
 class GraphError(RuntimeError):
@@ -123,7 +116,7 @@ class Measurement:
     @property
     def age(self) -> float:
         """99th percentile of the latency, in inference times."""
-        return graph_percentile(self.latencies, 0.99) / median(self.inference)
+        return percentile(self.latencies, 0.99) / median(self.inference)
 
 
 @dataclass
@@ -420,16 +413,3 @@ def resident_memory(pid: int) -> int:
     except OSError:
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
-
-
-# Results ------------------------------------------------------------------------------------------
-
-
-def median(values: Sequence[float]) -> float:
-    """Median, NaN of none."""
-    return statistics.median(values) if values else math.nan
-
-
-def graph_percentile(values: Sequence[float], share: float) -> float:
-    """Percentile, NaN of none."""
-    return percentile(values, share) if values else math.nan

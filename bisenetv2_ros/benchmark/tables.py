@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    pass
+
+def median(values: Sequence[float]) -> float:
+    """The median; NaN for no values."""
+    return percentile(values, 0.5)
 
 
-def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share (0..1) of the values does not exceed."""
-    return float(np.quantile(values, share))
+def percentile(values: Sequence[float], fraction: float) -> float:
+    """The value that this fraction (0..1) of the values does not exceed; NaN for no values."""
+    return float(np.quantile(values, fraction)) if len(values) else float("nan")
 
 
 def number_or_none(value: float) -> float | None:

@@ -30,7 +30,6 @@ from bisenetv2_ros.training.state import TrainingState, parameter_groups
 from bisenetv2_ros.training.step import backward
 
 WARM_UP = 2  # steps before the clock starts: memory is allocated, kernels are chosen
-KEPT_MEMORY = "kept-memory"  # the lever that can be left out
 
 _step: Callable[[], None]  # of a process that times one kind
 
@@ -40,18 +39,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
     Args:
         args: `config`, the name or path of a recipe; `overrides` of it; `device`, '' for CUDA where
-            present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind;
-            `without`, KEPT_MEMORY or nothing.
+            present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind.
 
     Returns:
         JSON values: recipe, device, batch size, crop, images per second of both, their ratio.
 
     Raises:
-        ValueError: no such recipe, override, lever or device.
+        ValueError: no such recipe, override or device.
     """
     recipe = load_recipe(args.config, args.overrides)
-    if args.without not in ([], [KEPT_MEMORY]):
-        raise ValueError(f"--without {args.without[0]} is not of training, expected {KEPT_MEMORY}")
     if args.threads:
         torch.set_num_threads(args.threads)
     place = join_processes(args.device)
@@ -61,7 +57,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         timers = {}
         spawn = multiprocessing.get_context("spawn")
         for kind in seconds:
-            options = (kind, recipe, args.device, threads, not args.without)
+            options = (kind, recipe, args.device, threads)
             timers[kind] = workers.enter_context(ProcessPoolExecutor(1, spawn, _prepare, options))
         for _ in range(WARM_UP + args.rounds):
             for kind, timer in timers.items():
@@ -75,16 +71,15 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         "batch_size": recipe.batch_size,
         "crop": list(recipe.crop),
         "rounds": args.rounds,
-        "without": args.without,
         "images_per_second": speed["ours"],
         "plain_images_per_second": speed["plain"],
         "ratio": speed["ours"] / speed["plain"],
     }
 
 
-def _prepare(kind: str, recipe: Recipe, device: str, threads: int, keep_memory: bool) -> None:
+def _prepare(kind: str, recipe: Recipe, device: str, threads: int) -> None:
     global _step
-    if kind == "ours" and keep_memory:
+    if kind == "ours":
         keep_freed_tensors()
     torch.set_num_threads(threads)
     place = join_processes(device)

@@ -25,15 +25,13 @@ PICTURES = 8  # taken in circles
 GRAPH_PICTURES = 4
 TRANSPORTS = ("raw", "compressed")
 
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.epilog = """\
+EPILOG = """\
 Every model runs on every backend, each in a process of its own, a few frames in turn. Beside them
-and in the same run, for each network of which there is a float32 file, go two references: `plain`,
+and in the same run, for each network of which there is a float32 file, go the references: `plain`,
 the same weights as networks are usually exported, float32 in ONNX Runtime, normalised by the
-caller, who also takes the argmax of the full-size channels; and `torch`, the same network in torch
-eager, with random weights, which take the same time. Each file is compared with those of the
+caller, who also takes the argmax of the full-size channels; `nncf`, the same quantized by NNCF and
+run by OpenVINO, if NNCF is installed; and `torch`, the same network in torch eager, with random
+weights, which take the same time. Each file is compared with those of the
 float32 file of its size and name (but for the precision), or of the only one of its size. Times are
 medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process; mIoU
 is on CamVid val, as the file states it.
@@ -49,7 +47,6 @@ examples:
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --size 1024x512                    the same weights at another size
   bisenetv2 benchmark --backend openvino --frame-size 1280x720 --camera-size
-  bisenetv2 benchmark --without bfloat16                 what it is worth, in the same run
   bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights beside them
   bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
       --checkpoint runs/mine                             on a GPU, as the BiSeNetV2 paper measures
@@ -57,6 +54,17 @@ examples:
   bisenetv2 benchmark --graph                            camera, node and listener over ROS
   bisenetv2 benchmark --graph --sizes 640x480 1920x1080 --cameras 1 2 4 --seconds 5 --runs 5
 """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = EPILOG
+    _add_frame_options(parser)
+    _add_graph_options(parser.add_argument_group("the ROS graph instead of frames alone"))
+    _add_training_options(parser.add_argument_group("training steps instead of frames"))
+
+
+def _add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "models", nargs="*", help="model files or names (default: all in the package's models/)"
     )
@@ -72,15 +80,6 @@ examples:
         type=picture_size,
         metavar="WxH",
         help="of the networks, multiples of 32, whatever they were trained at (default: its own)",
-    )
-    parser.add_argument(
-        "--without",
-        action="append",
-        default=[],
-        metavar="LEVER",
-        help="run also without it: bfloat16, depthwise, sparse-tail or unpinned of OpenVINO, "
-        "unsigned of ONNX Runtime (any number of times); with --training instead without it: "
-        "kept-memory",
     )
     parser.add_argument(
         "--camera-size",
@@ -114,7 +113,9 @@ examples:
         metavar="FILE",
         help="draw the stages there, and accuracy over latency where the models state it",
     )
-    graph = parser.add_argument_group("the ROS graph instead of frames alone")
+
+
+def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
     graph.add_argument("--graph", action="store_true", help="needs ROS; the first model, mask only")
     graph.add_argument(
         "--sizes",
@@ -153,7 +154,9 @@ examples:
         metavar="N",
         help="of each; of 3 and more, the best and the worst are left out (default: 1)",
     )
-    training = parser.add_argument_group("training steps instead of frames")
+
+
+def _add_training_options(training: argparse._ArgumentGroup) -> None:
     training.add_argument("--training", action="store_true", help="needs torch")
     training.add_argument("--config", default="camvid_cpu", help="recipe (default: %(default)s)")
     training.add_argument(
@@ -180,13 +183,12 @@ def _frames(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BACKENDS
-    from bisenetv2_ros.benchmark.case import PLAIN, REFERENCES, TORCH, TORCH_COMPILE, Case
-    from bisenetv2_ros.benchmark.frames import LEVERS, TURN, measure
+    from bisenetv2_ros.benchmark.case import NNCF, PLAIN, REFERENCES, TORCH, TORCH_COMPILE, Case
+    from bisenetv2_ros.benchmark.frames import TURN, measure
     from bisenetv2_ros.benchmark.frames_report import (
         as_json,
-        floor_table,
+        roofline_table,
         table,
-        verdicts,
         write_plot,
     )
     from bisenetv2_ros.benchmark.machine import machine_line
@@ -196,9 +198,6 @@ def _frames(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
-    unknown = sorted(set(args.without) - set(LEVERS))
-    if unknown:
-        raise UserError(f"--without {unknown[0]} is unknown, expected {', '.join(LEVERS)}")
     with tempfile.TemporaryDirectory() as directory:
         try:
             models = []
@@ -216,12 +215,6 @@ def _frames(args: argparse.Namespace) -> int:
                 for backend in args.backend or BACKENDS
                 for end in [shorter[model.path]]
             ]
-            cases += [
-                dataclasses.replace(case, without=lever)
-                for lever in args.without
-                for case in cases
-                if case.backend == LEVERS[lever][0]
-            ]
             if args.camera_size:
                 cases += [dataclasses.replace(case, camera_size=True) for case in cases]
             plain = [
@@ -232,7 +225,9 @@ def _frames(args: argparse.Namespace) -> int:
             on_gpu = args.device.lower().startswith("cuda")
             device = args.device if on_gpu else ""
             ways = (TORCH, TORCH_COMPILE) if on_gpu else (TORCH,)
-            cases += [Case(path, PLAIN, threads=args.threads) for path in plain]
+            cases += [
+                Case(path, way, threads=args.threads) for path in plain for way in (PLAIN, NNCF)
+            ]
             cases += [
                 Case(path, way, device, args.threads)
                 for path in ([args.checkpoint] if args.checkpoint else plain)
@@ -244,7 +239,7 @@ def _frames(args: argparse.Namespace) -> int:
             turns = -(-args.frames // TURN) * len(cases)
             with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
                 results, skipped = measure(cases, images, args.frames, bar.update)
-            floors, rates = _floors(results)
+            rooflines, rates = _rooflines(results)
         except ValueError as error:
             raise UserError(str(error)) from error
     if all(result.case.backend in REFERENCES for result in results):
@@ -254,16 +249,16 @@ def _frames(args: argparse.Namespace) -> int:
     print(machine_line())
     print(f"{args.frames} frames of {width}x{height}, medians in ms\n")
     print(table(results))
-    _print_verdicts(verdicts(results))
-    if lines := floor_table(results, floors):
+    if lines := roofline_table(results, rooflines):
         print(f"\n{lines}")
         for rate in rates:
-            print(f"floor: {rate}")
+            print(f"roofline: {rate}")
     for reason in dict.fromkeys(skipped):
         print(f"skipped: {reason}")
     content = as_json(results, skipped)
-    content["floor_ms"] = {
-        f"{path.stem} on {backend}": 1e3 * floor for (path, backend), floor in floors.items()
+    content["roofline_ms"] = {
+        f"{path.stem} on {backend}": 1e3 * roofline
+        for (path, backend), roofline in rooflines.items()
     }
     _write_json(args.json, content)
     if args.plot:
@@ -277,7 +272,7 @@ def _graph(args: argparse.Namespace) -> int:
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.benchmark.machine import machine_line
     from bisenetv2_ros.benchmark.ros_graph import GraphError, Plan, measure_graph
-    from bisenetv2_ros.benchmark.ros_graph_report import as_json, table, verdicts, write_plot
+    from bisenetv2_ros.benchmark.ros_graph_report import as_json, overload_lines, table, write_plot
     from bisenetv2_ros.model_file import model_path
 
     importlib.import_module("rclpy")  # here, where its absence is told in one line
@@ -315,17 +310,11 @@ def _graph(args: argparse.Namespace) -> int:
         f"{plan.runs} x {plan.seconds:g} s each; medians and p99 in ms from stamp to mask, "
         "CPU in % of a core\n"
     )
-    print(table(report), end="\n\n")
-    _print_verdicts(verdicts(report))
+    print(table(report), *overload_lines(report), sep="\n")
     _write_json(args.json, as_json(report))
     if args.plot:
         _plot(lambda path: write_plot(report, path), args.plot)
     return 0
-
-
-def _print_verdicts(lines: list[tuple[bool, str]]) -> None:
-    for holds, line in lines:
-        print(f"{'holds ' if holds else 'MISSED'}  {line}")
 
 
 def _plot(draw: Callable[[Path], None], path: Path) -> None:
@@ -336,33 +325,33 @@ def _plot(draw: Callable[[Path], None], path: Path) -> None:
         raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
 
 
-def _floors(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[str]]:
-    """The floor of each model on each backend, and the rates behind them."""
+def _rooflines(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[str]]:
+    """The roofline of each model on each backend, and the rates behind them."""
     from bisenetv2_ros.backends.base import available_cores
     from bisenetv2_ros.benchmark.case import REFERENCES
     from bisenetv2_ros.benchmark.roofline import (
         Rates,
-        floor_seconds,
         measure_cpu,
         measure_gpu,
+        roofline_seconds,
         work_of,
     )
 
     rates: dict[str, Rates | None] = {}
-    floors = {}
+    rooflines = {}
     for result in results:
         case = result.case
         on_cpu = case.device.upper() in ("", "CPU") and not result.device_seconds
-        if case.backend in REFERENCES or case.without or not (on_cpu or result.device_seconds):
+        if case.backend in REFERENCES or not (on_cpu or result.device_seconds):
             continue
         kind = "GPU" if not on_cpu else "int8" if result.precision == "int8" else "float32"
         if kind not in rates:
             threads = case.threads or available_cores()
             rates[kind] = measure_cpu(kind, threads) if on_cpu else measure_gpu()
         if rate := rates[kind]:
-            floors[case.path, case.backend] = floor_seconds(work_of(case.path), rate)
+            rooflines[case.path, case.backend] = roofline_seconds(work_of(case.path), rate)
     needed = {"GPU": "a torch that sees the GPU"}
-    return floors, [
+    return rooflines, [
         str(rate) if rate else f"not measured: it takes {needed.get(kind, 'openvino')}"
         for kind, rate in rates.items()
     ]

@@ -10,9 +10,9 @@ from gpu import needs_gpu
 from bisenetv2_ros.benchmark.roofline import (
     Rates,
     Work,
-    floor_seconds,
     measure_cpu,
     measure_gpu,
+    roofline_seconds,
     work_of,
 )
 
@@ -39,8 +39,8 @@ def test_multiply_adds_are_those_that_torch_counts(tmp_path: Path):
 
 def test_the_slower_of_arithmetic_and_memory_is_the_floor():
     rates = Rates("a GPU", multiply_adds=1e12, bytes_moved=1e9)
-    assert floor_seconds(Work(2 * 10**9, 10**6), rates) == pytest.approx(2e-3)
-    assert floor_seconds(Work(2 * 10**9, 10**7), rates) == pytest.approx(1e-2)
+    assert roofline_seconds(Work(2 * 10**9, 10**6), rates) == pytest.approx(2e-3)
+    assert roofline_seconds(Work(2 * 10**9, 10**7), rates) == pytest.approx(1e-2)
 
 
 @pytest.mark.parametrize("precision", ["int8", "float32"])
@@ -49,7 +49,7 @@ def test_rates_are_a_cpu_s(precision: str):
     rates = measure_cpu(precision, threads=1)
     assert rates and 1e8 < rates.multiply_adds < 1e14
     assert str(rates).startswith(f"1 threads, {precision}, 3x3 convolutions in OpenVINO: ")
-    assert floor_seconds(Work(10**9, 10**12), rates) == 1e9 / rates.multiply_adds
+    assert roofline_seconds(Work(10**9, 10**12), rates) == 1e9 / rates.multiply_adds
 
 
 @needs_gpu
