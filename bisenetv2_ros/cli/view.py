@@ -5,11 +5,19 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.offline import segment_source
 from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options
+
+if TYPE_CHECKING:
+    from bisenetv2_ros.offline.run import Results
+    from bisenetv2_ros.regions import Region
+    from bisenetv2_ros.segmenter import Segmenter
+    from bisenetv2_ros.sources.frame import FrameSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,8 +42,6 @@ is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
 
 def run(args: argparse.Namespace) -> int:
     """Segment the source for Rerun; 0 when every frame could be read."""
-    from bisenetv2_ros.offline.rerun_log import RerunLog
-
     has_screen = sys.platform != "linux" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )
@@ -45,10 +51,16 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(
             f"--save {args.save}: is there and no recording of Rerun, expected FILE.rrd"
         )
+
+    def open_log(segmenter: Segmenter, source: FrameSource, regions: Sequence[Region]) -> Results:
+        from bisenetv2_ros.offline.rerun_log import RerunLog
+
+        return RerunLog(segmenter, source, args.save, regions)
+
     return segment_source(
         "view",
         args,
-        lambda segmenter, source, regions: RerunLog(segmenter, source, args.save, regions),
+        open_log,
         args.save or Path("Rerun"),
         [args.save] if args.save else [],
     )

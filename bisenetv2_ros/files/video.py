@@ -55,7 +55,10 @@ def open_capture(source: Path | str | int) -> cv2.VideoCapture:
     with contextlib.ExitStack() as names, captured_messages() as messages:
         if isinstance(source, Path):
             name: str | int = names.enter_context(_plain_name(source))
-            capture = cv2.VideoCapture(name, _file_backend())
+            # Threads of the decoder would complain at any time, also between the calls.
+            known = hasattr(cv2, "CAP_PROP_N_THREADS")
+            options = [cv2.CAP_PROP_N_THREADS, 1] if known else []
+            capture = cv2.VideoCapture(name, _file_backend(), options)
         else:
             capture = cv2.VideoCapture(source)
     if not capture.isOpened():

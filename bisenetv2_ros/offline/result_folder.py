@@ -106,9 +106,9 @@ def finished(directory: Path, kinds: Collection[str], columns: list[str]) -> set
     if "jsonl" in kinds:
         done.append(set(lines))
     names = set.intersection(*done)
-    if "fractions" in kinds:
+    if rows:
         _keep(directory / TABLE, [rows[name] for name in rows if name in names], columns)
-    if "jsonl" in kinds:
+    if lines:
         _keep(directory / LINES, [lines[name] for name in lines if name in names])
     return names
 
