@@ -5,19 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.offline import segment_source
 from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options
-
-if TYPE_CHECKING:
-    from bisenetv2_ros.offline.run import Results
-    from bisenetv2_ros.regions import Region
-    from bisenetv2_ros.segmenter import Segmenter
-    from bisenetv2_ros.sources.frame import FrameSource
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -52,15 +44,12 @@ def run(args: argparse.Namespace) -> int:
             f"--save {args.save}: is there and no recording of Rerun, expected FILE.rrd"
         )
 
-    def open_log(segmenter: Segmenter, source: FrameSource, regions: Sequence[Region]) -> Results:
-        from bisenetv2_ros.offline.rerun_log import RerunLog
-
-        return RerunLog(segmenter, source, args.save, regions)
+    from bisenetv2_ros.offline.rerun_log import RerunLog
 
     return segment_source(
         "view",
         args,
-        open_log,
+        lambda segmenter, source, regions: RerunLog(segmenter, source, args.save, regions),
         args.save or Path("Rerun"),
         [args.save] if args.save else [],
     )
