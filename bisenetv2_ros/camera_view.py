@@ -100,22 +100,27 @@ def parse_views(
     outside of 0..1 or in the wrong order, or another rotation than 0, 90, 180 and 270.
     """
     views = dict.fromkeys(cameras, View())
-    for camera, value, text in _entries("crop", crops, cameras):
+    for camera, value, text in camera_entries("crop", crops, cameras):
         try:
             views[camera] = View(crop=parse_crop(value))
         except ValueError:
             raise ValueError(
                 f"crop '{text}': expected 'CAMERA: LEFT TOP RIGHT BOTTOM', within 0..1 and in order"
             ) from None
-    for camera, value, text in _entries("rotation", rotations, cameras):
+    for camera, value, text in camera_entries("rotation", rotations, cameras):
         if value not in ("0", "90", "180", "270"):
             raise ValueError(f"rotation '{text}': expected 'CAMERA: ' and 0, 90, 180 or 270")
         views[camera] = dataclasses.replace(views[camera], turn=int(value))
     return views
 
 
-def _entries(what: str, texts: Sequence[str], cameras: Sequence[str]) -> list[tuple[str, str, str]]:
-    """Camera, value and whole text of each entry."""
+def camera_entries(
+    what: str, texts: Sequence[str], cameras: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """Camera, value and whole text of each 'CAMERA: VALUE'; empty texts count for nothing.
+
+    Raises ValueError, naming the text, for another form or a camera that is unknown or named twice.
+    """
     entries: list[tuple[str, str, str]] = []
     for text in filter(str.strip, texts):
         camera, colon, value = text.partition(":")

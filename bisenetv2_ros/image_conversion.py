@@ -43,7 +43,7 @@ class _Layout(NamedTuple):
     order: ChannelOrder  #: of the three channels
     multiple: tuple[int, int] = (1, 1)  #: of which width and height must be
     minimum: int = 1  #: pixels of width and height
-    planar: bool = False  #: a chroma plane of half the height and the same step follows
+    chroma: int = 0  #: rows of `step` bytes of chroma that follow, for each two rows
 
 
 def _layouts() -> dict[str, _Layout]:
@@ -68,8 +68,11 @@ def _layouts() -> dict[str, _Layout]:
     yuyv = _Layout(np.uint8, 2, cv2.COLOR_YUV2RGB_YUY2, "rgb", multiple=(2, 1))
     layouts.update({"uyvy": uyvy, "yuv422": uyvy, "yuyv": yuyv, "yuv422_yuy2": yuyv})
     for name, conversion in (("nv12", cv2.COLOR_YUV2RGB_NV12), ("nv21", cv2.COLOR_YUV2RGB_NV21)):
-        layouts[name] = _Layout(np.uint8, 1, conversion, "rgb", multiple=(2, 2), planar=True)
-    return layouts
+        layouts[name] = _Layout(np.uint8, 1, conversion, "rgb", multiple=(2, 2), chroma=1)
+    layouts["nv24"] = _Layout(np.uint8, 1, None, "rgb", chroma=4)
+    # OpenCV's names for plain numbers, as cv_bridge reads them.
+    plain = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
+    return layouts | {name: layouts[meaning] for name, meaning in plain.items()}
 
 
 _LAYOUTS = _layouts()
@@ -82,12 +85,14 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     rgb8 and bgr8 come back as a read-only view of the message's own data, with the row stride of
     the message; it stays valid as long as nobody writes to that data. Everything else is converted:
     alpha is dropped, grey is repeated, 16 bits become 8 by round(value / 257), Bayer mosaics are
-    interpolated at their own depth, YUV is taken as BT.601 in video range.
+    interpolated at their own depth, YUV is taken as BT.601 in video range. 8UC1, 8UC3, 8UC4 and
+    16UC1 are read as mono8, bgr8, bgra8 and mono16.
 
     The data must be exactly step * height bytes long, padding of the last row included, as
     cv_bridge asks. For nv12 and nv21, height is that of the picture, and height / 2 rows of chroma
     with the same step follow, so that the data is step * height * 3 / 2 long
-    (ros2/common_interfaces pull request 264).
+    (ros2/common_interfaces pull request 264). For nv24, height rows of chroma with twice the step
+    follow.
 
     Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError and nothing else for any content
     of encoding, width, height, step, is_bigendian and data.
@@ -109,7 +114,7 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
             f"step is {step} bytes, expected at least {row} for {width} pixels of {msg.encoding}",
         )
     data = _bytes(msg)
-    rows = height * 3 // 2 if layout.planar else height
+    rows = height + height * layout.chroma // 2
     if data.size != step * rows:
         raise ImageError(
             "data_length",
@@ -119,6 +124,8 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     pixels: np.ndarray = np.ndarray(
         (rows, width, layout.samples), dtype, data, strides=(step, layout.samples * item, item)
     )
+    if msg.encoding == "nv24":
+        return _convert_nv24(data, width, height, step), layout.order
     # OpenCV wants native byte order and whole samples per row; 8-bit data is not copied here.
     return _convert(np.require(pixels, layout.dtype, ["ALIGNED"]), layout)
 
@@ -127,10 +134,11 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     """Pixels of a sensor_msgs/CompressedImage, and the order of their channels.
 
     The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
-    colors it holds; as in cv_bridge, the field format does not. Only one thing is read from that: a
-    Bayer mosaic, which compressed_image_transport sends as a grey PNG ('bayer_rggb8; png compressed
-    '), is interpolated. Alpha, grey and 16 bits are treated as in decode_image; an EXIF orientation
-    is not applied.
+    colors it holds; as in cv_bridge, the field format does not. Only one thing is read from that:
+    whether grey is a Bayer mosaic, which is interpolated. compressed_image_transport sends one as
+    'bayer_rggb8; png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', but writes
+    'bayer_rggb8; jpeg compressed mono8' if it made it grey. Alpha, grey and 16 bits are treated as
+    in decode_image; an EXIF orientation is not applied.
 
     Whole or not is for `files.encoded.decode` to say, as for image files.
 
@@ -143,14 +151,34 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
         if error.cause != "format":
             raise
         raise ImageError("format", f"{error} (format is {_short(msg.format)})") from None
-    sent = msg.format.split(";")[0].strip() if isinstance(msg.format, str) else ""
     if pixels.dtype not in (np.uint8, np.uint16):
         raise ImageError("format", f"samples are {pixels.dtype}, expected 8 or 16 bits")
     if pixels.ndim == 2:
-        grey = _LAYOUTS[sent if sent.startswith("bayer_") and sent in _LAYOUTS else "mono8"]
+        grey = _LAYOUTS[_mosaic(msg.format) or "mono8"]
         _check_size(pixels.shape[1], pixels.shape[0], grey)
         return _convert(pixels, grey)
     return _convert(pixels, _LAYOUTS["bgr8" if pixels.shape[2] == 3 else "bgra8"])
+
+
+def depth_note(msg: Any, pixels: np.ndarray) -> str:
+    """Say that an image of 16 bits seems to hold no more than 12; '' if it does not.
+
+    Drivers of 10 and 12-bit sensors often leave them in the lower bits, so that everything is
+    almost black after conversion. msg: as for `decode_image` or `decode_compressed`, pixels: what
+    that made of it.
+    """
+    encoding = getattr(msg, "encoding", None) or getattr(msg, "format", "")
+    encoding = encoding.split(";")[0].strip() if isinstance(encoding, str) else ""
+    if not encoding.endswith(("16", "16UC1")):
+        return ""
+    brightest = int(pixels.max())
+    if brightest > 16:  # 4095 of 65535 in 8 bits
+        return ""
+    return (
+        f"{encoding} images use no more than 12 of their 16 bits (the brightest pixel is "
+        f"{brightest} of 255 after conversion), expected samples that fill 16 bits: let the driver "
+        "scale them, or send 8 bits"
+    )
 
 
 # Steps common to both kinds of message -----------------------------------------------------------
@@ -197,6 +225,27 @@ def _check_size(width: int, height: int, layout: _Layout) -> None:
             f"size is {width}x{height}, expected a multiple of "
             f"{layout.multiple[0]}x{layout.multiple[1]}",
         )
+
+
+def _mosaic(format_: object) -> str:
+    """The Bayer encoding that grey in a CompressedImage of this format has; '' for none."""
+    sent, _, compression = format_.partition(";") if isinstance(format_, str) else ("", "", "")
+    _, _, encoded = compression.partition("compressed ")
+    sent, encoded = sent.strip(), encoded.strip()
+    name = encoded or sent
+    return name if name.startswith("bayer_") and name in _LAYOUTS else ""
+
+
+def _convert_nv24(data: np.ndarray, width: int, height: int, step: int) -> np.ndarray:
+    """Luma, then pairs of chroma for every pixel, in rows of `step` and 2 * `step` bytes."""
+    planes = data.reshape(3 * height, step)
+    # OpenCV knows no NV24, but YUYV, where two pixels share their chroma: each pixel goes in twice.
+    yuyv = np.empty((height, width, 4), np.uint8)
+    yuyv[..., 0] = yuyv[..., 2] = planes[:height, :width]
+    chroma = planes[height:].reshape(height, 2 * step)
+    yuyv[..., 1], yuyv[..., 3] = chroma[:, 0 : 2 * width : 2], chroma[:, 1 : 2 * width : 2]
+    pixels, _ = _convert(yuyv.reshape(height, 2 * width, 2), _LAYOUTS["yuyv"])
+    return np.ascontiguousarray(pixels[:, ::2])
 
 
 def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOrder]:

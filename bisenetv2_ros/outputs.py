@@ -12,7 +12,7 @@ so that topics and bags hold the same. Imports no ROS.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +31,31 @@ if TYPE_CHECKING:
 
 #: Image outputs and their encodings, in the terms of sensor_msgs/Image.
 IMAGES = {"mask": "mono8", "confidence": "mono8", "color_mask": "rgb8", "overlay": "rgb8"}
+
+
+#: How compressed_image_transport of image_transport_plugins sends these encodings: file suffix and
+#: the field format, on <topic>/compressed. Class indices and probabilities are kept exactly.
+COMPRESSED = {
+    "mask": (".png", "mono8; png compressed "),
+    "confidence": (".png", "mono8; png compressed "),
+    "color_mask": (".jpg", "rgb8; jpeg compressed bgr8"),
+    "overlay": (".jpg", "rgb8; jpeg compressed bgr8"),
+}
+
+
+def compressed(name: str) -> str:
+    """The name of the compressed form of image output `name`."""
+    return f"{name}/compressed"
+
+
+def uncompressed(name: str) -> str:
+    """The output that `name` is, or is the compressed form of."""
+    return name.removesuffix("/compressed")
+
+
+def needs_confidence(names: Iterable[str]) -> bool:
+    """Whether the confidence has to be computed for outputs of these names."""
+    return "confidence" in map(uncompressed, names)
 
 
 def output_topic(image_topic: str, name: str, place: str = "beside") -> str:
@@ -60,6 +85,7 @@ class FrameOutputs:
         watch: RegionWatch | None = None,
         mask_size: str = "camera",
         opacity: float = 0.5,
+        jpeg_quality: int = 95,
     ) -> None:
         """Count the regions of `watch`; compute nothing else yet.
 
@@ -72,13 +98,14 @@ class FrameOutputs:
             mask_size: of mask, confidence and color_mask: 'camera' for that of the cut image, or
                 'network'.
             opacity: of the class colors in the overlay, 0..1.
+            jpeg_quality: of compressed colors, 1..100.
         """
         self.segmentation = segmentation
         self.labels: LabelSet = model.info.labels
         self.model_name = model.name
         self.camera_size = (image.shape[1], image.shape[0])  #: (width, height) before the cut
         self._image, self._order = view.cut(image), order
-        self._opacity = opacity
+        self._opacity, self._jpeg_quality = opacity, jpeg_quality
         height, width = (self._image if mask_size == "camera" else segmentation.mask).shape[:2]
         self.mask_size = (width, height)  #: of mask, confidence and color_mask
         if watch is not None:
@@ -125,6 +152,21 @@ class FrameOutputs:
     def pixels(self, name: str) -> np.ndarray | None:
         """The image output `name`, one of IMAGES; None if it was not computed."""
         return getattr(self, name)
+
+    def compressed(self, name: str) -> np.ndarray | None:
+        """The file, (N,) uint8, of image output `name` by COMPRESSED; None as of `pixels`."""
+        pixels = self.pixels(name)
+        if pixels is None:
+            return None
+        if pixels.ndim == 3:
+            pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+        suffix, _ = COMPRESSED[name]
+        # Higher levels take several times as long for a few per cent of a mask's bytes.
+        options = (cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality, cv2.IMWRITE_PNG_COMPRESSION, 1)
+        done, data = cv2.imencode(suffix, np.ascontiguousarray(pixels), options)
+        if not done:
+            raise RuntimeError(f"OpenCV cannot encode {name} as {suffix}")
+        return data.ravel()
 
     @cached_property
     def fractions(self) -> np.ndarray:

@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from rclpy.event_handler import PublisherEventCallbacks, UnsupportedEventTypeError
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.validate_topic_name import validate_topic_name
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from bisenetv2_ros.camera_view import View
+from bisenetv2_ros.image_conversion import ChannelOrder, depth_note
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
@@ -33,6 +35,7 @@ from bisenetv2_ros.node.lifecycle import guarded
 from bisenetv2_ros.node.messages import (
     TYPES,
     ImageBuffer,
+    compressed_image,
     label_info,
     latency_seconds,
     scaled_camera_info,
@@ -40,14 +43,22 @@ from bisenetv2_ros.node.messages import (
 from bisenetv2_ros.node.parameters import Parameters
 from bisenetv2_ros.node.qos import OVERRIDES, latched, reliable
 from bisenetv2_ros.node.region_limits import LimitWatch
-from bisenetv2_ros.node.transports import camera_topic
-from bisenetv2_ros.outputs import IMAGES, FrameOutputs, output_topic
+from bisenetv2_ros.node.transports import beside, camera_topic, decode, parse_encodings
+from bisenetv2_ros.outputs import (
+    COMPRESSED,
+    IMAGES,
+    FrameOutputs,
+    compressed,
+    output_topic,
+    uncompressed,
+)
 
 REST_DELAY = 1.0  # seconds after the last listener has left; one that restarts finds us ready
 
 #: Outputs and their message types; publish_<name> is the parameter that switches one off.
 OUTPUTS: dict[str, type] = {
     **dict.fromkeys(IMAGES, Image),
+    **dict.fromkeys(map(compressed, COMPRESSED), CompressedImage),
     "class_fractions": ClassFractions,
     "camera_info": CameraInfo,
 }
@@ -113,6 +124,7 @@ class CameraTopics:
         """
         self.view = view
         self.watch = watch
+        self.encoding = parse_encodings(settings.encodings, settings.cameras)[topic]
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
@@ -122,9 +134,12 @@ class CameraTopics:
         self.resting = ""
         camera = camera_topic(topic)
         self.output_names = {name: output_topic(camera, name, settings.outputs) for name in OUTPUTS}
+        for name in COMPRESSED:  # goes where its raw topic is remapped to, as with image_transport
+            self.output_names[compressed(name)] = beside(node, self.output_names[name], compressed)
         self._node = node
         self._on_image: Callable[[Any], None] | None = None  # while active
         self._needed = -math.inf  # when frames were last
+        self._warned_of_depth = False
         self._buffers = {name: ImageBuffer() for name in IMAGES}
         self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(camera, "label_info", settings.outputs)
@@ -142,7 +157,7 @@ class CameraTopics:
             self._node.create_publisher,
             kind,
             name,
-            reliable(depth=1 if kind is Image else 10),
+            reliable(depth=1 if kind in (Image, CompressedImage) else 10),
             qos_overriding_options=OVERRIDES,
         )
         on_listener = guarded(self._node, lambda _: self.follow(parameters.read(self._node)))
@@ -209,8 +224,20 @@ class CameraTopics:
         return {
             name
             for name, publisher in self._publishers.items()
-            if getattr(settings, f"publish_{name}") and publisher.get_subscription_count()
+            if getattr(settings, f"publish_{uncompressed(name)}")
+            and publisher.get_subscription_count()
         }
+
+    def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
+        """Pixels (H, W, 3) uint8 of an image message and the order of their channels.
+
+        Warns once if 16-bit images use no more than 12 bits. Raises ImageError.
+        """
+        image, order = decode(message, self.encoding)
+        if not self._warned_of_depth and (note := depth_note(message, image)):
+            self._warned_of_depth = True
+            self._node.get_logger().warning(f"{self.topic}: {note}")
+        return image, order
 
     @property
     def watched(self) -> bool:
@@ -245,6 +272,12 @@ class CameraTopics:
         for name in IMAGES:
             if name in wanted and name != "mask":
                 self._publish_image(name, header, outputs)
+        for name, (_, format_) in COMPRESSED.items():
+            if compressed(name) in wanted:
+                data = outputs.compressed(name)
+                if data is not None:
+                    message = compressed_image(header, format_, data)
+                    self._publishers[compressed(name)].publish(message)
         return latency
 
     def _publish_image(self, name: str, header: Header, outputs: FrameOutputs) -> None:

@@ -29,8 +29,7 @@ from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.camera_topics import CameraTopics
 from bisenetv2_ros.node.intake import LatestFrame
 from bisenetv2_ros.node.state import NodeState
-from bisenetv2_ros.node.transports import decode
-from bisenetv2_ros.outputs import FrameOutputs
+from bisenetv2_ros.outputs import FrameOutputs, needs_confidence
 from bisenetv2_ros.segmenter import Segmentation
 
 MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
@@ -111,7 +110,7 @@ class Inference:
             camera.statistics.dropped(diagnostics.NO_SUBSCRIBER)
             return []
         try:
-            image, order = decode(message)
+            image, order = camera.decode(message)
         except ImageError as error:
             self._drop(camera, error.cause, error)
             return []
@@ -154,7 +153,7 @@ class Inference:
             for job in jobs
         ]
         run = functools.partial(self._state.loaded.segment_batch, frames, sizes=sizes)
-        if self._without_confidence or not any("confidence" in job.wanted for job in jobs):
+        if self._without_confidence or not any(needs_confidence(job.wanted) for job in jobs):
             return run()
         try:
             return run(confidence=True)
@@ -176,6 +175,7 @@ class Inference:
             view=view,
             watch=job.camera.watch,
             mask_size=job.settings.mask_size,
+            jpeg_quality=job.settings.jpeg_quality,
             opacity=min(job.settings.overlay_opacity, 1.0),  # rclpy lets 1.000001 pass
         )
         latency = job.camera.publish(job.wanted, job.header, outputs)

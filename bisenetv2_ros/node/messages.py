@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
 from bisenetv2_ros.msg import ClassFraction, ClassFractions, RegionFractions
@@ -74,6 +74,12 @@ class ImageBuffer:
         message.encoding = encoding
         message.step = math.prod(pixels.shape[1:])
         return message
+
+
+def compressed_image(header: Header, format_: str, data: np.ndarray) -> CompressedImage:
+    """A sensor_msgs/CompressedImage of a file, (N,) uint8."""
+    # Anything but an array.array is checked byte by byte by rclpy.
+    return CompressedImage(header=header, format=format_, data=array.array("B", data.tobytes()))
 
 
 def _array_of(pixels: np.ndarray) -> array.array[int] | None:

@@ -101,6 +101,11 @@ class Parameters:
         "Cameras not mounted upright, each 'CAMERA: DEGREES' with the 90, 180 or 270 degrees "
         "clockwise that turn the picture upright for the network. Outputs lie as the camera does.",
     )
+    encodings: tuple[str, ...] = _parameter(
+        ("",),
+        "Encoding of a camera's images, each 'CAMERA: ENCODING', such as 'image_raw: bayer_rggb8', "
+        "in place of the one that its messages name.",
+    )
     regions: tuple[str, ...] = _parameter(
         ("",),
         "Regions of interest, each 'NAME: X Y, X Y, X Y' with the corners of a polygon as "
@@ -136,15 +141,32 @@ class Parameters:
         limits=(0.0, 1.0),
         dynamic=True,
     )
-    publish_mask: bool = _parameter(True, "Publish mask while it has subscribers.", dynamic=True)
+    jpeg_quality: int = _parameter(
+        95,
+        "Quality of overlay/compressed and color_mask/compressed, 1 (smallest) to 100 (best). "
+        "mask/compressed and confidence/compressed are PNG, without loss.",
+        limits=(1, 100),
+        dynamic=True,
+    )
+    publish_mask: bool = _parameter(
+        True,
+        "Publish mask and mask/compressed while they have subscribers.",
+        dynamic=True,
+    )
     publish_color_mask: bool = _parameter(
-        True, "Publish color_mask while it has subscribers.", dynamic=True
+        True,
+        "Publish color_mask and color_mask/compressed while they have subscribers.",
+        dynamic=True,
     )
     publish_overlay: bool = _parameter(
-        True, "Publish overlay while it has subscribers.", dynamic=True
+        True,
+        "Publish overlay and overlay/compressed while they have subscribers.",
+        dynamic=True,
     )
     publish_confidence: bool = _parameter(
-        True, "Publish confidence while it has subscribers.", dynamic=True
+        True,
+        "Publish confidence and confidence/compressed while they have subscribers.",
+        dynamic=True,
     )
     publish_class_fractions: bool = _parameter(
         True, "Publish class_fractions while it has subscribers.", dynamic=True

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,13 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage
 
-from bisenetv2_ros.image_conversion import ChannelOrder, decode_compressed, decode_image
+from bisenetv2_ros.camera_view import camera_entries
+from bisenetv2_ros.image_conversion import (
+    SUPPORTED_ENCODINGS,
+    ChannelOrder,
+    decode_compressed,
+    decode_image,
+)
 from bisenetv2_ros.node.video import VideoFrame
 from bisenetv2_ros.node.zstd import decode_zstd
 
@@ -105,15 +111,32 @@ def message_class(type_name: str) -> type | None:
     return found
 
 
-def decode(message: Any) -> tuple[np.ndarray, ChannelOrder]:
+def parse_encodings(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
+    """The encoding given to each of `cameras`, '' for none, from texts 'CAMERA: ENCODING'.
+
+    Raises ValueError, naming the text, for another form, camera or encoding.
+    """
+    encodings = dict.fromkeys(cameras, "")
+    for camera, value, text in camera_entries("encoding", texts, cameras):
+        if value not in SUPPORTED_ENCODINGS:
+            known = ", ".join(SUPPORTED_ENCODINGS)
+            raise ValueError(f"encoding '{text}': expected 'CAMERA: ' and one of {known}")
+        encodings[camera] = value
+    return encodings
+
+
+def decode(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
     """Pixels (H, W, 3) uint8 of an image message of any transport and the order of their channels.
 
-    Raises ImageError, and nothing else, for any content.
+    encoding: takes the place of the one that the message names, unless it is ''. Raises ImageError,
+    and nothing else, for any content.
     """
     if isinstance(message, VideoFrame):
         return message.decoded()
     if isinstance(message, CompressedImage):
         if message.format.strip() == "zstd":
             return decode_zstd(message)
+        message.format = encoding or message.format
         return decode_compressed(message)
+    message.encoding = encoding or message.encoding
     return decode_image(message)

@@ -37,7 +37,7 @@ def decode_zstd(message: Any) -> tuple[np.ndarray, ChannelOrder]:
             "data_length", f"zstd image is {len(data)} bytes long, expected {_HEADER.size} or more"
         ) from None
     start = _HEADER.size + length
-    expected = step * height * 2  # planar encodings have more rows than the height
+    expected = step * height * 3  # planar encodings have more rows than the height
     if not 0 < expected <= 2 * _MAX_BYTES:
         raise ImageError("size", f"zstd image has {height} rows of {step} bytes, expected an image")
     pixels = _decompress(data[start:], expected)
