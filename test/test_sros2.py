@@ -11,6 +11,7 @@ pytest.importorskip("rclpy", reason="needs a ROS 2")
 pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
 
 from ros_graph import Program, graph
+from sensor_msgs.msg import Image
 from tiny_model import write_tiny_model
 
 POLICY = Path(__file__).resolve().parent.parent / "config" / "sros2" / "segment.policy.xml"
@@ -82,6 +83,7 @@ def test_the_policy_allows_what_the_node_uses_and_nothing_more(transport, tmp_pa
     images = {"raw": "/image_raw", "compressed": "/image_raw/compressed"}
     with graph() as ros:
         program = Program(words, tmp_path / "segment.log")
+        ros.collect(Image, "/segmentation/mask")  # images are subscribed to while somebody listens
         try:
             assert ros.spin_until(
                 lambda: (
