@@ -11,6 +11,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import torch.nn.functional as F  # noqa: E402
 from patience import HANG  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
@@ -20,6 +21,7 @@ from bisenetv2_ros.labels import (  # noqa: E402
 )
 from bisenetv2_ros.metrics import confusion_matrix, scores  # noqa: E402
 from bisenetv2_ros.resize import resize_mask  # noqa: E402
+from bisenetv2_ros.training import evaluate as training_evaluate  # noqa: E402
 from bisenetv2_ros.training.checkpoint import Checkpoint, save_checkpoint, write_run_header  # noqa: E402
 from bisenetv2_ros.training.dataset_files import known_dataset  # noqa: E402
 from bisenetv2_ros.training.dataset_layouts import load_dataset  # noqa: E402
@@ -27,6 +29,7 @@ from bisenetv2_ros.training.datasets import DatasetError, Sample  # noqa: E402
 from bisenetv2_ros.training.evaluate import (  # noqa: E402
     CityscapesSubmission,
     averaging_predictor,
+    enlarged_argmax,
     evaluate,
     network_predictor,
 )
@@ -176,7 +179,7 @@ def picture(seed: int = 0, size: tuple[int, int] = (96, 72)) -> np.ndarray:
 def test_averaging_over_nothing_is_the_plain_prediction(network):
     plain, averaged = network_predictor(*network), averaging_predictor(*network)
     masks = [predict(picture()) for predict in (plain, averaged)]
-    assert masks[0].shape == (48, 64) and len(np.unique(masks[0])) > 1
+    assert masks[0].shape == (72, 96) and len(np.unique(masks[0])) > 1
     assert (masks[0] == masks[1]).mean() > 0.999  # a pixel may be a tie but for the last bit
 
 
@@ -194,7 +197,64 @@ def test_scales_and_full_size(network):
     image = picture(size=(104, 80))
     assert averaging_predictor(*network, full_size=True)(image).shape == (80, 104)
     one, other = (averaging_predictor(*network, scales=s)(image) for s in ((1.0,), (1.0, 2.0)))
-    assert one.shape == other.shape == (48, 64) and not np.array_equal(one, other)
+    assert one.shape == other.shape == (80, 104) and not np.array_equal(one, other)
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+@pytest.mark.parametrize("size", [(37, 50), (8, 6), (96, 128), (5, 300)])
+def test_scores_are_enlarged_and_not_the_mask(size, align_corners, monkeypatch):
+    """As F.interpolate and argmax do at once, and band by band."""
+    logits = torch.randn(1, 7, 12, 16, generator=torch.Generator().manual_seed(2))
+    expected = F.interpolate(logits, size, mode="bilinear", align_corners=align_corners).argmax(1)
+    for band in (1, 3000, 1 << 26):
+        monkeypatch.setattr(training_evaluate, "BAND", band)
+        mask = enlarged_argmax(logits, size, align_corners)
+        assert mask.shape == size and mask.dtype == np.uint8
+        assert (mask == expected[0].numpy()).mean() > 0.999  # a tie but for the last bit
+    logits[0, 2, 3, 4] = float("nan")
+    assert (enlarged_argmax(logits, size, align_corners) == 255).any()
+
+
+def test_an_edge_at_an_angle_is_scored_without_steps():
+    """A network that sees a straight edge exactly scores it so, at four times its size."""
+    y, x = np.mgrid[0:24, 0:32].astype(np.float32)
+    side = torch.from_numpy(x - 0.37 * y - 11)
+    fine_y, fine_x = np.mgrid[0:96, 0:128].astype(np.float32)
+    truth = ((fine_x - 1.5) / 4 - 0.37 * (fine_y - 1.5) / 4 - 11) > 0
+    mask = enlarged_argmax(torch.stack([-side, side])[None], (96, 128))
+    steps = resize_mask((side > 0).numpy().astype(np.uint8), (128, 96))
+    inner = np.s_[8:-8, 8:-8]
+    assert (mask == truth)[inner].mean() > 0.999 > (steps == truth)[inner].mean() + 0.005
+
+
+def test_a_model_file_is_scored_like_its_network(run, network, tmp_path):
+    """The same frames at the labels' size, once by torch and once by a runtime."""
+    file = tmp_path / "model.onnx"
+    words = ("--frame-count", "2", "-o", str(file))
+    assert cli.main(["export", str(run / "run"), *words]) == 0
+    by_file, by_run = tmp_path / "a.json", tmp_path / "b.json"
+    data = ("--data", run / "data")
+    assert evaluate_verb(file, "--dataset", "camvid", *data, "--json", by_file) == 0
+    assert evaluate_verb(run / "run", *data, "--json", by_run) == 0
+    one, two = (np.array(json.loads(f.read_text())["confusion_matrix"]) for f in (by_file, by_run))
+    assert np.abs(one - two).sum() <= 0.002 * one.sum()
+
+
+def test_a_run_that_skips_damaged_frames_is_scored_without_them(run, network, capsys):
+    (run / "data/val/labels/1.png").write_bytes(b"")
+    assert evaluate_verb(run / "run", "--data", run / "data") == 2
+    assert "1.png: the file is empty" in capsys.readouterr().err
+    header = json.loads((run / "run/recipe.json").read_text())
+    header["recipe"]["damaged"] = "skip"
+    (run / "run/recipe.json").write_text(json.dumps(header))
+    assert evaluate_verb(run / "run", "--data", run / "data") == 0
+    printed = capsys.readouterr()
+    assert "left out" in printed.err and "1.png" in printed.err
+    assert "3 frames, 1 of them damaged and left out" in printed.out
+    for path in (run / "data/val/labels").iterdir():
+        path.write_bytes(b"")
+    assert evaluate_verb(run / "run", "--data", run / "data") == 2
+    assert "every one of 3 samples is damaged" in capsys.readouterr().err
 
 
 def test_gallery_keeps_first_best_and_worst():

@@ -1,8 +1,9 @@
 """Scores of a network or a model file on a labelled data set, at the labels' full resolution.
 
-The protocol is the paper's (section 5.1): the frame is resized to the network's size, the
-prediction back to the label's. Frames go through the very code that the node runs: the same resize,
-the same wrapper (`DeployedModel`), the same mask resize. Knows nothing of training.
+The protocol is the paper's (section 5.1): the frame is resized to the network's size, the scores
+are enlarged to the label's, and then the class of each pixel is taken. Frames go through the very
+code that the node runs: the same resize, the same wrapper (`DeployedModel`), the same enlargement.
+Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor
 from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.metrics import confusion_matrix
+from bisenetv2_ros.model_file import NO_CLASS
 from bisenetv2_ros.resize import resize_image, resize_mask
 from bisenetv2_ros.training.dataset_files import known_dataset
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample
@@ -30,6 +32,7 @@ from bisenetv2_ros.training.recipe import Recipe
 
 Mask = NDArray[np.uint8]
 READERS = 4  # threads that read frames
+BAND = 1 << 26  # scores that are enlarged at once
 
 
 class CroppedDataset:
@@ -101,17 +104,57 @@ def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
 
 
 def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Mask]:
-    """The deployed wrapper around a network, on the network's device: frame -> mask."""
+    """The deployed wrapper around a network, on the network's device: frame -> mask of its size."""
     device = next(network.parameters()).device
     deployed = DeployedModel(network, recipe.mean, recipe.std).eval().to(device)
 
     @torch.inference_mode()
     def predict(image: Mask) -> Mask:
         small = resize_image(image, recipe.input_size)
-        mask, _ = deployed(torch.from_numpy(np.ascontiguousarray(small)[None]).to(device))
-        return mask[0].cpu().numpy()
+        x = torch.from_numpy(np.ascontiguousarray(small)[None]).to(device)
+        coarse = deployed.coarse_logits(x)
+        return enlarged_argmax(coarse, image.shape[:2], network.config.align_corners)
 
     return predict
+
+
+def enlarged_argmax(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Mask:
+    """Enlarge scores bilinearly, and take the class of the highest of each pixel.
+
+    That is how published protocols score; of enlarged masks the edges are in steps. Works in bands
+    of rows, because all classes of a large frame take gigabytes.
+
+    Args:
+        logits: (1, C, h, w).
+        size: (height, width) of the mask.
+        align_corners: see torch's `interpolate`.
+
+    Returns:
+        (height, width) uint8 class indices; NO_CLASS if the scores are not finite.
+    """
+    height, width = size
+    rows = logits.shape[2]
+    place = torch.arange(height, device=logits.device, dtype=torch.float32)
+    if align_corners:
+        place = place * ((rows - 1) / max(1, height - 1))
+    else:
+        place = ((place + 0.5) * (rows / height) - 0.5).clamp(min=0)
+    above = place.long().clamp(max=rows - 1)
+    below = (above + 1).clamp(max=rows - 1)
+    weight = (place - above)[None, None, :, None]
+    band = max(1, BAND // (logits.shape[1] * width))
+    masks = []
+    for start in range(0, height, band):
+        part = slice(start, start + band)
+        mixed = torch.lerp(
+            logits[:, :, above[part]].float(), logits[:, :, below[part]].float(), weight[:, :, part]
+        )
+        wide = F.interpolate(
+            mixed, (mixed.shape[2], width), mode="bilinear", align_corners=align_corners
+        )
+        top, index = wide[0].max(0)
+        masks.append(torch.where(top < 1e30, index, NO_CLASS).to(torch.uint8))
+    return torch.cat(masks).cpu().numpy()
 
 
 def averaging_predictor(
@@ -132,6 +175,9 @@ def averaging_predictor(
         flip: average with the prediction of the mirrored frame.
         scales: factors on the network's size, each rounded to a multiple of 8 pixels.
         full_size: the network's size is the frame's own instead of the recipe's.
+
+    Returns:
+        a function from a frame to its mask, of the frame's size.
     """
     device = next(network.parameters()).device
     network.eval()
@@ -140,18 +186,21 @@ def averaging_predictor(
     def probabilities(image: Mask, size: tuple[int, int]) -> Tensor:
         pixels = torch.from_numpy(np.ascontiguousarray(resize_image(image, size))[None]).to(device)
         x = ((pixels.float() / 255 - mean) / std).permute(0, 3, 1, 2)
-        result = network.enlarge(network(x)).softmax(1)
+        result = enlarged(x, image).softmax(1)
         if flip:
-            result = (result + network.enlarge(network(x.flip(3))).softmax(1).flip(3)) / 2
+            result = (result + enlarged(x.flip(3), image).softmax(1).flip(3)) / 2
         return result
+
+    def enlarged(x: Tensor, image: Mask) -> Tensor:
+        corners = network.config.align_corners
+        size = image.shape[:2]
+        return F.interpolate(network(x), size, mode="bilinear", align_corners=corners)
 
     @torch.inference_mode()
     def predict(image: Mask) -> Mask:
-        width, height = (image.shape[1], image.shape[0]) if full_size else recipe.input_size
-        total = torch.zeros(1, network.config.num_classes, height, width, device=device)
-        for scale in scales:
-            found = probabilities(image, _scaled((width, height), scale))
-            total += F.interpolate(found, (height, width), mode="bilinear", align_corners=False)
+        size = (image.shape[1], image.shape[0]) if full_size else recipe.input_size
+        total = sum(probabilities(image, _scaled(size, scale)) for scale in scales)
+        assert isinstance(total, Tensor), "there is at least one scale"
         return total.argmax(1)[0].to(torch.uint8).cpu().numpy()
 
     return predict

@@ -80,10 +80,13 @@ class DeployedModel(nn.Module):
 
     def logits(self, image: Tensor) -> Tensor:
         """The first part of `forward`: (N, C, H, W) float32."""
+        return self.network.enlarge(self.coarse_logits(image))
+
+    def coarse_logits(self, image: Tensor) -> Tensor:
+        """Logits as the network gives them, of a fraction of the image's size: (N, C, h, w)."""
         # To float before the transpose: TensorRT takes uint8 as an input and for nothing else.
         x = image.float().permute(0, 3, 1, 2)
-        logits = self.network((x - self.mean) * self.scale)
-        return self.network.enlarge(logits)
+        return self.network((x - self.mean) * self.scale)
 
 
 def export_model(

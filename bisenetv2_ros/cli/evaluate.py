@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,9 +26,11 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Scores are over the labels' own pixels: the frame is resized to the network's size, the mask back to
-the label's (the paper's protocol, and what the node does). One confusion matrix over the whole
-split, the same numbers as cityscapesScripts. `bisenetv2 check-data --help` lists the data sets.
+Scores are over the labels' own pixels: the frame is resized to the network's size, its scores are
+enlarged to the label's size before the class of each pixel is taken (the published protocols, and
+what the node does; a runtime that hands out no scores has its mask enlarged). One confusion matrix
+over the whole split, the same numbers as cityscapesScripts. `bisenetv2 datasets` lists the data
+sets.
 
 examples:
   bisenetv2 evaluate runs/camvid_cpu --data data/camvid
@@ -76,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.camera_view import View
     from bisenetv2_ros.metrics import scores
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
+    from bisenetv2_ros.training.datasets import DatasetError
     from bisenetv2_ros.training.evaluate import CityscapesSubmission, CroppedDataset, evaluate
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         refuse_overwriting(args.json, Path(args.model))
     try:
-        predict, labels, trained_on, facts = _open_model(args)
+        predict, labels, trained_on, facts, skips = _open_model(args)
         kind = args.dataset or trained_on
         dataset = load_dataset_of(labels, args.model, kind, args.data, args.split)
         if args.submission and dataset.labels.name != "cityscapes19":
@@ -93,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         if args.crop:
             dataset = CroppedDataset(dataset, View(crop=args.crop))
         gallery = Gallery(dataset.labels)
+        damaged: list[str] = []  # left out, for a run whose recipe says so
         watchers: list[Callable[[Sample, Mask], None]] = [gallery]
         if args.submission:
             watchers.append(CityscapesSubmission(args.submission))
@@ -103,12 +108,21 @@ def run(args: argparse.Namespace) -> int:
                     watcher(sample, mask)
                 bar.update()
 
-            matrix = evaluate(predict, dataset, on_sample)
+            def on_damaged(error: DatasetError) -> None:
+                damaged.append(str(error))
+                tqdm.write(f"bisenetv2 evaluate: left out {error}", file=sys.stderr)
+                bar.update()
+
+            matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else None)
+            if len(damaged) == len(dataset):
+                raise DatasetError(f"every one of {len(dataset)} samples is damaged")
     except (ValueError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
 
     result = scores(matrix)
     facts["data"] = f"{kind}, {args.split} split, {len(dataset)} frames"
+    if damaged:
+        facts["data"] += f", {len(damaged)} of them damaged and left out"
     if args.crop:
         facts["data"] += ", cropped to {:g} {:g} {:g} {:g}".format(*args.crop)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
@@ -127,8 +141,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _open_model(
     args: argparse.Namespace,
-) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str]]:
-    """-> predictor, classes, data set it was trained on, and facts to print."""
+) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str], bool]:
+    """-> predictor, classes, data set it was trained on, facts to print, whether to skip damage."""
     averages = args.flip or args.scales != (1.0,) or args.full_size
     if args.model.endswith(".onnx"):
         if averages:
@@ -145,7 +159,12 @@ def _open_model(
             "runs on": f"{segmenter.backend.name}, {segmenter.backend.device}",
             "protocol": "network at {}x{}".format(*info.input_size),
         }
-        return lambda image: segmenter(image).mask, info.labels, info.dataset, facts
+
+        def predict_frame(image: Mask) -> Mask:
+            height, width = image.shape[:2]
+            return segmenter(image, size=(width, height)).mask
+
+        return predict_frame, info.labels, info.dataset, facts, False
 
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.distributed import join_processes
@@ -175,7 +194,8 @@ def _open_model(
             scales=args.scales,
             full_size=args.full_size,
         )
-    return predict, trained.labels, trained.recipe.dataset, facts
+    skips = trained.recipe.damaged == "skip"
+    return predict, trained.labels, trained.recipe.dataset, facts, skips
 
 
 def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
