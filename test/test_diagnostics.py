@@ -104,6 +104,56 @@ def test_latency_over_the_budget_warns_unless_there_is_none(statistics, clock):
     assert judge(statistics, latency_budget=0.0)[0] is Level.OK
 
 
+NOW = 1.7e9  # seconds since 1970
+
+
+@pytest.mark.parametrize(
+    ("stamp", "is_simulated", "expected"),
+    [
+        (NOW - 0.05, False, None),
+        (NOW - 20.0, False, None),  # slow, but the budget says so
+        (NOW + 0.5, False, None),
+        (NOW - 96043066, False, "of another clock, 96043066 s before the node's time: for a bag"),
+        (NOW - 600, True, "600 s before the node's time: the node has use_sim_time, the camera"),
+        (NOW + 600, True, "600 s after the node's time: the node has use_sim_time"),
+        (12345.6, False, "newest is 12345.6 s, as if counted from the start of the camera"),
+        (NOW + 3.0, False, "3.0 s ahead of the node's time: synchronize"),
+        (0.0, False, "stamps are 0: the driver does not set them"),
+    ],
+)
+def test_stamps_of_another_clock_are_called_that(statistics, clock, stamp, is_simulated, expected):
+    for _ in range(30):
+        clock.now += 0.1
+        statistics.received(stamp, NOW)
+        statistics.published(latency=max(NOW - stamp, 0.0) or math.nan, inference=0.01)
+    level, message = judge(statistics, is_simulated=is_simulated)
+    if expected is None:
+        assert "clock" not in message and "stamps" not in message
+    else:
+        assert level is Level.WARN and expected in message and "budget" not in message
+        assert judge(statistics, latency_budget=0.0)[0] is Level.OK, "nobody wants to know"
+
+
+def test_one_stamp_that_jumps_is_no_other_clock(statistics, clock):
+    for jump in [0.0] * 15 + [1e6] + [0.0] * 14:
+        clock.now += 0.1
+        statistics.received(NOW - jump, NOW)
+        statistics.published(latency=0.02, inference=0.01)
+    assert judge(statistics)[0] is Level.OK
+
+
+def test_what_was_before_a_rest_tells_nothing_about_the_camera(statistics, clock):
+    run(statistics, clock, seconds=3)
+    clock.now += 600
+    statistics.resumed()
+    clock.now += 0.5
+    assert judge(statistics) == (Level.OK, "waiting for the first frame")
+    clock.now += 1.0
+    assert judge(statistics) == (Level.STALE, "no frame for 1.5 s")
+    run(statistics, clock, seconds=1)
+    assert judge(statistics)[0] is Level.OK
+
+
 def test_drops_warn_by_cause_until_they_are_past(statistics, clock):
     run(statistics, clock, seconds=1)
     statistics.dropped("replaced")

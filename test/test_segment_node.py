@@ -1009,7 +1009,7 @@ def test_hostile_calibrations_harm_no_mask(ros, start, scene):
 
 FAULTY = """
 import sys
-from bisenetv2_ros.node import camera_input, camera_topics, inference, status
+from bisenetv2_ros.node import camera_input, camera_topics, inference
 from bisenetv2_ros.node import segment_node as node
 
 def fail_at_first(owner, name, after=0):
@@ -1028,7 +1028,7 @@ fail_at_first(inference.LatestFrame, "put")
 fail_at_first(inference.Inference, "_open")
 fail_at_first(camera_topics.CameraTopics, "publish")
 fail_at_first(camera_topics.CameraTopics, "follow", after=1)  # the first is of on_activate
-fail_at_first(status, "output_problems")
+fail_at_first(camera_topics, "output_problems")
 fail_at_first(camera_input.CameraInput, "_keep_calibration")
 fail_at_first(node.SegmentNode, "set_parameters")
 sys.exit(node.main())

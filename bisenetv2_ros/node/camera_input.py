@@ -10,12 +10,13 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rclpy import get_rmw_implementation_identifier
 from rclpy.node import Node
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 
-from bisenetv2_ros.node import transports
+from bisenetv2_ros.node import diagnostics, fastdds, transports
 from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible
 from bisenetv2_ros.node.transports import PACKET, Stream
 from bisenetv2_ros.node.video import VideoDecoder, missing_decoder
@@ -112,19 +113,17 @@ class CameraInput:
         return next(reversed(known.values()), None)
 
     @property
-    def has_calibration(self) -> bool:
-        """Whether a calibration has come."""
-        return bool(self._calibrations)
-
-    @property
     def source(self) -> str:
         """Transport and topic that the images come by now; '' while not subscribed."""
         if not self.is_open:
             return ""
         return f"{self._stream.transport} {self._node.resolve_topic_name(self._stream.name)}"
 
-    def problems(self) -> list[str]:
-        """Say in one line each why images do not come: no publisher, other types, QoS."""
+    def problems(self, silence: float = 0.0) -> list[str]:
+        """Say in one line each why images do not come: no publisher, other types, QoS.
+
+        silence: seconds without a frame though one was expected.
+        """
         offers = self._offers()
         found = offers.get(self._stream, [])
         problems = []
@@ -143,16 +142,13 @@ class CameraInput:
                 f"{self._node.resolve_topic_name(name)} is published as {PACKET}, "
                 f"which needs {missing}"
             )
+        if found and not problems and silence > diagnostics.SILENCE:
+            who = {f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in found}
+            problems.append(
+                f"{' and '.join(sorted(who))} publishes {self._node.resolve_topic_name(name)}, but "
+                f"no frame arrives: it sends none, or they are lost on the way; {_advice()}"
+            )
         return list(dict.fromkeys(problems))
-
-    def publishers(self) -> list[str]:
-        """The nodes that publish what is subscribed to, by their full names."""
-        return sorted(
-            {
-                f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"
-                for publisher in self._offers().get(self._stream, [])
-            }
-        )
 
     def _offers(self) -> dict[Stream, list[TopicEndpointInfo]]:
         """The publishers of each stream that has some."""
@@ -294,3 +290,13 @@ def _missing(stream: Stream) -> str:
     package = PACKET.partition("/")[0]
     needed = [] if transports.message_class(PACKET) else [f"the package {package}"]
     return " and ".join(filter(None, [*needed, missing_decoder()]))
+
+
+def _advice() -> str:
+    """What to do about images that are lost on the way, with this middleware."""
+    if "fastrtps" in get_rmw_implementation_identifier():
+        return fastdds.advice()
+    return (
+        "images are large: raise net.core.rmem_max and see the middleware's documentation on "
+        "large messages"
+    )

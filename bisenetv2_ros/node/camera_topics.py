@@ -28,6 +28,7 @@ from bisenetv2_ros.image_conversion import ChannelOrder, depth_note
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
+from bisenetv2_ros.node.bit_depth import BitDepth
 from bisenetv2_ros.node.camera_input import CameraInput
 from bisenetv2_ros.node.diagnostics import CameraStatistics
 from bisenetv2_ros.node.intake import RateLimit
@@ -41,7 +42,7 @@ from bisenetv2_ros.node.messages import (
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
-from bisenetv2_ros.node.qos import OVERRIDES, latched, reliable
+from bisenetv2_ros.node.qos import OVERRIDES, latched, output_problems, reliable
 from bisenetv2_ros.node.region_limits import LimitWatch
 from bisenetv2_ros.node.transports import beside, camera_topic, decode, parse_encodings
 from bisenetv2_ros.outputs import (
@@ -127,6 +128,7 @@ class CameraTopics:
         self.encoding = parse_encodings(settings.encodings, settings.cameras)[topic]
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
+        self.bit_depth = BitDepth()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
         #: The camera's topic in full: what tells cameras apart in diagnostics.
         self.topic = self.input.topic
@@ -144,6 +146,8 @@ class CameraTopics:
         self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(camera, "label_info", settings.outputs)
         self._label_info_publisher: Publisher | None = None
+        # Since when the calibration that somebody wants cannot be published, and why.
+        self._lack: tuple[float, str] | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.destroy)
             for name, kind in OUTPUTS.items():
@@ -192,7 +196,8 @@ class CameraTopics:
         if self._on_image is None:
             return
         now = time.monotonic()
-        if self.watched or self.wanted(settings):
+        wanted = self.wanted(settings)
+        if self.watched or wanted:
             self._needed = now
         reason = ""
         if not settings.enabled:
@@ -202,11 +207,26 @@ class CameraTopics:
         if (self.resting and not reason) or (self._needed == now and not self.input.is_open):
             self.statistics.resumed()
         self.resting = reason
+        if "camera_info" not in wanted:
+            self._lack = None
         if reason:
             self.input.close()
             self.input.update()
         else:
             self.input.open()
+
+    def problems(self) -> list[str]:
+        """Say in one line each what keeps frames from coming in, or outputs from going out."""
+        report = self.statistics.report()
+        silence = report.age if report.waiting is None else report.waiting
+        problems = self.input.problems(0.0 if self.resting else silence)
+        lack = self._lack
+        if lack and not self.resting and time.monotonic() - lack[0] > diagnostics.SILENCE:
+            output = self._node.resolve_topic_name(self.output_names["camera_info"])
+            problems.append(
+                f"somebody subscribes to {output}, but {self.input.info_topic} {lack[1]}"
+            )
+        return problems + output_problems(self._node, self.output_names.values())
 
     def _deliver(self, message: Any) -> None:
         if self._on_image is not None:
@@ -296,17 +316,30 @@ class CameraTopics:
         """
         info = self.input.calibration(header.frame_id)
         if info is None:
+            self._miss_calibration(
+                f"brings no calibration of frame_id '{header.frame_id}'"
+                if self.input.shares_calibration
+                else "brings no calibration"
+            )
             return
         calibrated = (
             (info.roi.width or info.width) // max(info.binning_x, 1),
             (info.roi.height or info.height) // max(info.binning_y, 1),
         )
         if calibrated == camera_size:
+            self._lack = None
             box = self.view.box(camera_size)
             self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
         else:
-            self._node.get_logger().warning(
-                f"{self.input.info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
-                f"expected {camera_size[0]}x{camera_size[1]}, the size of the image",
-                throttle_duration_sec=10.0,
+            text = (
+                f"is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"expected {camera_size[0]}x{camera_size[1]}, the size of the image"
             )
+            self._miss_calibration(text)
+            self._node.get_logger().warning(
+                f"{self.input.info_topic} {text}", throttle_duration_sec=10.0
+            )
+
+    def _miss_calibration(self, why: str) -> None:
+        since = self._lack[0] if self._lack else time.monotonic()
+        self._lack = (since, why)

@@ -32,6 +32,10 @@ if TYPE_CHECKING:
 WINDOW = 10.0  #: seconds that rates, percentiles and warnings look back
 MIN_STALE = 0.25  #: seconds of silence that are never called stale: a busy machine's hiccup
 FIRST_FRAME = 1.0  #: seconds that it may take to come after it was asked for
+SILENCE = 3.0  #: seconds after which a cause is named for what does not come
+ANOTHER_CLOCK = 60.0  #: seconds between stamp and now that no frame takes on its way
+AHEAD = 1.0  #: seconds that the clocks of two machines may differ by
+SINCE_BOOT = 1e8  #: seconds; a stamp below is not counted from 1970
 ERROR_STREAK = 3  #: frames in a row that gave no mask before that is called an error
 _MAX_EVENTS = 4096  #: kept a camera and kind; bounds memory when messages flood in
 
@@ -89,6 +93,8 @@ class CameraReport:
     age: float  #: since the newest frame arrived; infinite before the first
     waiting: float | None  #: since frames were asked for again; None once one has come
     period: float  #: median time between the last frames
+    stamp: float  #: of the newest frame
+    stamp_age: float  #: median time from stamp to arrival; NaN if no frame is stamped
 
 
 class CameraStatistics:
@@ -103,7 +109,9 @@ class CameraStatistics:
         self._failures_in_row = 0
         self._last_failure = ""
         self._resumed: float | None = None
+        self._stamp = math.nan
         self._arrivals: deque[float] = deque(maxlen=_MAX_EVENTS)
+        self._stamp_ages: deque[float] = deque(maxlen=30)
         self._drops: deque[tuple[float, str]] = deque(maxlen=_MAX_EVENTS)
         self._masks: deque[tuple[float, float, float]] = deque(maxlen=_MAX_EVENTS)
 
@@ -113,11 +121,14 @@ class CameraStatistics:
             self._resumed = self._clock()
             self._failures_in_row = 0
             self._arrivals.clear()
+            self._stamp_ages.clear()
 
-    def received(self) -> None:
-        """A frame arrived."""
+    def received(self, stamp: float = math.nan, now: float = math.nan) -> None:
+        """A frame arrived with that stamp; `now` is of the node's clock, both in seconds."""
         with self._lock:
             self._received += 1
+            self._stamp = stamp
+            self._stamp_ages.append(now - stamp if stamp else math.nan)
             self._resumed = None
             self._arrivals.append(self._clock())
 
@@ -166,16 +177,27 @@ class CameraStatistics:
                 age=age,
                 waiting=None if self._resumed is None else now - self._resumed,
                 period=float(np.median(intervals)) if intervals.size else float("nan"),
+                stamp=self._stamp,
+                stamp_age=_percentile(list(self._stamp_ages), 50),
             )
 
 
 def assess_camera(
-    report: CameraReport, *, enabled: bool, latency_budget: float, stale_periods: float
+    report: CameraReport,
+    *,
+    enabled: bool,
+    latency_budget: float,
+    stale_periods: float,
+    is_simulated: bool = False,
 ) -> tuple[Level, str]:
     """Judge a camera of an active node: level and one line why.
 
-    latency_budget: seconds the 99th percentile may take, 0 for no limit.
-    stale_periods: the camera's own periods without a frame that make it stale.
+    Args:
+        report: what is known about it.
+        enabled: whether its frames are to be segmented.
+        latency_budget: seconds the 99th percentile may take; 0 for no limit.
+        stale_periods: the camera's own periods without a frame that make it stale.
+        is_simulated: whether the node's time is.
     """
     if report.waiting is not None and report.waiting <= FIRST_FRAME:
         return Level.OK, "waiting for the first frame"
@@ -197,6 +219,8 @@ def assess_camera(
     if unwanted:
         causes = ", ".join(f"{cause} {count}" for cause, count in sorted(unwanted.items()))
         return Level.WARN, f"dropped in the last {WINDOW:.0f} s: {causes}"
+    if latency_budget and (problem := stamp_problem(report, is_simulated)):
+        return Level.WARN, problem
     if latency_budget and report.latency_p99 > latency_budget:
         return Level.WARN, (
             f"latency p99 {report.latency_p99:.3f} s is over the budget of {latency_budget} s"
@@ -204,6 +228,33 @@ def assess_camera(
     if report.recent_drops.get(NO_SUBSCRIBER):
         return Level.OK, IS_IDLE
     return Level.OK, f"{report.output_rate:.1f} Hz"
+
+
+def stamp_problem(report: CameraReport, is_simulated: bool) -> str:
+    """Say in one line if the stamps are of another clock than the node's; '' if they are not."""
+    age = report.stamp_age
+    if report.stamp == 0:
+        return "stamps are 0: the driver does not set them"
+    if age > ANOTHER_CLOCK and report.stamp < SINCE_BOOT:
+        return (
+            f"stamps are of another clock: the newest is {report.stamp:.1f} s, as if counted from "
+            "the start of the camera or its computer; expected seconds since 1970"
+        )
+    if age > ANOTHER_CLOCK or age < -ANOTHER_CLOCK:
+        away = f"{abs(age):.0f} s {'before' if age > 0 else 'after'} the node's time"
+        cause = (
+            "the node has use_sim_time, the camera has not, or nobody publishes /clock"
+            if is_simulated
+            else "for a bag or a simulation set use_sim_time and publish /clock (ros2 bag play "
+            "--clock)"
+        )
+        return f"stamps are of another clock, {away}: {cause}"
+    if age < -AHEAD:
+        return (
+            f"stamps are {-age:.1f} s ahead of the node's time: synchronize the clocks of the "
+            "camera's computer and this one"
+        )
+    return ""
 
 
 _DROPPED = "dropped: "
@@ -219,6 +270,7 @@ def camera_values(report: CameraReport) -> dict[str, str]:
         "latency p50 [s]": f"{report.latency_p50:.4f}",
         "latency p99 [s]": f"{report.latency_p99:.4f}",
         "inference p50 [s]": f"{report.inference_p50:.4f}",
+        "stamp age p50 [s]": f"{report.stamp_age:.4f}",
     }
     values |= {f"{_DROPPED}{cause}": str(n) for cause, n in sorted(report.dropped.items())}
     return values

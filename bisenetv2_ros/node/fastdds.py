@@ -64,6 +64,16 @@ def shared_memory_problem(environment: Mapping[str, str] = os.environ) -> str:
     return ""
 
 
+def advice() -> str:
+    """What to do about a publisher whose images do not arrive."""
+    prefixes = os.environ.get("AMENT_PREFIX_PATH", "")
+    ((variable, profile),) = profile_variables({"AMENT_PREFIX_PATH": prefixes}).items()
+    return (
+        "its shared memory must hold them (start it with "
+        f"{variable}={profile}) and be this node's (containers with --ipc=host, --shm-size=512m)"
+    )
+
+
 def _is_the_users(environment: Mapping[str, str]) -> bool:
     """Whether a profile is named that is none of the package's."""
     named = [environment[name] for name in (VARIABLE, OLD_VARIABLE) if environment.get(name)]

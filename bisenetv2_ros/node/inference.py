@@ -61,7 +61,9 @@ class Inference:
     def put(self, index: int, message: Any) -> None:
         """Take an image message of camera `index`; the newest of each camera is kept."""
         camera = self._cameras[index]
-        camera.statistics.received()
+        stamp = message.header.stamp
+        now = self._node.get_clock().now().nanoseconds / 1e9
+        camera.statistics.received(stamp.sec + stamp.nanosec / 1e9, now)
         settings = parameters.read(self._node)
         if not settings.enabled:
             camera.statistics.dropped(diagnostics.DISABLED)
@@ -114,6 +116,8 @@ class Inference:
         except ImageError as error:
             self._drop(camera, error.cause, error)
             return []
+        if line := camera.bit_depth.look(message, image):
+            self._node.get_logger().warning(f"{camera.topic}: {line}")
         return [Job(camera, settings, wanted, message.header, image, order)]
 
     def _segment(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Segmentation]]:

@@ -16,7 +16,6 @@ from rclpy.node import Node
 from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.camera_topics import CameraTopics
 from bisenetv2_ros.node.diagnostics import Level, Status
-from bisenetv2_ros.node.qos import output_problems
 from bisenetv2_ros.node.state import NodeState
 
 REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
@@ -44,13 +43,7 @@ class StatusReporter:
         due = now >= self._due
         if due:
             self._due = max(self._due + REPORT_PERIOD, now)
-            self._problems = {
-                camera.topic: [
-                    *camera.input.problems(),
-                    *output_problems(self._node, camera.output_names.values()),
-                ]
-                for camera in self._state.cameras
-            }
+            self._problems = {camera.topic: camera.problems() for camera in self._state.cameras}
         statuses = list(self.statuses())
         levels = {status.name: status.level for status in statuses}
         if due or levels != self._levels:
@@ -124,6 +117,7 @@ class StatusReporter:
                     enabled=settings.enabled,
                     latency_budget=settings.latency_budget,
                     stale_periods=settings.stale_periods,
+                    is_simulated=bool(self._node.get_parameter("use_sim_time").value),
                 )
             if problems:
                 level = Level.WARN if level is Level.OK else level

@@ -1,0 +1,121 @@
+"""What the node says over a real graph when nothing arrives, or nothing useful."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs a ROS 2")
+pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
+
+from rclpy import get_rmw_implementation_identifier
+from ros_graph import image_message
+from running_node import STALE, WARN, camera, publish_until
+from sensor_msgs.msg import CameraInfo, Image
+
+pytest_plugins = ["running_node"]  # fixtures
+
+
+def says(ros, text: str, topic: str = "/image_raw") -> bool:
+    return ros.spin_until(lambda: text in ros.status(topic)[1])
+
+
+def test_a_publisher_whose_frames_do_not_arrive_points_to_the_causes(ros, start):
+    start()
+    ros.collect(Image, "segmentation/mask")
+    camera(ros)
+    assert says(ros, "/tester publishes /image_raw, but no frame arrives"), ros.statuses
+    level, text, _ = ros.status("/image_raw")
+    assert level == STALE
+    if "fastrtps" in get_rmw_implementation_identifier():
+        assert "fastdds_shm" in text and "--ipc=host" in text and "--shm-size" in text
+    else:
+        assert "fastdds" not in text.lower()
+
+
+def test_a_camera_that_stops_sending_points_to_the_causes_too(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
+    assert says(ros, "/tester publishes /image_raw, but no frame arrives"), ros.statuses
+
+
+def test_a_bag_without_simulated_time_is_called_that(ros, start, scene):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher, text = camera(ros), "stamps are of another clock"
+    message = image_message(scene, stamp=(1_600_000_000, 0))
+    assert publish_until(ros, publisher, message, lambda: text in ros.status("/image_raw")[1])
+    level, text, _ = ros.status("/image_raw")
+    assert masks and level == WARN
+    assert "set use_sim_time and publish /clock" in text and "budget" not in text
+
+
+def test_seconds_since_boot_are_called_that(ros, start, scene):
+    start()
+    ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    message = image_message(scene, stamp=(4321, 500_000_000))
+    text = "the newest is 4321.5 s, as if counted from the start of the camera or its computer"
+    assert publish_until(ros, publisher, message, lambda: text in ros.status("/image_raw")[1])
+
+
+def test_simulated_time_with_a_camera_that_has_none_is_called_that(ros, start, scene):
+    start(use_sim_time=True)
+    ros.collect(Image, "segmentation/mask")
+    publisher = camera(ros)
+    message = image_message(scene, stamp=(1_600_000_000, 0))
+    text = "the node has use_sim_time, the camera has not, or nobody publishes /clock"
+    assert publish_until(ros, publisher, message, lambda: text in ros.status("/image_raw")[1])
+
+
+@pytest.mark.parametrize("is_there", [False, True], ids=["no topic", "silent topic"])
+def test_a_calibration_that_never_comes_is_named_while_somebody_listens(
+    ros, start, scene, is_there
+):
+    start()
+    masks = ros.collect(Image, "segmentation/mask")
+    publisher, message = camera(ros), image_message(scene)
+    if is_there:
+        camera(ros, "camera_info", CameraInfo)
+    text = (
+        "somebody subscribes to /segmentation/camera_info, but /camera_info brings no calibration"
+    )
+    publish_until(ros, publisher, message, lambda: False, timeout=4.0)
+    assert masks and text not in ros.status("/image_raw")[1], "nobody listens for it yet"
+    listener = ros.node.create_subscription(
+        CameraInfo, "segmentation/camera_info", lambda message: None, 1
+    )
+    assert publish_until(ros, publisher, message, lambda: text in ros.status("/image_raw")[1])
+    ros.node.destroy_subscription(listener)
+    assert publish_until(ros, publisher, message, lambda: text not in ros.status("/image_raw")[1])
+
+
+def test_two_nodes_of_one_name_are_named(ros, start):
+    programs = start(), start()
+    text = "another node named /segment publishes /segmentation/mask and 5 more outputs too"
+    assert says(ros, text), ros.statuses
+    assert "-r __node:=NAME" in ros.status("/image_raw")[1]
+    programs[1].end()
+    assert ros.spin_until(lambda: text not in ros.status("/image_raw")[1])
+
+
+def test_another_node_that_publishes_an_output_is_named(ros, start):
+    start()
+    ros.node.create_publisher(Image, "segmentation/mask", 1)
+    assert says(ros, "node /tester publishes /segmentation/mask too: stop one"), ros.statuses
+
+
+def test_twelve_bits_in_sixteen_are_said_once(ros, start):
+    program = start()
+    masks = ros.collect(Image, "segmentation/mask")
+    values = np.random.default_rng(0).integers(0, 4096, (24, 32)).astype("<u2")
+    message = Image(encoding="mono16", height=24, width=32, step=64)
+    message.data.frombytes(values.tobytes())
+    publisher = camera(ros)
+    text = "/image_raw: mono16 images are nearly black"
+    assert publish_until(ros, publisher, message, lambda: text in program.output)
+    masks.clear()
+    assert publish_until(ros, publisher, message, lambda: len(masks) > 20)
+    assert program.output.count(text) == 1
+    assert "as 12 bits in 16 give" in program.output
