@@ -118,7 +118,6 @@ NOW = 1.7e9  # seconds since 1970
         (NOW + 600, True, "600 s after the node's time: the node has use_sim_time"),
         (12345.6, False, "newest is 12345.6 s, as if counted from the start of the camera"),
         (NOW + 3.0, False, "3.0 s ahead of the node's time: synchronize"),
-        (0.0, False, "stamps are 0: the driver does not set them"),
     ],
 )
 def test_stamps_of_another_clock_are_called_that(statistics, clock, stamp, is_simulated, expected):
@@ -132,6 +131,14 @@ def test_stamps_of_another_clock_are_called_that(statistics, clock, stamp, is_si
     else:
         assert level is Level.WARN and expected in message and "budget" not in message
         assert judge(statistics, latency_budget=0.0)[0] is Level.OK, "nobody wants to know"
+
+
+def test_stamps_that_are_not_set_are_said_and_no_fault_of_the_node(statistics, clock):
+    for _ in range(30):
+        clock.now += 0.1
+        statistics.received(0.0, NOW)
+        statistics.published(latency=math.nan, inference=0.01)
+    assert judge(statistics) == (Level.OK, "10.0 Hz; stamps are 0: the driver does not set them")
 
 
 def test_one_stamp_that_jumps_is_no_other_clock(statistics, clock):

@@ -227,14 +227,13 @@ def assess_camera(
         )
     if report.recent_drops.get(NO_SUBSCRIBER):
         return Level.OK, IS_IDLE
-    return Level.OK, f"{report.output_rate:.1f} Hz"
+    unset = "; stamps are 0: the driver does not set them" if report.stamp == 0 else ""
+    return Level.OK, f"{report.output_rate:.1f} Hz{unset}"
 
 
 def stamp_problem(report: CameraReport, is_simulated: bool) -> str:
     """Say in one line if the stamps are of another clock than the node's; '' if they are not."""
     age = report.stamp_age
-    if report.stamp == 0:
-        return "stamps are 0: the driver does not set them"
     if age > ANOTHER_CLOCK and report.stamp < SINCE_BOOT:
         return (
             f"stamps are of another clock: the newest is {report.stamp:.1f} s, as if counted from "
