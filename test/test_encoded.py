@@ -174,7 +174,7 @@ def test_what_is_not_understood_is_called_by_its_name(judged, data, name):
 
 def apng() -> bytes:
     plain = encode(".png", noise())
-    return plain[:33] + chunk(b"acTL", struct.pack(">II", 3, 0)) + plain[33:]
+    return plain[:33] + chunk(b"acTL", struct.pack(">II", 2, 0)) + plain[33:]
 
 
 @pytest.mark.parametrize(
@@ -251,3 +251,49 @@ def test_decoders_own_lines_stay_out_of_ours(tmp_path, capfd):
     with contextlib.suppress(ImageFileError):
         read_image(path)
     assert capfd.readouterr().err == ""
+
+
+def bmp(header_size: int, bits: int) -> bytes:
+    """A BMP of OS/2 (12) or with masks (52): OpenCV gives it wrong colors, without a word."""
+    if header_size == 12:
+        header = struct.pack("<IHHHH", 12, 4, 4, 1, bits) + bytes(range(256)) * 3
+    else:
+        header = struct.pack("<IiiHHIIiiII", header_size, 4, 4, 1, bits, 3, 64, 0, 0, 0, 0)
+        header += struct.pack("<III", 0xFF00, 0xFF0000, 0xFF000000)
+    offset = 14 + len(header)
+    data = header + bytes(16 * bits // 8)
+    return b"BM" + struct.pack("<IHHI", offset + 16 * bits // 8, 0, 0, offset) + data
+
+
+def tiff(bits: int, color: int, planes: int = 1) -> bytes:
+    """A TIFF of 8x8 samples that OpenCV misreads, without a word."""
+    samples = 3 if color == 2 else 1
+    size = 8 * 8 * bits * samples // 8
+    values = [(256, 8), (257, 8), (258, bits), (259, 1), (262, color), (273, 8), (277, samples)]
+    values += [(278, 8), (279, size), (284, planes)]
+    directory = struct.pack("<H", len(values))
+    directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values)
+    return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (bmp(12, 8), "BMP has a header of 12 bytes and 8 bits"),
+        (bmp(52, 32), "BMP has a header of 52 bytes and 32 bits"),
+        (tiff(1, 3), "TIFF has 1 bits a sample, photometric interpretation 3"),
+        (tiff(16, 2, planes=2), "planar configuration 2"),
+        (tiff(16, 0), "TIFF has 16 bits a sample, photometric interpretation 0"),
+    ],
+)
+def test_what_opencv_misreads_is_refused(judged, data, said):
+    for result in judged(data):
+        assert isinstance(result, str) and said in result
+
+
+def test_numbers_beyond_reason_are_refused(judged):
+    sound, place = tiff_pages(1), struct.pack("<HHII", 273, 4, 1, 8)
+    huge = sound.replace(place, struct.pack("<HHII", 273, 4, 2**31, 8))
+    assert huge != sound
+    for result in judged(huge):
+        assert isinstance(result, str) and "ends after" in result

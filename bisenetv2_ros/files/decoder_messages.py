@@ -19,7 +19,7 @@ _DECODER = re.compile(
     r"TIFF|Corrupt JPEG|Premature end|Invalid SOS|Unsupported marker|Unknown Adobe|"
     r"Warning[:,]|.*(?:JPEG|SOI|DHT|Huffman|marker|bytes before)|\w+ \(?VIDEOIO|VIDIOC"
 )
-_POINTER = re.compile(r" @ 0x[0-9a-f]+")
+_PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ \w+ ")
 _lock = threading.RLock()
 _active = False
 
@@ -62,6 +62,6 @@ def captured_messages() -> Iterator[list[str]]:
 def _sort(text: str, messages: list[str]) -> None:
     for line in text.splitlines():
         if _DECODER.match(line):
-            messages.append(_POINTER.sub("", line))
+            messages.append(_PLACE.sub("", line))
         elif line.strip():
             os.write(2, f"{line}\n".encode())

@@ -71,6 +71,11 @@ _UNSUPPORTED = (
     (rb"P[7Ff]", "PAM or PFM"),
     (rb"DDS ", "DDS"),
     (rb"qoif", "QOI"),
+    (rb"icns", "an Apple icon"),
+    (rb"SIMPLE  =", "FITS"),
+    (rb"\x0a[\0-\5]\x01[\x01\x02\x04\x08]", "PCX"),
+    (rb"\x01\xda[\0\1][\1\2]", "SGI"),
+    (rb"\x59\xa6\x6a\x95", "a Sun raster"),
     (rb"version https://git-lfs", "a Git LFS pointer, not the file itself (run `git lfs pull`)"),
     (rb"\s*<(![Dd][Oo][Cc]|html|HTML|\?xml|svg)", "a page or drawing in HTML, XML or SVG"),
 )
@@ -106,14 +111,14 @@ def read_header(data: memoryview) -> Header:
         if re.match(pattern, start, re.DOTALL):
             try:
                 return parse(data)
-            except (struct.error, IndexError):
+            except (struct.error, IndexError, OverflowError):
                 raise _ends_early(data) from None
     raise ImageError(
         "format", f"data is {known_format(start) or repr(start[:8])}, expected {FORMATS}"
     )
 
 
-def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 1 << 30) -> Pixels:
+def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 1 << 28) -> Pixels:
     """Decode one whole image.
 
     Found are truncation at any byte, broken structure and checksums, and JPEG data that is used up
@@ -240,7 +245,8 @@ def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _png_header(data: memoryview) -> Header:
-    header = Header(0, 0)
+    header, frames = Header(0, 0), 0
+    parts: set[bytes] = set()
     for kind, content in png_chunks(data):
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", content)
@@ -248,8 +254,11 @@ def _png_header(data: memoryview) -> Header:
         elif kind == b"eXIf":
             header = header._replace(orientation=_orientation(content))
         elif kind == b"acTL":
-            header = header._replace(frames=max(1, *struct.unpack_from(">I", content)))
-    return header
+            frames = struct.unpack_from(">I", content)[0]
+        elif kind == b"IDAT" and not parts & {b"IDAT", b"fcTL"} and frames:
+            frames += 1  # the image itself is no frame of the animation
+        parts.add(kind)
+    return header._replace(frames=max(1, frames))
 
 
 # JPEG --------------------------------------------------------------------------------------------
@@ -403,6 +412,12 @@ def _bmp_header(data: memoryview) -> Header:
     else:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     height = abs(height)
+    # OpenCV gives wrong colors for these.
+    if header_size not in (12, 40, 64, 108, 124) or (header_size == 12 and bits <= 8):
+        raise ImageError("format", f"BMP has a header of {header_size} bytes and {bits} bits")
+    colors = struct.unpack_from("<I", data, 46)[0] if header_size >= 40 and bits <= 8 else 0
+    if offset < 14 + header_size + 4 * min(colors, 256):
+        raise ImageError("decode", f"BMP has {colors} colors that reach into its pixels")
     if compression in (0, 3):
         _check_end(data, offset + (width * bits + 31) // 32 * 4 * height)
     elif bytes(data[2:6]) != bytes(4):  # compressed: only the claimed size of the file tells
@@ -431,6 +446,14 @@ def _tiff_header(data: memoryview) -> Header:
         (width,), (height,) = first[256], first[257]
     except (KeyError, ValueError):
         raise ImageError("decode", "TIFF does not say its width and height") from None
+    bits, color, planes = (first.get(tag, [1])[0] for tag in (258, 262, 284))
+    # OpenCV gives wrong colors for these.
+    if (bits > 8 and (color not in (1, 2) or planes != 1)) or (bits < 8 and color not in (0, 1)):
+        raise ImageError(
+            "format",
+            f"TIFF has {bits} bits a sample, photometric interpretation {color} and planar "
+            f"configuration {planes}, expected 8 bits, or grey or RGB by pixels",
+        )
     orientation = first.get(_TIFF_ORIENTATION, [1])[0]
     return Header(width, height, orientation if 1 <= orientation <= 8 else 1, max(1, pages))
 

@@ -152,7 +152,8 @@ def _decode(path: Path, data: bytes) -> Pixels:
         with captured_messages() as messages:
             decoded = decode(data)
     except ImageError as error:
-        said = f" ({messages[0]})" if messages else ""
+        clear = [message for message in messages if "imdecode_" not in message]
+        said = f" ({clear[0]})" if clear else ""
         raise ImageFileError(f"{path}: {error}{said}") from error
     damage = [message for message in messages if _DAMAGE.search(message)]
     if damage:

@@ -26,7 +26,7 @@ MAX_SIDE = 4096
 _RESERVE = 512 * 1024
 _PREFERRED, _ANYWHERE = "avc1", "mp4v"
 #: Containers that count their frames; of others, OpenCV makes the count of duration and rate.
-_COUNTS_FRAMES = re.compile(rb"RIFF....AVI |....(?:ftyp|moov|mdat|free|wide|skip)", re.DOTALL)
+_COUNTS_FRAMES = re.compile(rb"GIF8|RIFF....AVI |....(?:ftyp|moov|mdat|free|wide|skip)", re.DOTALL)
 # What FFmpeg calls errors though the frames are whole.
 _HARMLESS = re.compile(
     r"co located POCs|mmco: unref|number of reference frames|Warning MVs|single-track mode|"
@@ -80,6 +80,10 @@ class VideoReader:
         self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
         #: Frames that the file claims to have; None if it does not.
         self.count = round(claimed) if 0 < claimed < 1e9 else None
+        with path.open("rb") as file:
+            self._start = file.read(16)
+            if self._start.startswith(b"GIF8"):
+                self.count = _gif_frames(self._start + file.read())
         #: After `frames`: what was lost on the way, one line each.
         self.losses: list[str] = []
         self.read = 0  #: frames read in the last pass, those not wanted included
@@ -126,17 +130,34 @@ class VideoReader:
         """What the file claims to have beyond what was read."""
         if self.count is None or count >= self.count or not self.rate:
             return []
-        with self._path.open("rb") as file:
-            start = file.read(16)
-        if _COUNTS_FRAMES.match(start):
+        if _COUNTS_FRAMES.match(self._start):
             loss = f"{count} frames read of the {self.count} that the file claims"
             # An AVI gives no times; its frames are counted.
-            early = start.startswith(b"RIFF") and time < (self.count - 1.5) / self.rate
+            early = self._start.startswith(b"RIFF") and time < (self.count - 1.5) / self.rate
             return [loss + (", and times are early behind a gap" if early else "")]
         claimed = self.count / self.rate
         if time < 0.9 * claimed - 1:
             return [f"ends after {time:.1f} s of the {claimed:.1f} s that the file claims"]
         return []
+
+
+def _gif_frames(data: bytes) -> int | None:
+    """How many images a GIF has, up to where it breaks off; FFmpeg does not say."""
+    frames, position = 0, 13 + (3 << (data[10] & 7) + 1) * (data[10] >> 7)
+    while position < len(data):
+        kind = data[position]
+        if kind == 0x2C and position + 10 < len(data):
+            frames += 1
+            flags = data[position + 9]
+            position += 11 + (3 << (flags & 7) + 1) * (flags >> 7)
+        elif kind == 0x21:
+            position += 2
+        else:
+            break
+        while position < len(data) and data[position]:  # blocks of up to 255 bytes
+            position += 1 + data[position]
+        position += 1
+    return frames or None
 
 
 class _Complaints:
@@ -250,7 +271,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
 
 def _quoted(messages: list[str]) -> str:
     """The first thing that a decoder said, if any; OpenCV only says that it failed."""
-    said = [message for message in messages if not message.startswith("[ ")]
+    said = [message for message in messages if "VIDEOIO" not in message]
     return f": {said[0]}" if said else ""
 
 

@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = frozenset({
     ".wmv", ".3gp", ".gif", ".mjpg", ".mjpeg",
 })  # fmt: skip
 #: Of images that cannot be read here: they are named if they lie in a folder.
-_OTHER_IMAGES = frozenset({
+OTHER_IMAGES = frozenset({
     ".avif", ".heic", ".heif", ".gif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".pfm", ".pam", ".tga",
     ".ico", ".apng", ".fits", ".pcx",
@@ -137,7 +137,7 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
         )
     taken = set(images or videos)
     for file in sorted(set(files) - taken, key=_natural):
-        found.passed_over.append((file, file.suffix.lower() in _OTHER_IMAGES))
+        found.passed_over.append((file, file.suffix.lower() in OTHER_IMAGES))
 
 
 def _is_sidecar(path: Path) -> bool:

@@ -22,7 +22,7 @@ from bisenetv2_ros.files.encoded import is_image, known_format, may_be_video
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
 from bisenetv2_ros.files.video import VideoError, VideoReader, open_capture
 from bisenetv2_ros.sources.bag_paths import is_bag
-from bisenetv2_ros.sources.find import find, find_labels
+from bisenetv2_ros.sources.find import OTHER_IMAGES, find, find_labels
 from bisenetv2_ros.sources.frame import (
     DEFAULT_RATE,
     Excerpt,
@@ -276,8 +276,9 @@ class _Video(FrameSource):
     ) -> None:
         start = _start(path)
         try:
-            if not may_be_video(start):
-                raise VideoError(f"is {known_format(start)}")
+            suffix = path.suffix.lower()
+            if not may_be_video(start) or (suffix in OTHER_IMAGES and suffix != ".gif"):
+                raise VideoError(f"is {known_format(start) or suffix}")
             self._reader = VideoReader(path)
         except VideoError as error:
             raise SourceError(
