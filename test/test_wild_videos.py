@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+import http.server
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import cv2
@@ -229,6 +232,30 @@ def test_an_excerpt_of_a_video(tmp_path):
     assert numbers(start=Moment(seconds=0.5), end=Moment(seconds=1.0)) == list(range(10, 20))
     assert numbers(every=Moment(25)) == [0, 25, 50]
     assert numbers(start=Moment(5), every=Moment(seconds=1.0)) == [5, 25, 45]
+
+
+def test_a_video_at_an_address(tmp_path):
+    write_video(tmp_path / "a.webm", "VP80")
+    handler = functools.partial(QuietHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}/a.webm"
+        source = open_source(f"http://user:secret@{address}")
+        frames = list(source)
+        server.shutdown()
+    assert (len(frames), source.count, source.live) == (FRAMES, FRAMES, False)
+    assert {frame.source for frame in frames} == {f"http://{address}"}
+    assert len({frame.result_name for frame in frames}) == FRAMES
+
+
+class QuietHandler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_device_that_is_not_there_is_named():
+    with pytest.raises(SourceError, match=r"'/dev/video97': no camera opens as device 97"):
+        open_source("/dev/video97")
 
 
 def test_a_password_is_not_shown(tmp_path):

@@ -112,6 +112,11 @@ class Results:
         """Scores over all frames that came with a label; None if there was none."""
         return scores(self._confusion) if self.scored_frames else None
 
+    @property
+    def note(self) -> str:
+        """What to tell people who will play the video."""
+        return self._video.note
+
     def close(self) -> list[Path]:
         """Complete the video, write the pictures; return the paths of all files, pictures first."""
         self._video.close()

@@ -96,6 +96,8 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     with naming(path), replacing(path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(summary, path)
+    if results.note:
+        print(f"  {results.note}")
     return 130 if interrupted else 0
 
 

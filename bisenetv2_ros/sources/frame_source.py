@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
+from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.encoded import is_image, known_format, may_be_video
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
 from bisenetv2_ros.files.video import VideoError, VideoReader, open_capture
@@ -337,7 +338,8 @@ class _Live(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         start = time.monotonic()
         for index in itertools.count():
-            success, bgr = self._capture.read()
+            with captured_messages():  # FFmpeg's, of packets that the network lost
+                success, bgr = self._capture.read()
             if not success:
                 self._end(index)
                 return
