@@ -20,7 +20,7 @@ def generate_launch_description() -> LaunchDescription:
         "namespace": ("demo", "Namespace of everything that is started."),
         "model": ("", "Model file (.onnx), or name of a shipped model; empty: the default one."),
         "backend": ("auto", "auto, tensorrt, openvino or onnxruntime."),
-        "rviz": ("true", "true: show camera, overlay and colour mask."),
+        "rviz": ("true", "true: show image, overlay and color mask."),
     }
     segment = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(

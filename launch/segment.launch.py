@@ -2,33 +2,59 @@
 
 ros2 launch bisenetv2_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
 
-`--show-args` explains every argument. What an argument leaves empty is as the parameter file says.
+`--show-args` explains every argument. An argument left empty changes nothing: the parameter file
+decides, or else the node's default (config/segment.yaml lists and explains them).
 """
 
+import os
+import posixpath
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
-from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
+from launch.substitutions import LaunchConfiguration, PathJoinSubstitution, TextSubstitution
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
 
 from bisenetv2_ros.node.fastdds import profile_variables
+from bisenetv2_ros.node.parameters import FIELDS
+
+SWITCH = ["true", "false", "True", "False"]  # as Python launch files write it, too
 
 
-def config(name: str) -> PathJoinSubstitution:
-    return PathJoinSubstitution([FindPackageShare("bisenetv2_ros"), "config", name])
+def parameter_argument(name: str, description: str) -> DeclareLaunchArgument:
+    """An argument that sets the parameter of the same name; empty leaves it alone."""
+    field = FIELDS.get(name)
+    choices = SWITCH if field is None or isinstance(field.default, bool) else []
+    choices = [*choices, *(field.metadata["choices"] if field else ())]
+    return DeclareLaunchArgument(
+        name,
+        default_value="",
+        description=description,
+        choices=["", *choices] if choices else None,
+    )
 
 
-#: Arguments that set the parameter of the same name, with the type that it has.
-PARAMETER_TYPES = {
-    "cameras": list[str],
-    "image_transport": str,
-    "model": str,
-    "backend": str,
-    "autostart": bool,
-    "use_sim_time": bool,
-}
+PARAMETER_ARGUMENTS = [
+    parameter_argument(
+        "cameras",
+        "Image topics of several cameras, instead of image_topic, for example "
+        "'[front/image_raw, rear/image_raw]'; results appear beside each, here under "
+        "front/segmentation/ and rear/segmentation/.",
+    ),
+    parameter_argument(
+        "image_transport", "raw, or compressed for the JPEG or PNG topic <topic>/compressed."
+    ),
+    parameter_argument("model", "Model file (.onnx), or name of a shipped model."),
+    parameter_argument("backend", "auto, tensorrt, openvino or onnxruntime."),
+    parameter_argument(
+        "autostart",
+        "true: configure and activate at once; false: leave that to a lifecycle manager.",
+    ),
+    parameter_argument("use_sim_time", "true: take the time from /clock."),
+]
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -36,102 +62,139 @@ ARGUMENTS = [
         default_value="image_raw",
         description="Image topic of the one camera; results appear under segmentation/.",
     ),
-    DeclareLaunchArgument(
-        "cameras",
-        default_value="",
-        description="Image topics of several cameras, instead of image_topic, for example "
-        "'[front/image_raw, rear/image_raw]'; results appear beside each, here under "
-        "front/segmentation/ and rear/segmentation/.",
-    ),
-    DeclareLaunchArgument(
-        "image_transport",
-        default_value="",
-        description="raw, or compressed for the JPEG or PNG topic <topic>/compressed.",
-    ),
+    *PARAMETER_ARGUMENTS,
     DeclareLaunchArgument(
         "namespace", default_value="", description="Namespace of the node and relative topics."
     ),
     DeclareLaunchArgument(
         "params_file",
-        default_value=config("segment.yaml"),
-        description="Parameter file; the default one lists and explains every parameter.",
-    ),
-    DeclareLaunchArgument(
-        "model",
         default_value="",
-        description="Model file (.onnx), folder of `bisenetv2 deploy`, or name of a shipped model.",
+        description="Parameter file; config/segment.yaml of this package lists and explains all "
+        "parameters. Other arguments override it.",
     ),
     DeclareLaunchArgument(
-        "backend", default_value="", description="auto, tensorrt, openvino or onnxruntime."
-    ),
-    DeclareLaunchArgument(
-        "use_sim_time", default_value="", description="true: take the time from /clock."
-    ),
-    DeclareLaunchArgument(
-        "log_level", default_value="info", description="debug, info, warn, error or fatal."
+        "log_level",
+        default_value="info",
+        choices=["debug", "info", "warn", "error", "fatal"],
+        description="debug, info, warn, error or fatal.",
     ),
     DeclareLaunchArgument(
         "rviz",
         default_value="false",
-        description="true: show camera, overlay and colour mask of image_topic; of one of several "
-        "cameras after a change of the displays' topics.",
-    ),
-    DeclareLaunchArgument(
-        "autostart",
-        default_value="",
-        description="true: configure and activate at once; false: leave that to a lifecycle "
-        "manager.",
+        choices=SWITCH,
+        description="true: show image, overlay and color mask of image_topic, or of the first of "
+        "cameras.",
     ),
     DeclareLaunchArgument(
         "respawn",
-        default_value="true",
-        description="true: start the node again two seconds after it has failed.",
+        default_value="false",
+        choices=SWITCH,
+        description="true: start the node again two seconds after it has failed, also if its "
+        "configuration is wrong.",
     ),
 ]
 
 
-def segment_node(context: LaunchContext) -> list[Node]:
-    """Make the node, with a parameter for each argument that was given a value."""
+def nodes(context: LaunchContext) -> list[Node]:
+    """Make the node and RViz. Raises RuntimeError, before anything starts, naming the argument."""
+
+    def argument(name: str) -> str:
+        return LaunchConfiguration(name).perform(context)
+
     given = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=kind)
-        for name, kind in PARAMETER_TYPES.items()
-        if LaunchConfiguration(name).perform(context)
+        declared.name: parameter_value(declared.name, argument(declared.name))
+        for declared in PARAMETER_ARGUMENTS
+        if argument(declared.name)
     }
+    cameras = yaml.safe_load(argument("cameras")) or []
+    params_file = argument("params_file")
+    if params_file and not os.path.isfile(params_file):  # noqa: PTH113, as launch does it
+        raise RuntimeError(f"argument params_file: there is no file '{params_file}'")
+    segment = Node(
+        package="bisenetv2_ros",
+        executable="segment",
+        # With a name, arguments go to this node in full. Without, they would go to /**, which rclpy
+        # applies where it first appeared: perhaps before the parameter file.
+        name="segment",
+        namespace=argument("namespace"),
+        parameters=[part for part in (params_file, given) if part],
+        remappings=[("image_raw", argument("image_topic"))],
+        ros_arguments=["--log-level", argument("log_level")],
+        respawn=argument("respawn").lower() == "true",
+        respawn_delay=2.0,
+        output="screen",
+        emulate_tty=True,
+    )
+    if argument("rviz").lower() == "false":
+        return [segment]
+    compressed = argument("image_transport") == "compressed" and is_installed(
+        "compressed_image_transport"
+    )
+    topic, outputs = argument("image_topic"), "segmentation"
+    if cameras:
+        topic, outputs = cameras[0], posixpath.join(posixpath.dirname(cameras[0]), "segmentation")
     return [
+        segment,
         Node(
-            package="bisenetv2_ros",
-            executable="segment",
-            namespace=LaunchConfiguration("namespace"),
-            parameters=[LaunchConfiguration("params_file"), given],
-            remappings=[("image_raw", LaunchConfiguration("image_topic"))],
-            ros_arguments=["--log-level", LaunchConfiguration("log_level")],
-            respawn=LaunchConfiguration("respawn"),
-            respawn_delay=2.0,
+            package=rviz_package(),
+            executable="rviz2",
+            namespace=argument("namespace"),
+            arguments=["-d", config("segment_compressed.rviz" if compressed else "segment.rviz")],
+            parameters=[{"use_sim_time": given["use_sim_time"]}]
+            if "use_sim_time" in given
+            else None,
+            remappings=[  # the file has absolute names
+                ("/image_raw", topic),
+                ("/image_raw/compressed", f"{topic}/compressed"),
+                ("/segmentation/overlay", f"{outputs}/overlay"),
+                ("/segmentation/color_mask", f"{outputs}/color_mask"),
+            ],
             output="screen",
-            emulate_tty=True,
-        )
+        ),
     ]
 
 
+def parameter_value(name: str, text: str) -> ParameterValue:
+    """What was typed for the argument `name`, with the type of the parameter."""
+    default = FIELDS[name].default if name in FIELDS else False  # use_sim_time is rclpy's
+    typed = TextSubstitution(text=text)  # of a string, launch would guess the type
+    if not isinstance(default, tuple):
+        return ParameterValue(typed, value_type=type(default))
+    items = yaml.safe_load(text)
+    if not items or not isinstance(items, list) or not all(isinstance(item, str) for item in items):
+        raise RuntimeError(f"argument {name}: got '{text}', expected a list such as '[{text}]'")
+    return ParameterValue(typed, value_type=list[str])
+
+
+def rviz_package() -> str:
+    """The name of RViz's package. Raises RuntimeError if it is not installed."""
+    if is_installed("rviz2"):
+        return "rviz2"
+    distro = os.environ.get("ROS_DISTRO", "<distro>")
+    raise RuntimeError(
+        f"argument rviz: rviz2 is not installed; run `sudo apt install ros-{distro}-rviz2`, or "
+        "choose rviz:=false"
+    )
+
+
+def is_installed(package: str) -> bool:
+    try:
+        get_package_prefix(package)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def config(name: str) -> PathJoinSubstitution:
+    return PathJoinSubstitution([FindPackageShare("bisenetv2_ros"), "config", name])
+
+
 def generate_launch_description() -> LaunchDescription:
-    namespace, image_topic = LaunchConfiguration("namespace"), LaunchConfiguration("image_topic")
     return LaunchDescription(
         [
             *ARGUMENTS,
             # For every process of this launch, a camera driver beside the node too.
             *(SetEnvironmentVariable(*variable) for variable in profile_variables().items()),
-            OpaqueFunction(function=segment_node),
-            Node(
-                package="rviz2",
-                executable="rviz2",
-                namespace=namespace,
-                arguments=["-d", config("segment.rviz")],
-                remappings=[  # the file has absolute names
-                    ("/image_raw", image_topic),
-                    ("/segmentation/overlay", "segmentation/overlay"),
-                    ("/segmentation/color_mask", "segmentation/color_mask"),
-                ],
-                condition=IfCondition(LaunchConfiguration("rviz")),
-            ),
+            OpaqueFunction(function=nodes),
         ]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import sys
 from pathlib import Path
@@ -13,3 +14,10 @@ pytest.register_assert_rewrite("running_node")
 
 # A shell's background ignores Ctrl-C, and programs inherit that: those of the tests must not.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionstart() -> None:
+    """Undo what ROS's launch does on import (its pytest plugin imports it): loggers made by its own
+    class do not propagate, so that caplog would see nothing."""
+    logging.setLoggerClass(logging.Logger)

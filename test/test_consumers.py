@@ -94,7 +94,7 @@ class TestNav2:
 
 
 class TestFoxglove:
-    """That panels and topics fit each other; Foxglove itself has not been asked."""
+    """Panels and topics fit each other. Lichtblick 1.28.1 opened the file without errors."""
 
     layout = json.loads((CONFIG / "foxglove_layout.json").read_text())
 
@@ -116,6 +116,12 @@ class TestFoxglove:
         outputs = {output_topic("/image_raw", name) for name in ("overlay", "color_mask")}
         assert shown == {"/image_raw"} | outputs
 
+    def test_every_panel_but_the_diagnostics_has_a_title(self):
+        for name, panel in self.layout["configById"].items():
+            titles = {panel.get("foxglovePanelTitle"), panel.get("lichtblickPanelTitle")}
+            assert len(titles) == 1, name
+            assert titles != {None} or name.startswith("Diagnostic"), name
+
     def test_plots_are_fields_of_the_message(self):
         fields = (CONFIG.parent / "msg" / "ClassFractions.msg").read_text()
         nested = (CONFIG.parent / "msg" / "ClassFraction.msg").read_text()
@@ -126,10 +132,12 @@ class TestFoxglove:
             if name.startswith("Plot!")
             for path in panel["paths"]
         ]
-        assert len(paths) == 4
+        assert len(paths) == 5
+        region = r'(?:regions\[:\]\{name=="\w+"\}\.)?'  # which has the same field
         for path in paths:
             match = re.fullmatch(
-                re.escape(topic) + r'\.(\w+)(?:\[:\]\{class_name=="(\w+)"\}\.(\w+))?', path
+                rf'{re.escape(topic)}\.{region}(\w+)(?:\[:\]\{{class_name=="(\w+)"\}}\.(\w+))?',
+                path,
             )
             assert match, path
             assert re.search(rf"^\S+ +{match[1]} ", fields, re.MULTILINE)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,8 +86,10 @@ def test_parameter_file_holds_every_parameter_with_its_default():
 def make_node():
     """Makes nodes with parameter overrides, in a domain of their own."""
     rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    from ros_graph import DOMAIN
+
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=100 + os.getpid() % 100)
+    rclpy.init(context=context, domain_id=DOMAIN)
     nodes = []
 
     def make(*words: str):

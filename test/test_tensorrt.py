@@ -21,10 +21,13 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import host_device
 import numpy as np
 import onnx
 import pytest
+
+pytest.importorskip("cuda.bindings", reason="needs cuda-bindings")
+
+import host_device
 from gpu import needs_gpu, what_is_missing
 from host_device import HostDriver, driver, put_in_place
 from patience import HANG
