@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import yaml
@@ -27,6 +29,7 @@ from bags import (
     TYPES,
     everything,
     image_bytes,
+    image_message,
     pixels,
     table_rows,
     write_db3,
@@ -479,3 +482,66 @@ def test_raw_and_compressed_of_one_camera_are_one(tmp_path):
     drive = write_mcap(tmp_path / "drive.mcap", others=others)
     with pytest.raises(SourceError, match="expected each camera once, raw or compressed"):
         BagFrames(drive, [TOPIC, f"{TOPIC}/compressed"])
+
+
+def test_encoding_that_messages_do_not_tell(tmp_path, predict, capsys):
+    def image(number: int) -> bytes:
+        return image_bytes(number, "my_camera_format", pixels(number)[..., ::-1].copy())
+
+    drive = write_mcap(tmp_path / "drive.mcap", images=image)
+    assert predict(drive, "--save", "masks") != 0
+    assert "encoding is 'my_camera_format'" in capsys.readouterr().err
+    for words in ({"": "bgr8"}, {TOPIC: "bgr8"}):
+        assert read(drive, encodings=words) == ([0, 1, 2, 3], [])
+    shutil.rmtree(tmp_path / "out", ignore_errors=True)
+    assert predict(drive, "--save", "masks", "--image-encoding", f"{TOPIC}=bgr8") == 0
+    assert len(list((tmp_path / "out" / "masks").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rgb9", "encoding is 'rgb9', expected one of rgb8, bgr8"),
+        (
+            "/talk=rgb8",
+            f"an encoding for '/talk', expected one of the topics that are read: {TOPIC}",
+        ),
+    ],
+)
+def test_encodings_that_cannot_be_are_refused(tmp_path, predict, capsys, word, said):
+    drive = write_mcap(tmp_path / "drive.mcap")
+    assert predict(drive, "--image-encoding", word) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+
+
+def test_encodings_are_for_bags():
+    with pytest.raises(SourceError, match="encoding 'bgr8': expected a bag as the source"):
+        open_source("synthetic", encodings={"": "bgr8"})
+
+
+def test_bayer_mosaic_in_a_png_that_does_not_say_so(tmp_path):
+    mosaic = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
+    data = cv2.imencode(".png", mosaic)[1].ravel()
+    kind = "sensor_msgs/msg/CompressedImage"
+    header = image_message(0).header
+    message = TYPES.types[kind](header, "png", data)
+    others = (("/b/image_raw/compressed", "cdr", (kind, "ros2msg", b""),
+               bytes(TYPES.serialize_cdr(message, kind))),)  # fmt: skip
+    drive = write_mcap(tmp_path / "drive.mcap", 1, others=others)
+    topics = ["/b/image_raw/compressed"]
+    grey, colours = (
+        next(iter(BagFrames(drive, topics, encodings=given))).image
+        for given in ({}, {"": "bayer_rggb8"})
+    )
+    np.testing.assert_array_equal(grey, np.repeat(mosaic[..., None], 3, 2))
+    np.testing.assert_array_equal(colours, cv2.cvtColor(mosaic, cv2.COLOR_BayerBG2RGB))
+
+
+def test_verbs_do_not_write_to_the_files_of_a_bag(tmp_path, model, capsys):
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    drive = write_mcap(folder / "drive.mcap")
+    before = drive.read_bytes()
+    assert main(["view", str(folder), "--model", str(model), "--save", str(drive)]) != 0
+    assert drive.read_bytes() == before

@@ -150,6 +150,42 @@ def test_compressed_frames_show_the_same(program, ros):
         assert len(message.data) < len(image.data) / 4
 
 
+def test_several_cameras_of_a_bag(program, ros, tmp_path):
+    """Each under its recorded name, with its recorded frame id, in the order of the recording."""
+    pytest.importorskip("mcap", reason="needs mcap")
+    bags = pytest.importorskip("bags", reason="needs rosbags")
+    rear = "/rear/image_raw"
+    definition = (bags.IMAGE, "ros2msg", bags.IMAGE_TEXT.encode())
+    others = ((rear, "cdr", definition, bags.image_bytes(77)),)
+    drive = bags.write_mcap(tmp_path / "drive.mcap", COUNT, others=others)
+    front, back = ros.collect(Image, bags.TOPIC), ros.collect(Image, rear)
+    infos = (
+        ros.collect(CameraInfo, "/front/camera_info"),
+        ros.collect(CameraInfo, "/rear/camera_info"),
+    )
+    camera = program(
+        str(drive), "--topic", bags.TOPIC, "--topic", rear, "--wait-for-subscribers", "2",
+    )  # fmt: skip
+    assert ros.spin_until(lambda: len(front) == len(back) == COUNT), camera.output
+    assert camera.wait() == 0 and f"{2 * COUNT} frames sent" in camera.output
+    for number in range(COUNT):
+        np.testing.assert_array_equal(pixels(front[number]), bags.pixels(number))
+        np.testing.assert_array_equal(pixels(back[number]), bags.pixels(77))
+    assert {m.header.frame_id for m in (*front, *back)} == {"camera"}
+    assert [stamps(part) for part in infos] == [stamps(front), stamps(back)]
+    took = (stamps(front)[-1] - stamps(front)[0]) / 1e9
+    assert took > 0.8 * (COUNT - 1) / 10  # each at its own rate, not at half of it or double
+
+
+def test_names_of_several_cameras():
+    from bisenetv2_ros.node.camera_node import topic_names
+
+    assert topic_names(["/front/image_raw"])["/front/image_raw"].image == "image_raw"
+    stereo = topic_names(["/stereo/left", "/stereo/right", "/rear/image_raw"])
+    assert stereo["/stereo/left"] == ("stereo/left", "stereo/left/camera_info", "stereo/left/label")
+    assert stereo["/rear/image_raw"] == ("rear/image_raw", "rear/camera_info", "rear/label")
+
+
 def test_frames_come_at_the_rate(program, ros, drive):
     images = ros.collect(Image, "image_raw")
     program(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
@@ -193,3 +194,25 @@ def test_pictures_of_an_earlier_demo_do_not_mix_with_the_new(tmp_path):
     assert pictures == ["frame_0000.png"]
     names = sorted(path.name for path in tmp_path.glob("*[!4]"))
     assert names == ["frame_0000.png", "frame_of_mine.png", "notes.txt"]
+
+
+def test_topic_of_a_bag_goes_to_the_camera(tmp_path):
+    bags = pytest.importorskip("bags", reason="needs rosbags and mcap")
+    from bisenetv2_ros.cli import camera, demo
+    from bisenetv2_ros.demo.run import _camera_command, frame_count
+
+    rear = ("/rear/image_raw", "cdr", (bags.IMAGE, "ros2msg", b""), bags.image_bytes(0))
+    drive = bags.write_mcap(tmp_path / "drive.mcap", 3, others=(rear,))
+    parsers = argparse.ArgumentParser(), argparse.ArgumentParser()
+    for parser, verb in zip(parsers, (demo, camera), strict=True):
+        verb.add_arguments(parser)
+    words = ["--source", str(drive), "--output", str(tmp_path), "--topic", bags.TOPIC]
+    args = parsers[0].parse_args([*words, "--image-encoding", "bgr8"])
+    assert frame_count(args) == 3
+    command = _camera_command(args, 3)
+    words = command[command.index("camera") + 1 : command.index("--ros-args")]
+    given = parsers[1].parse_args(words)
+    assert (given.topic, given.image_encoding) == ([bags.TOPIC], {"": "bgr8"})
+    args.topic.append("/rear/image_raw")
+    with pytest.raises(ValueError, match="expected one --topic"):
+        frame_count(args)

@@ -7,7 +7,7 @@ import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import set_up_ros
+from bisenetv2_ros.cli.options import add_bag_options, set_up_ros
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,9 +18,11 @@ examples:
   bisenetv2 camera drive.mp4 --loop
   bisenetv2 camera images/ --labels labels/ --rate 30
   bisenetv2 camera webcam:0 --ros-args -r __ns:=/front
+  bisenetv2 camera drive.mcap --topic /front/image_raw --topic /rear/image_raw/compressed
 
 Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) where labels
-are known. A picture that cannot be read is skipped and named. Ends after the last frame.
+are known. Of several cameras of a bag, each has these under its recorded name. An image that cannot
+be read is skipped and named. Ends after the last frame.
 """
     parser.add_argument(
         "source",
@@ -32,6 +34,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
     parser.add_argument(
         "--recursive", action="store_true", help="look into the folders of a folder too"
     )
+    add_bag_options(parser)
     parser.add_argument(
         "--labels", default="", metavar="DIR", help="label masks of the source's images, by stem"
     )
@@ -39,7 +42,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         "--rate",
         type=positive_float,
         metavar="HZ",
-        help="frames per second (default: the source's, 15 where it has none)",
+        help="frames per second of a camera (default: the source's, 15 where it has none)",
     )
     parser.add_argument(
         "--size", type=_size, metavar="WxH", help="resize frames (default: as they are)"
@@ -58,7 +61,7 @@ are known. A picture that cannot be read is skipped and named. Ends after the la
         help="of image_raw (default: %(default)s)",
     )
     parser.add_argument(
-        "--frame-id", default="camera", help="in every header (default: %(default)s)"
+        "--frame-id", default="", help="in every header (default: a bag's own, or camera)"
     )
     parser.add_argument(
         "--seed", type=_int_from_zero, default=1, help="of the synthetic street (%(default)s)"
@@ -115,6 +118,8 @@ def run(args: argparse.Namespace) -> int:
         source = open_source(
             args.source,
             labels=args.labels,
+            topics=args.topic,
+            encodings=args.image_encoding,
             recursive=args.recursive,
             loop=args.loop,
             rate=args.rate,

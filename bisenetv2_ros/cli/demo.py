@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
+from bisenetv2_ros.cli.options import add_bag_options
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.run import (
     ENDLESS_FRAMES,
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 examples:
   bisenetv2 demo                                        a synthetic street scene
   bisenetv2 demo --source drive.mp4                     your video
+  bisenetv2 demo --source drive.mcap --topic /front/image_raw
   bisenetv2 demo --source images/ --labels labels/      with scores against the truth
 
 The output directory gets pictures, video.mp4, summary.json and the logs of both processes.
@@ -43,6 +45,7 @@ The output directory gets pictures, video.mp4, summary.json and the logs of both
         help="folder, glob, image, video, bag, webcam:N, /dev/videoN, rtsp://... or http://... "
         "(default: synthetic)",
     )
+    add_bag_options(parser)
     parser.add_argument(
         "--labels",
         default="",

@@ -77,7 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
     needs_model = args.every is None or args.prelabels != "none"
     try:
-        source = open_source(args.source, topics=args.topic, on_damaged=skip)
+        source = open_source(
+            args.source, topics=args.topic, encodings=args.image_encoding, on_damaged=skip
+        )
         _check(args, source)
         segmenter = (
             Segmenter(args.model, backend=args.backend, device=args.device) if needs_model else None

@@ -48,6 +48,7 @@ def segment_source(
         source = open_source(
             args.source,
             topics=args.topic,
+            encodings=args.image_encoding,
             recursive=args.recursive,
             excerpt=excerpt(args),
             on_damaged=faults.skip,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_int
 
@@ -88,12 +88,7 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
         help="image, folder, 'glob', video, ROS bag, webcam:N, /dev/videoN, rtsp://..., "
         "http://... or synthetic" + ("; several images, folders or videos" if several else ""),
     )
-    parser.add_argument(
-        "--topic",
-        action="append",
-        default=[],
-        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
-    )
+    add_bag_options(parser)
     parser.add_argument(
         "--region",
         action="append",
@@ -110,6 +105,37 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
     parser.add_argument(
         "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
     )
+
+
+def add_bag_options(parser: argparse.ArgumentParser) -> None:
+    """Declare which topics of a bag are read, and how."""
+    parser.add_argument(
+        "--topic",
+        action="append",
+        default=[],
+        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
+    )
+    parser.add_argument(
+        "--image-encoding",
+        action=_Encodings,
+        type=_encoding,
+        default={},
+        metavar="[TOPIC=]NAME",
+        help="of a bag's images whose messages do not tell or are wrong, as in sensor_msgs/Image: "
+        "bayer_rggb8, yuv422_yuy2, ... (any number of times; without a topic for all)",
+    )
+
+
+class _Encodings(argparse.Action):
+    """Collects pairs in a dictionary."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        setattr(namespace, self.dest, {**getattr(namespace, self.dest), values[0]: values[1]})
+
+
+def _encoding(text: str) -> tuple[str, str]:
+    topic, _, name = text.rpartition("=")
+    return topic, name
 
 
 def add_excerpt_options(parser: argparse.ArgumentParser) -> None:

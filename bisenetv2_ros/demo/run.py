@@ -116,7 +116,11 @@ def frame_count(args: argparse.Namespace) -> int | None:
     """
     if _is_endless(args):  # and a device can be opened but once, by the camera
         return args.frames or ENDLESS_FRAMES
-    source = open_source(args.source, labels=args.labels)
+    source = open_source(
+        args.source, labels=args.labels, topics=args.topic, encodings=args.image_encoding
+    )
+    if len(source.cameras) > 1:
+        raise ValueError(f"the demo shows one camera, expected one --topic, got {args.topic}")
     names = ("video.mp4", "summary.json", "segment.log", "camera.log")
     outputs = [*(args.output / name for name in names), *args.output.glob("frame_*.png")]
     refuse_overwriting(outputs, source.inputs)
@@ -150,6 +154,10 @@ def _camera_command(args: argparse.Namespace, total: int | None) -> list[str]:
     if _is_synthetic(args):
         command += ["--size", SCENE_SIZE]
     command += ["--wait-for-subscribers", "2", "--pace-topic", FINISHED_TOPIC]
+    for topic in args.topic:
+        command += ["--topic", topic]
+    for topic, encoding in args.image_encoding.items():
+        command += ["--image-encoding", f"{topic}={encoding}"]
     if args.labels:
         command += ["--labels", args.labels]
     if total is not None:

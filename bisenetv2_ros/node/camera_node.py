@@ -5,8 +5,9 @@
     camera_info             sensor_msgs/CameraInfo of an ideal camera
     label                   sensor_msgs/Image, mono8: the class of each pixel, where it is known
 
-All messages of a frame have the same stamp: the time of publishing. Knows nothing of segmentation,
-and not where frames come from.
+All messages of a frame have the same stamp: the time of publishing. Of a recording's several
+cameras, each has these topics beside its recorded one, which takes the place of image_raw. Knows
+nothing of segmentation, and not where frames come from.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ from __future__ import annotations
 import array
 import contextlib
 import math
+import posixpath
 import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -49,22 +52,61 @@ DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subs
 class CameraOptions:
     """How to publish."""
 
-    rate: float | None = None  #: Hz; None takes the source's
+    rate: float | None = None  #: Hz, of each camera; None takes the source's
     frames: int | None = None  #: how many to send; None sends all
     encoding: str = "rgb8"  #: of image_raw: rgb8 or bgr8
-    frame_id: str = "camera"
+    frame_id: str = ""  #: of every header; '' takes that of a bag's messages, elsewhere `camera`
     reliable: bool = True  #: QoS offered; drivers are reliable, see REP-2003
     wait_for_subscribers: int = 0  #: of image_raw and image_raw/compressed, before the first frame
     pace_topic: str = ""  #: of std_msgs/Header: each frame waits for the header of the one before
 
 
-class CameraNode(Node):
-    """The topics of the camera, and the waiting for what others do."""
+class _Topics:
+    """The publishers of one camera."""
 
-    def __init__(self, options: CameraOptions, *, labelled: bool) -> None:
+    def __init__(self, node: Node, names: TopicNames, qos: QoSProfile, labelled: bool) -> None:
+        self.image = node.create_publisher(Image, names.image, qos)
+        self.compressed = node.create_publisher(CompressedImage, f"{names.image}/compressed", qos)
+        self.info = node.create_publisher(CameraInfo, names.info, qos)
+        self.label = node.create_publisher(Image, names.label, qos) if labelled else None
+        self.image_buffer, self.label_buffer = ImageBuffer(), ImageBuffer()
+
+
+class TopicNames(NamedTuple):
+    """Where a camera is published; relative, so that the node's namespace comes before them."""
+
+    image: str
+    info: str
+    label: str
+
+
+def topic_names(cameras: Sequence[str]) -> dict[str, TopicNames]:
+    """The topics of each camera: its recorded one and what is beside it; image_raw if it is alone.
+
+    Of cameras in one namespace (/stereo/left, /stereo/right) the others are below each.
+    """
+    folders = [posixpath.dirname(camera) for camera in cameras]
+    names = {}
+    for camera, folder in zip(cameras, folders, strict=True):
+        if len(cameras) == 1 or not camera:  # '' is of files
+            names[camera] = TopicNames("image_raw", "camera_info", "label")
+            continue
+        place = camera if folders.count(folder) > 1 else folder
+        parts = (camera, posixpath.join(place, "camera_info"), posixpath.join(place, "label"))
+        names[camera] = TopicNames(*(part.lstrip("/") for part in parts))
+    return names
+
+
+class CameraNode(Node):
+    """The topics of the cameras, and the waiting for what others do."""
+
+    def __init__(
+        self, options: CameraOptions, *, labelled: bool, cameras: Sequence[str] = ("",)
+    ) -> None:
         """Create the publishers, that of `label` where `labelled`.
 
-        RuntimeError where the pace topic is none.
+        cameras: as of `FrameSource`. Raises RuntimeError if the pace topic or a camera has no name
+        that a topic can have.
         """
         super().__init__("camera")
         reliability = (
@@ -72,20 +114,19 @@ class CameraNode(Node):
         )
         qos = QoSProfile(depth=10, reliability=reliability)
         self._options = options
-        self._image = self.create_publisher(Image, "image_raw", qos)
-        self._compressed = self.create_publisher(CompressedImage, "image_raw/compressed", qos)
-        self._info = self.create_publisher(CameraInfo, "camera_info", qos)
-        self._label = self.create_publisher(Image, "label", qos) if labelled else None
-        self._image_buffer, self._label_buffer = ImageBuffer(), ImageBuffer()
         self._answered = Header()
-        if options.pace_topic:
-            answers = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-            try:
-                self.create_subscription(Header, options.pace_topic, self._take_answer, answers)
-            except InvalidTopicNameException as error:
-                self.destroy_node()
-                reason = str(error).splitlines()[0]
-                raise RuntimeError(f"'{options.pace_topic}' is no topic name: {reason}") from error
+        name = options.pace_topic
+        try:
+            if name:
+                answers = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+                self.create_subscription(Header, name, self._take_answer, answers)
+            self._cameras = {}
+            for name, names in topic_names(cameras).items():
+                self._cameras[name] = _Topics(self, names, qos, labelled)
+        except InvalidTopicNameException as error:
+            self.destroy_node()
+            reason = str(error).splitlines()[0]
+            raise RuntimeError(f"'{name}' is no topic name: {reason}") from error
         self._spinner = SingleThreadedExecutor()
         self._spinner.add_node(self)
 
@@ -97,7 +138,10 @@ class CameraNode(Node):
     @property
     def subscribers(self) -> int:
         """How many listen to the images, raw or compressed."""
-        return int(self._image.get_subscription_count() + self._compressed.get_subscription_count())
+        return sum(
+            topics.image.get_subscription_count() + topics.compressed.get_subscription_count()
+            for topics in self._cameras.values()
+        )
 
     def send(self, frame: Frame) -> None:
         """Publish a frame and, where there is a pace topic, wait for its answer.
@@ -105,7 +149,9 @@ class CameraNode(Node):
         Without an answer it goes again under the same header: a best-effort subscriber may have
         missed it, or have had nobody to pass it on to while the graph was still forming.
         """
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=self._options.frame_id)
+        recorded = frame.origin.frame_id if frame.origin else ""
+        frame_id = self._options.frame_id or recorded or "camera"
+        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=frame_id)
         for timeout in ANSWER_TIMEOUTS:
             self.publish(frame, header)
             if not self._options.pace_topic or self.spin_until(
@@ -120,15 +166,16 @@ class CameraNode(Node):
     def publish(self, frame: Frame, header: Header) -> None:
         """Publish everything about a frame under the header."""
         height, width = frame.image.shape[:2]
-        self._info.publish(ideal_camera_info(header, (width, height)))
-        if self._label is not None and frame.label is not None:
-            self._label.publish(self._label_buffer.fill(header, frame.label, "mono8"))
+        topics = self._cameras[frame.camera]
+        topics.info.publish(ideal_camera_info(header, (width, height)))
+        if topics.label is not None and frame.label is not None:
+            topics.label.publish(topics.label_buffer.fill(header, frame.label, "mono8"))
         pixels = frame.image
         if self._options.encoding == "bgr8":
             pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-        self._image.publish(self._image_buffer.fill(header, pixels, self._options.encoding))
-        if self._compressed.get_subscription_count():
-            self._compressed.publish(jpeg_message(header, frame.image))
+        topics.image.publish(topics.image_buffer.fill(header, pixels, self._options.encoding))
+        if topics.compressed.get_subscription_count():
+            topics.compressed.publish(jpeg_message(header, frame.image))
 
     def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
         """Serve ROS until `done()`; False where `timeout` seconds pass before."""
@@ -157,15 +204,17 @@ class CameraNode(Node):
             return
         while not self.spin_until(lambda: self.subscribers >= wanted, timeout=5):
             self.get_logger().info(
-                f"waiting for {wanted} subscribers of {self._image.topic_name}, "
+                f"waiting for {wanted} subscribers of "
+                f"{', '.join(topics.image.topic_name for topics in self._cameras.values())}, "
                 f"{self.subscribers} so far"
             )
         self.spin_until(lambda: False, SETTLE)
 
     def flush(self) -> None:
         """Wait until reliable subscribers have the last frame, within reason."""
-        for publisher in filter(None, (self._image, self._label, self._compressed)):
-            publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
+        for topics in self._cameras.values():
+            for publisher in filter(None, (topics.image, topics.label, topics.compressed)):
+                publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
 
     def _take_answer(self, header: Header) -> None:
         self._answered = header
@@ -182,10 +231,10 @@ def publish_source(
     node = None
     sent = 0
     try:
-        node = CameraNode(options, labelled=source.labelled)
+        node = CameraNode(options, labelled=source.labelled, cameras=source.cameras)
         with _ReadAhead(source) as frames:
             node.wait_for_subscribers()
-            period = 1 / (options.rate or source.fps)
+            period = 1 / sum(options.rate or source.rate(camera) for camera in source.cameras)
             due = time.monotonic()
             while sent != options.frames and (frame := node.take(frames)) is not None:
                 node.spin_until(lambda: False, due - time.monotonic())

@@ -19,7 +19,12 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from bisenetv2_ros.files.images import ImageFileError
 from bisenetv2_ros.files.paths import share_directory
-from bisenetv2_ros.image_conversion import ImageError, decode_compressed, decode_image
+from bisenetv2_ros.image_conversion import (
+    SUPPORTED_ENCODINGS,
+    ImageError,
+    decode_compressed,
+    decode_image,
+)
 from bisenetv2_ros.sources.bag_file import (
     ZSTD_MAGIC,
     BagError,
@@ -114,6 +119,7 @@ class BagFrames(FrameSource):
             raise SourceError(f"bag '{path}': no messages on {', '.join(self.topics)}")
         count = None if loop else sum(counts.values())
         super().__init__(max(self._rates.values()) or DEFAULT_RATE, count)
+        self.inputs = (path, *self.recording.paths)
 
     def rate(self, camera: str) -> float:
         """Frames a second of one camera, on average."""
@@ -181,17 +187,26 @@ class BagFrames(FrameSource):
                 raise SourceError(
                     f"bag '{self.path}': no image topic '{topic}'; image topics: {listed}"
                 )
-        for topic in self._encodings.keys() - {"", *topics}:
-            raise SourceError(
-                f"bag '{self.path}': an encoding for '{topic}', expected one of the topics that "
-                f"are read: {', '.join(topics)}"
-            )
+        self._check_encodings(topics)
         if len(set(map(camera_of, topics))) < len(topics):
             raise SourceError(
                 f"bag '{self.path}': {', '.join(topics)}: expected each camera once, raw or "
                 "compressed"
             )
         return topics
+
+    def _check_encodings(self, topics: list[str]) -> None:
+        for topic, encoding in self._encodings.items():
+            if topic not in ("", *topics):
+                raise SourceError(
+                    f"bag '{self.path}': an encoding for '{topic}', expected one of the topics "
+                    f"that are read: {', '.join(topics)}"
+                )
+            if encoding not in SUPPORTED_ENCODINGS:
+                raise SourceError(
+                    f"bag '{self.path}': encoding is '{encoding}', expected one of "
+                    f"{', '.join(SUPPORTED_ENCODINGS)}"
+                )
 
     def _read(self, message: Message) -> tuple[np.ndarray, Origin]:
         """Pixels (H, W, 3) uint8 RGB and where they come from; ImageFileError."""

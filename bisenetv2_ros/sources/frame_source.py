@@ -37,7 +37,7 @@ from bisenetv2_ros.sources.frame import (
 from bisenetv2_ros.street.scene import StreetScene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from bisenetv2_ros.sources.find import Found
 
@@ -62,6 +62,7 @@ def open_source(
     *,
     labels: str = "",
     topics: Sequence[str] = (),
+    encodings: Mapping[str, str] | None = None,
     loop: bool = False,
     rate: float | None = None,
     size: Size | None = None,
@@ -80,6 +81,7 @@ def open_source(
         labels: a folder of label maps, one byte a pixel. An image's label is the file of the same
             place and stem; images without one have the label None.
         topics: image topics of a bag, and of nothing else; none takes the only one.
+        encodings: of a bag's images, by topic or '' for all, instead of what their messages say.
         loop: begin again after the last image or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
         size: frames are resized to this; None leaves them as they are. The synthetic street is
@@ -106,16 +108,16 @@ def open_source(
     if live:
         source = _open_live(live[0], rate, size, seed)
     else:
-        source = _open_files(find(specs, recursive, EXPECTED), labels, topics, loop, rate, size,
-                             on_damaged)  # fmt: skip
+        source = _open_files(find(specs, recursive, EXPECTED), labels, topics, encodings or {},
+                             loop, rate, size, on_damaged)  # fmt: skip
     if labels and not isinstance(source, _Images):
         raise SourceError(
             f"labels '{labels}': expected pictures as the source, got '{', '.join(specs)}'"
         )
-    if topics and not _may_have_topics(source):
-        raise SourceError(
-            f"topic '{topics[0]}': expected a bag as the source, got '{', '.join(specs)}'"
-        )
+    of_bags = [f"topic '{topic}'" for topic in topics]
+    of_bags += [f"encoding '{encoding}'" for encoding in (encodings or {}).values()]
+    if of_bags and not _may_have_topics(source):
+        raise SourceError(f"{of_bags[0]}: expected a bag as the source, got '{', '.join(specs)}'")
     source.excerpt = excerpt or Excerpt()
     for part in getattr(source, "parts", ()):
         part.excerpt = source.excerpt
@@ -138,6 +140,7 @@ def _open_files(
     found: Found,
     labels: str,
     topics: Sequence[str],
+    encodings: Mapping[str, str],
     loop: bool,
     rate: float,
     size: Size | None,
@@ -157,10 +160,10 @@ def _open_files(
         if is_bag(path):
             from bisenetv2_ros.sources.bag import BagFrames  # the one that needs another library
 
-            part = BagFrames(path, topics, size, loop, on_damaged)
+            part = BagFrames(path, topics, size, loop, on_damaged, encodings)
         else:
             part = _Video(path, size, loop, on_damaged)
-        part.inputs = (path,)
+            part.inputs = (path,)
         parts.append(part)
     source = parts[0] if len(parts) == 1 else _Chain(parts, loop)
     source.passed_over = tuple(found.passed_over)

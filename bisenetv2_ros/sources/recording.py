@@ -76,6 +76,14 @@ class Recording:
         return {channel: count for file in self.files for channel, count in file.counts.items()}
 
     @property
+    def paths(self) -> tuple[Path, ...]:
+        """Every file on disk that belongs to it."""
+        files = [file.path for file in self.files]
+        beside = [file.with_name(f"{file.name}-wal") for file in files]
+        beside += [file.with_name(METADATA) for file in files[:1]]
+        return (*files, *(file for file in beside if file.is_file()))
+
+    @property
     def duration(self) -> float:
         """Seconds from the first message to the last."""
         start = min(file.start_time for file in self.files)
