@@ -1,0 +1,231 @@
+"""From a mask to points on the ground, by the camera's calibration and pose alone.
+
+    calibration = Calibration(matrix, distortion, "plumb_bob", (width, height))  # of the mask
+    projection = GroundProjection(calibration, plane_of_pose(1.4, pitch=3, roll=0), ground, 30.0)
+    cloud = projection(mask, confidence)      # (H, W) of POINT: x, y, z, class, confidence
+
+The ground is taken for a plane. Pixels of ground classes are projected whole. Of everything else
+only the contact with the ground is: in each column, the pixel right above ground. What stands
+behind that point is not known from one image, and an obstacle that were projected whole would
+smear over all the ground behind it; those points are NaN, as are the sky's and those beyond the
+range. Coordinates are of the camera's optical frame: x right, y down, z forward, in meters.
+
+The library `ipm` of ROS does the projection alone: it undistorts every point again in each call,
+knows no fisheye lens and no objects, and needs tf2 and shape_msgs. This module knows no ROS.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import cv2
+import numpy as np
+
+#: A point of the cloud: meters, class index, probability (255 = 1.0; 0 if it was not computed).
+POINT = np.dtype(
+    {
+        "names": ["x", "y", "z", "class", "confidence"],
+        "formats": ["<f4", "<f4", "<f4", "u1", "u1"],
+        "offsets": [0, 4, 8, 12, 13],
+        "itemsize": 16,
+    }
+)
+
+#: Classes of common data sets that lie on the ground.
+GROUND_NAMES = frozenset(
+    {
+        "road", "pavement", "sidewalk", "terrain", "lane-marking", "lane marking", "road marking",
+        "ground", "grass", "dirt", "parking", "drivable", "path", "floor", "gravel", "sand",
+    }
+)  # fmt: skip
+#: Classes that never touch the ground, wherever they are seen.
+SKY_NAMES = frozenset({"sky"})
+
+_MODELS = {"": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4, "fisheye": 4}
+_FISHEYE = ("equidistant", "fisheye")
+_MOST_ERROR = 0.05  # pixels between a pixel and its ray, projected back
+#: By the rotation that turns a picture upright: where in the array the pixel below is.
+_BELOW = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}
+
+
+@dataclass(frozen=True)
+class Plane:
+    """The ground: points p with normal · p = height."""
+
+    normal: tuple[float, float, float]  #: unit vector straight down, in the optical frame
+    height: float  #: of the camera above the ground, meters, > 0
+
+
+def plane_of_pose(height: float, pitch: float, roll: float) -> Plane:
+    """The ground under a camera `height` meters above it.
+
+    pitch: degrees that it looks down. roll: degrees that its right side hangs down.
+    """
+    pitch, roll = np.radians(pitch), np.radians(roll)
+    down = (np.sin(roll) * np.cos(pitch), np.cos(roll) * np.cos(pitch), np.sin(pitch))
+    return Plane((float(down[0]), float(down[1]), float(down[2])), height)
+
+
+def plane_of_transform(translation: Sequence[float], quaternion: Sequence[float]) -> Plane:
+    """The plane z = 0 of a frame in which the camera is at `translation`.
+
+    quaternion: (x, y, z, w) that turns the optical frame's axes to that frame's.
+    """
+    x, y, z, w = np.asarray(quaternion, float) / np.linalg.norm(quaternion)
+    # The last row of the rotation matrix is that frame's z axis, seen by the camera: straight up.
+    up = (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y))
+    return Plane((-float(up[0]), -float(up[1]), -float(up[2])), float(translation[2]))
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """A camera's intrinsics for images of one size. Pixel centers have integer coordinates.
+
+    Raises ValueError, in one line, for a model that is not known or a matrix that is none.
+    """
+
+    matrix: tuple[float, ...]  #: the nine numbers of K, row by row
+    distortion: tuple[float, ...]  #: of the model: () for none
+    model: str  #: as sensor_msgs/CameraInfo names it
+    size: tuple[int, int]  #: (width, height)
+
+    def __post_init__(self) -> None:
+        if self.model not in _MODELS:
+            known = ", ".join(filter(None, _MODELS))
+            raise ValueError(f"distortion model is '{self.model}', expected one of {known}")
+        if len(self.matrix) != 9 or not (self.matrix[0] > 0 and self.matrix[4] > 0):
+            raise ValueError(f"camera matrix is {self.matrix}, expected focal lengths over 0")
+        count, expected = len(self.distortion), _MODELS[self.model]
+        if any(self.distortion) and count not in (expected, 4 if expected == 5 else expected):
+            raise ValueError(
+                f"distortion has {count} coefficients, expected {expected} for the model "
+                f"'{self.model}'"
+            )
+
+    @cached_property
+    def rays(self) -> np.ndarray:
+        """(H, W, 2) float32: x and y at z = 1 of what each pixel sees; NaN if there is no such ray.
+
+        There is none far outside of where a distortion polynomial was fitted, and none backwards.
+        """
+        width, height = self.size
+        pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+        pixels = pixels.reshape(-1, 1, 2).astype(np.float64)
+        matrix = np.reshape(self.matrix, (3, 3)).astype(np.float64)
+        distortion = np.array(self.distortion if any(self.distortion) else (0.0,) * 4, np.float64)
+        if self.model in _FISHEYE:
+            rays = cv2.fisheye.undistortPoints(pixels, matrix, distortion)
+        else:
+            rays = _undistort(pixels, matrix, distortion)
+        rays = np.where(np.abs(rays) < 1e3, rays, np.nan)
+        back = self._project(np.nan_to_num(rays), matrix, distortion)
+        lost = ~(np.abs(back - pixels).max(axis=2) < _MOST_ERROR) | np.isnan(rays).any(axis=2)
+        rays[lost] = np.nan
+        return rays.reshape(height, width, 2).astype(np.float32)
+
+    def _project(self, rays: np.ndarray, matrix: np.ndarray, distortion: np.ndarray) -> np.ndarray:
+        zero = np.zeros(3)
+        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
+        project = cv2.fisheye.projectPoints if self.model in _FISHEYE else cv2.projectPoints
+        pixels, _ = project(points, zero, zero, matrix, distortion)
+        return np.asarray(pixels).reshape(rays.shape)
+
+
+def _undistort(pixels: np.ndarray, matrix: np.ndarray, distortion: np.ndarray) -> np.ndarray:
+    """cv2.undistortPoints, repeated until it is exact: alone, it stops after five steps."""
+    rays = cv2.undistortPoints(pixels, matrix, distortion)
+    straight = cv2.undistortPoints(pixels, matrix, None)
+    zero = np.zeros(3)
+    points = np.ones((len(pixels), 1, 3))
+    for _ in range(50):
+        points[..., :2] = np.nan_to_num(rays)
+        bent = cv2.projectPoints(points, zero, zero, np.eye(3), distortion)[0].reshape(rays.shape)
+        rays = rays + (straight - bent)
+    return rays
+
+
+class GroundProjection:
+    """Projects the masks of one camera; everything that only depends on the camera is done once."""
+
+    def __init__(
+        self,
+        calibration: Calibration,
+        plane: Plane,
+        ground: np.ndarray,
+        most_distance: float,
+        *,
+        sky: np.ndarray | None = None,
+        turn: int = 0,
+    ) -> None:
+        """Make the table of the points that the pixels see.
+
+        Args:
+            calibration: of the masks.
+            plane: the ground, in the same optical frame.
+            ground: (256,) bool by mask value, the classes that lie on the ground.
+            most_distance: meters along the ground from the camera; farther points are NaN.
+            sky: (256,) bool by mask value, the classes that never touch it.
+            turn: clockwise degrees that turn the mask upright, 0, 90, 180 or 270.
+        """
+        self._ground = ground.astype(np.uint8)
+        solid = ~ground if sky is None else ~(ground | sky)
+        self._solid = solid.astype(np.uint8)
+        self._below = _BELOW[turn]
+        self._table = _points(calibration.rays, plane, most_distance)
+        self._unknown = np.zeros(1, POINT)
+        for axis in "xyz":
+            self._unknown[axis] = np.nan
+
+    def __call__(
+        self,
+        mask: np.ndarray,
+        confidence: np.ndarray | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The cloud of a mask, (H, W) of POINT; written to `out`, if given.
+
+        mask, confidence: (H, W) uint8, of the calibration's size; ValueError else.
+        """
+        if mask.shape != self._table.shape:
+            raise ValueError(f"mask is {mask.shape}, expected {self._table.shape}")
+        cloud = np.empty(mask.shape, POINT) if out is None else out
+        # As one number of 16 bytes each, which NumPy moves at once.
+        np.copyto(cloud.view(np.complex128), self._unknown.view(np.complex128))
+        shown = self._shown(mask).view(bool)
+        np.copyto(cloud.view(np.complex128), self._table.view(np.complex128), where=shown)
+        cloud["class"] = mask
+        if confidence is not None:
+            cloud["confidence"] = confidence
+        return cloud
+
+    def _shown(self, mask: np.ndarray) -> np.ndarray:
+        """(H, W) uint8 0 or 1: ground, and the pixels right above it of what stands on it."""
+        mask = np.ascontiguousarray(mask)
+        shown = cv2.LUT(mask, self._ground)
+        solid = cv2.LUT(mask, self._solid)
+        height, width = mask.shape
+        down, right = self._below
+        here = _inner(height, -down), _inner(width, -right)
+        below = _inner(height, down), _inner(width, right)
+        shown[here] |= solid[here] & shown[below]
+        return shown
+
+
+def _inner(length: int, step: int) -> slice:
+    """All places along an axis but the first (step 1) or last (-1)."""
+    return slice(max(0, step), length + min(0, step))
+
+
+def _points(rays: np.ndarray, plane: Plane, most_distance: float) -> np.ndarray:
+    """(H, W) of POINT: where (H, W, 2) rays meet the ground; NaN above the horizon and too far."""
+    x, y = rays[..., 0].astype(np.float64), rays[..., 1].astype(np.float64)
+    a, b, c = plane.normal
+    with np.errstate(divide="ignore", invalid="ignore"):
+        depth = plane.height / (a * x + b * y + c)
+        distance2 = depth * depth * (x * x + y * y + 1) - plane.height**2
+        depth[~((depth > 0) & (distance2 <= most_distance**2))] = np.nan
+    table = np.zeros(rays.shape[:2], POINT)
+    table["x"], table["y"], table["z"] = depth * x, depth * y, depth
+    return table
