@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -25,7 +26,7 @@ class Verb(NamedTuple):
 
     module: str  # imported on use; has add_arguments(parser) and run(args)
     help: str  # one line for `bisenetv2 --help`
-    is_ros_node: bool = False  # takes `--ros-args ...`, handed on as args.ros_args
+    is_ros_node: bool = False  # takes `--ros-args ...`; args.ros_args has them among all words
 
 
 VERBS: dict[str, Verb] = {
@@ -162,15 +163,13 @@ def _verb_of(first_word: Sequence[str]) -> str:
 def _run_verb(name: str, words: list[str]) -> int:
     verb = VERBS[name]
     parser = _Parser(prog=f"{PROGRAM} {name}", description=verb.help)
-    ros_args: list[str] = []
-    if verb.is_ros_node:
-        words, ros_args = split_ros_args(words)
     try:
+        own = _without_ros_args(words) if verb.is_ros_node else words
         module = importlib.import_module(verb.module)
         module.add_arguments(parser)
-        words = _without_dashes(words)
-        args = parser.parse_intermixed_args(words)  # `train a=1 --resume b=2` is one list
-        args.ros_args = ros_args
+        own = _without_dashes(own)
+        args = parser.parse_intermixed_args(own)  # `train a=1 --resume b=2` is one list
+        args.ros_args = words if "--ros-args" in words else []
         return int(module.run(args))
     except UserError as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
@@ -205,22 +204,25 @@ def _without_dashes(words: Sequence[str]) -> list[str]:
     return [*words[:place], *rest]
 
 
-def split_ros_args(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split `words` into (ours, ROS's): ROS's run from each `--ros-args` to a `--` or the end.
+def _without_ros_args(words: list[str]) -> list[str]:
+    """The words that are not ROS's: those run from each `--ros-args` to a `--` or the end.
 
-    The ROS part keeps its `--ros-args` and `--`, ready for rclpy.init(args=...). See
     https://design.ros2.org/articles/ros_command_line_arguments.html
     """
-    ours: list[str] = []
-    ros: list[str] = []
-    in_ros = False
-    for word in words:
-        if word == "--ros-args":
-            in_ros = True
-        (ros if in_ros else ours).append(word)
-        if in_ros and word == "--":
-            in_ros = False
-    return ours, ros
+    if "--ros-args" not in words:
+        return words  # so that --help needs no ROS
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:
+        # Amid rclpy's import, KeyboardInterrupt may be swallowed; a signal ends the process then.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        from bisenetv2_ros.node.ros_arguments import RosRefusal, without_ros_args
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        return without_ros_args(words)
+    except RosRefusal as error:
+        raise UserError(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
+from bisenetv2_ros.node import ros_arguments
 from bisenetv2_ros.node.messages import ImageBuffer
 from bisenetv2_ros.node.signals import end_signal_handling
 from bisenetv2_ros.sources.frame import Frame, FrameSource
@@ -225,9 +226,9 @@ def publish_source(
 ) -> int:
     """Run the node until the source ends or a signal comes; return how many frames were sent.
 
-    Raises what the source raises, and RuntimeError where ROS refuses `ros_args` or the pace topic.
+    Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or the pace topic.
     """
-    rclpy.init(args=list(ros_args))
+    ros_arguments.init(ros_args, "camera")
     node = None
     sent = 0
     try:

@@ -206,6 +206,9 @@ def problem(field: Field, value: Any) -> str | None:
     None is what ROS makes of an empty list: right where the default stands for one, [''].
     """
     expected, got = _expected(field), repr(value)
+    if value in ("~", "null"):  # what ROS makes of YAML's null
+        expected, got = f"{expected}, such as {_literal(field.default)}", f"{value}, YAML's null"
+        return f"parameter {field.name}: got {got}, expected {expected}"
     if value is None and isinstance(field.default, tuple):
         valid = field.default == ("",)
         expected, got = "at least one string", "an empty list"

@@ -29,7 +29,7 @@ from std_srvs.srv import SetBool
 
 from bisenetv2_ros.backends import MOST_AT_ONCE, Cancelled
 from bisenetv2_ros.camera_view import View, parse_views
-from bisenetv2_ros.node import parameters
+from bisenetv2_ros.node import parameters, ros_arguments
 from bisenetv2_ros.node.background import Background
 from bisenetv2_ros.node.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.node.inference import Inference
@@ -218,8 +218,8 @@ def main(ros_args: Sequence[str] | None = None) -> int:
     keep_freed_images()
     try:
         try:
-            rclpy.init(args=list(sys.argv[1:] if ros_args is None else ros_args))
-        except RuntimeError as error:  # RCLError and UnknownROSArgsError
+            ros_arguments.init(sys.argv[1:] if ros_args is None else ros_args, "segment")
+        except ros_arguments.RosRefusal as error:
             print(f"segment: error: {error}", file=sys.stderr)
             return 1
         return run(SegmentNode)

@@ -1,0 +1,89 @@
+"""ROS's part of a command line: taken off the rest, and given to ROS; refused in one line."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import rclpy
+from rclpy.logging import LoggingSeverity, set_logger_level
+from rclpy.utilities import remove_ros_args
+
+_WHERE = re.compile(r",? at [^\s,]+\.c(pp)?:\d+")  # the place in rcl's own source
+
+
+class RosRefusal(RuntimeError):
+    """ROS does not start with what it was given; one line."""
+
+
+def without_ros_args(words: Sequence[str]) -> list[str]:
+    """The arguments that are not ROS's, in their order. Raises RosRefusal if ROS's are invalid."""
+    with _errors_in_one_line(words):
+        return list(remove_ros_args(list(words)))
+
+
+def init(words: Sequence[str], program: str) -> None:
+    """Start ROS with the ROS arguments among `words`. Raises RosRefusal if it does not.
+
+    program: names who warns on stderr.
+    """
+    _check_security(os.environ, program)
+    with _errors_in_one_line(words):
+        rclpy.init(args=list(words))
+
+
+@contextlib.contextmanager
+def _errors_in_one_line(words: Sequence[str]) -> Iterator[None]:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raw = os.fsencode(word)
+            raise RosRefusal(f"argument {raw!r} is not UTF-8, which ROS expects") from None
+    set_logger_level("rcl", LoggingSeverity.FATAL)  # it would log half of the error beforehand
+    try:
+        yield
+    except RuntimeError as error:
+        text = _WHERE.sub("", " ".join(str(error).split()))
+        if type(error).__name__ == "UnknownROSArgsError":
+            text = _unknown(text)
+        raise RosRefusal(text) from error
+    finally:
+        set_logger_level("rcl", LoggingSeverity.UNSET)
+
+
+def _unknown(text: str) -> str:
+    """Say what to write instead of the arguments that rclpy lists."""
+    unknown = [str(word) for word in ast.literal_eval(text)]
+    shown = " ".join(unknown)
+    if any(":=" in word for word in unknown):
+        return (
+            f"unknown ROS arguments '{shown}': write -p NAME:=VALUE for a parameter, "
+            "-r FROM:=TO for a remapping"
+        )
+    return (
+        f"unknown ROS arguments '{shown}': expected -p, -r, --params-file, --log-level, --enclave; "
+        "put other arguments before --ros-args, or after a --"
+    )
+
+
+def _check_security(environment: Mapping[str, str], program: str) -> None:
+    """Refuse, or warn of, security that is asked for and has no keystore: rcl does not name it."""
+    if environment.get("ROS_SECURITY_ENABLE") != "true":
+        return
+    keystore = environment.get("ROS_SECURITY_KEYSTORE", "")
+    if keystore and Path(keystore, "enclaves").is_dir():
+        return
+    found = f"ROS_SECURITY_KEYSTORE is '{keystore}'" if keystore else "no ROS_SECURITY_KEYSTORE"
+    text = (
+        f"ROS_SECURITY_ENABLE is true, but {found}, expected a keystore: make one with `ros2 "
+        "security create_keystore DIRECTORY`, or unset ROS_SECURITY_ENABLE"
+    )
+    if environment.get("ROS_SECURITY_STRATEGY") == "Enforce":
+        raise RosRefusal(text)
+    print(f"{program}: warning: {text}; going on without security", file=sys.stderr, flush=True)
