@@ -1,14 +1,15 @@
-"""Built engines on disk: never stale, never trusted blindly, never in the way.
+"""Built engines on disk: checked before use, built again if anything is odd, pruned when unused.
 
 An engine is executable code for one GPU and one version of its library. So each lies beside a
-sidecar, JSON that says for what it was built and what its bytes must hash to, and is handed out
-only when directory, sidecar and bytes are all as expected. Everything else, from a cut-off file to
-one that another version wrote, is logged and built anew; where nothing can be written, the engine
-that was built serves from memory. Of several processes that want the same engine, one builds.
+sidecar, JSON that says for what it was built and what its bytes must hash to, and is returned only
+if directory, sidecar and bytes are all as expected. Everything else, from a truncated file to one
+that another version wrote, is logged and built again. If nothing can be written, the engine that
+was built is used from memory. Of several processes that want the same engine, one builds.
 
     NAME.engine   the parts, one after the other
-    NAME.json     {"key": for what, "parts": [[name, bytes], ...], "sha256": of NAME.engine}
-    NAME.lock     held (flock) by the process that builds; gone afterwards
+    NAME.json     {"key": for what, "parts": [[name, bytes], ...], "sha256": of NAME.engine};
+                  its time of modification is when the entry was last used
+    NAME.lock     locked by the process that reads or builds; stays
 
 NAME is a hash of the key. Knows nothing of what the bytes are. The hash is against accidents;
 against others, the directory has to be ours with mode 0700.
@@ -17,8 +18,6 @@ against others, the directory has to be ours with mode 0700.
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -29,11 +28,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from bisenetv2_ros.backends.base import Report
 
 MAX_ENGINE_BYTES = 2**31  #: larger files are not read: the largest engine of BiSeNetV2 is a tenth
 _MAX_SIDECAR_BYTES = 2**16
-_POLL = 0.05  # seconds between looks at a lock that another process holds
+MOST_ENTRIES = 24  #: the least recently used ones beyond are removed; a model takes three
+_POLL = 0.05  # seconds between attempts to take a lock that another process holds
 
 Key = Mapping[str, Any]  #: JSON values that say for what an engine was built
 Parts = dict[str, bytes]  #: engines by name, in an order that is kept
@@ -57,11 +59,11 @@ def entry_name(key: Key) -> str:
 
 
 def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts, Path | None]:
-    """The parts kept for `key`, or those that `build` makes, which are then kept.
+    """Return the parts kept for `key`, or those that `build` makes, which are then kept.
 
     While another process builds the same, waits for it. `report` is called at least every 0.1 s of
-    waiting. Also returns the file that holds the parts, None where they could not be kept (which is
-    logged). Raises only what `build` and `report` raise.
+    waiting. Also returns the file that holds the parts, or None if they could not be kept, which is
+    logged, or hold no bytes. Raises only what `build` and `report` raise.
     """
     name = entry_name(key)
     with contextlib.ExitStack() as stack:
@@ -73,29 +75,33 @@ def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts,
             return build(), None
         file = path / f"{name}.engine"
         try:
-            stack.enter_context(_locked(directory, f"{name}.lock", report))
-            obstacle = None
-        except OSError as error:  # read-only, or a file system without locks
-            obstacle = error
+            stack.enter_context(_locked(path / f"{name}.lock", report))
+            obstacle = ""
+        except (OSError, NotImplementedError) as error:  # read-only, or it has no locks
+            obstacle = _reason(error)
         try:
-            return _read(directory, name, key), file
+            parts = _read(directory, name, key)
+            with contextlib.suppress(OSError):  # read-only
+                os.utime(f"{name}.json", dir_fd=directory)
+            return parts, file
         except FileNotFoundError:
             pass
         except (_Unusable, OSError) as error:
             _log.warning("engine cache: %s is not used: %s; it is built anew", file, error)
         parts = build()
-        try:
-            if obstacle:
-                raise obstacle
-            _write(directory, name, key, parts)
-        except OSError as error:
-            _log.warning(
-                "engine cache: cannot write %s: %s: the engine is kept in memory only",
-                file,
-                error.strerror,
-            )
+        if not any(parts.values()):
             return parts, None
-        return parts, file
+        if not obstacle:
+            try:
+                _write(directory, name, key, parts)
+                _prune(directory)
+                return parts, file
+            except OSError as error:
+                obstacle = _reason(error)
+        _log.warning(
+            "engine cache: cannot write %s: %s: the engine is kept in memory only", file, obstacle
+        )
+        return parts, None
 
 
 def discard(key: Key) -> None:
@@ -133,42 +139,38 @@ def _open_directory(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def _locked(directory: int, name: str, report: Report) -> Iterator[None]:
-    """Hold the lock file `name`, which is removed at the end."""
-    while True:
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
-        lock = os.open(name, flags, 0o600, dir_fd=directory)
-        try:
-            _wait_for(lock, report)
-            # Whoever held it before has removed the file: then this is a lock on nothing.
-            if _is_still(lock, directory, name):
-                try:
-                    yield
-                finally:
-                    with contextlib.suppress(OSError):
-                        os.unlink(name, dir_fd=directory)
-                return
-        finally:
-            os.close(lock)
-
-
-def _wait_for(lock: int, report: Report) -> None:
+def _locked(path: Path, report: Report) -> Iterator[None]:
+    lock = FileLock(str(path))
     while True:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EINTR):
-                raise
-        report("waiting for another process that builds this engine")
-        time.sleep(_POLL)
-
-
-def _is_still(lock: int, directory: int, name: str) -> bool:
+            lock.acquire(timeout=0)
+            break
+        except Timeout:
+            report("waiting for another process that builds this engine")
+            time.sleep(_POLL)
     try:
-        return os.path.samestat(os.fstat(lock), os.stat(name, dir_fd=directory))
-    except FileNotFoundError:
-        return False
+        yield
+    finally:
+        lock.release()
+
+
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def _prune(directory: int) -> None:
+    """Remove the entries that have not been used for longest, beyond MOST_ENTRIES."""
+    used = {
+        name: os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
+        for name in os.listdir(directory)
+        if name.endswith(".json")
+    }
+    for name in sorted(used, key=used.__getitem__, reverse=True)[MOST_ENTRIES:]:
+        entry = name.removesuffix(".json")
+        _log.info("engine cache: %s is removed, unused for longest", entry)
+        for suffix in (".json", ".engine", ".lock"):  # without its sidecar it is no entry
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(entry + suffix, dir_fd=directory)
 
 
 def _read(directory: int, name: str, key: Key) -> Parts:
