@@ -89,8 +89,9 @@ def build_engine(*words: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 def files(cache: Path) -> list[str]:
-    """What lies in the cache, by suffixes."""
-    return sorted(path.name.partition(".")[2] for path in cache.iterdir()) if cache.exists() else []
+    """What is kept in the cache, by suffixes; the files that processes lock stay beside it."""
+    names = [path.name.partition(".")[2] for path in cache.iterdir()] if cache.exists() else []
+    return sorted(name for name in names if name != "lock")
 
 
 # --- building ------------------------------------------------------------------------------------
@@ -184,6 +185,85 @@ def test_a_model_that_the_library_refuses(tmp_path: Path, target: Target):
         build_engines(read_model_file(path), target, ONE, silent)
 
 
+def test_a_build_that_fails_is_not_the_file_s_fault(model: ModelFile, target: Target):
+    """The parser accepts it, the builder does not: `auto` then goes on to another backend."""
+
+    class Disordered(BatchProfile):
+        def __post_init__(self) -> None:
+            pass
+
+    with pytest.raises(BackendUnavailable, match=f"{target.library} .* cannot build tiny: .+"):
+        build_engines(model, target, Disordered(4, 2, 1), silent)
+
+
+def test_no_engine_is_not_the_file_s_fault(
+    model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch
+):
+    """`build_serialized_network` returns None, here for want of an optimization profile."""
+    monkeypatch.setattr(engine_builder, "_set_shape", lambda *_: None)
+    with pytest.raises(BackendUnavailable, match="profile"):
+        build_here(model, target, [])
+
+
+def test_the_builder_does_not_import_from_the_working_directory(
+    model: ModelFile, target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("json", "onnx", "numpy", "ctypes", library_name(LIBRARY)):
+        (tmp_path / f"{name}.py").write_text(f"open({str(tmp_path / 'imported')!r}, 'w')\n1 / 0\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend("")
+    assert build_engines(model, target, ONE, silent)
+    assert not (tmp_path / "imported").exists()
+
+
+def test_a_gpu_that_shares_the_system_s_memory_limits_the_workspace(
+    model: ModelFile, target: Target, configs: list[Any]
+):
+    pool = LIBRARY.MemoryPoolType.WORKSPACE
+    assert build_here(model, dataclasses.replace(target, integrated=True), [])
+    assert build_here(model, target, [])
+    limits = [config.get_memory_pool_limit(pool) for config in configs]
+    assert limits[0] == 1 << 30 < limits[1]
+
+
+def test_a_process_has_one_logger():
+    assert engine_builder.make_logger(LIBRARY) is engine_builder.make_logger(LIBRARY)
+
+
+def gpu(compute_capability: str = "8.9", driver_version: int = 13000) -> Any:
+    """What `target_of` asks of a GPU."""
+    return SimpleNamespace(
+        name="A GPU",
+        compute_capability=compute_capability,
+        multiprocessors=24,
+        index=0,
+        integrated=False,
+        driver_version=driver_version,
+        driver_cuda=f"{driver_version // 1000}.{driver_version % 1000 // 10}",
+    )
+
+
+@pytest.mark.skipif(library_name(LIBRARY) != "tensorrt_rtx", reason="TensorRT takes them")
+@pytest.mark.parametrize("compute_capability", ["7.2", "8.7", "9.0", "10.0", "10.3", "11.0"])
+def test_a_gpu_that_the_library_does_not_support_is_named(compute_capability: str):
+    with pytest.raises(
+        BackendUnavailable,
+        match=rf"supports compute capability 7\.5, .*A GPU has {compute_capability}: install Ten",
+    ):
+        engine_builder.target_of(LIBRARY, gpu(compute_capability))
+
+
+def test_a_driver_that_is_too_old_is_named_with_the_one_that_is_needed():
+    needed = engine_builder.cuda_needed(LIBRARY)
+    if not needed:
+        pytest.skip("the library is not from PyPI, and does not tell its CUDA")
+    assert engine_builder.target_of(LIBRARY, gpu(driver_version=1000 * needed)).gpu == "A GPU"
+    with pytest.raises(
+        BackendUnavailable, match=rf"needs a driver of CUDA {needed} or newer, .* CUDA 12\.6:"
+    ):
+        engine_builder.target_of(LIBRARY, gpu(driver_version=12060))
+
+
 def test_a_model_that_changes_meanwhile(model: ModelFile, target: Target):
     model.path.write_bytes(model.path.read_bytes() + b"\0")
     with pytest.raises(RuntimeError, match="has changed since it was read"):
@@ -228,6 +308,7 @@ def test_the_key_names_everything_that_decides(model: ModelFile, target: Target)
     on_gpu = dataclasses.replace(target, gpu="A GPU", compute_capability="8.9", multiprocessors=24)
     key = on_gpu.key(model, BatchProfile(1, 2, 4))
     assert key == {
+        "recipe": engine_builder.RECIPE,
         "model_sha256": model.sha256,
         "precision": "float32",
         "input_size": [32, 24],
@@ -366,8 +447,7 @@ def test_a_signal_ends_building_and_leaves_no_file(
         while is_running(child):
             time.sleep(0.01)
             assert time.monotonic() - sent < HANG
-    # Nothing else can remove what a process held that was killed outright; it is no obstacle.
-    assert files(cache) == (["lock"] if number == signal.SIGKILL else [])
+    assert files(cache) == []
 
 
 # --- without a GPU -------------------------------------------------------------------------------
@@ -485,7 +565,8 @@ def test_a_frame_is_one_launch_and_confidence_is_not_paid_for(model: ModelFile, 
         assert isinstance(owner_of(mask[0]), array.array), "which a message takes as it is"
         assert device.calls == ["cuCtxSetCurrent", "cuGraphLaunch", "cuStreamSynchronize"]
     sizes = sorted(len(block) for block in device.memory.values())
-    assert sizes == [24 * 32] * 2 + [3 * 24 * 32] * 2, "on both sides, and none for confidence"
+    scratch = host_device.SCRATCH
+    assert sizes == [24 * 32] * 4 + [scratch] + [3 * 24 * 32] * 2, "images, masks, confidences"
     mask, confidence = backend.infer(frames(1, 5), confidence=True)
     assert np.array_equal(mask, tiny_answer(frames(1, 5))[0])
     assert confidence is not None and np.array_equal(confidence, tiny_answer(frames(1, 5))[1])
@@ -534,7 +615,8 @@ def test_numbers_of_images_share_what_they_run_in(
     if not configured:
         monkeypatch.delattr(host_device._Engine, "create_runtime_config")
     with Segmenter(model, backend="tensorrt", batch=4) as segmenter:
-        assert len(device.contexts) == segmenter.at_once == 4
+        assert segmenter.at_once == 4
+        assert len(device.contexts) == (8 if configured else 5), "masks, and with confidence"
         assert len({id(context.scratch) for context in device.contexts}) == 1
     assert device.memory == {}
 
@@ -558,12 +640,12 @@ def test_kernels_are_compiled_once_for_every_number_of_images(model: ModelFile, 
         with Segmenter(model, backend="tensorrt", batch=3) as segmenter:
             assert segmenter.at_once == 3
         numbers = [shape[0] for shape in device.compiled]
-        assert numbers == [1, 2, 3], f"a start that compiles: {fresh}"
+        assert numbers == [1, 2, 3] * 2, f"both engines; a start that compiles: {fresh}"
     with contextlib.closing(
         create_backend(model, "tensorrt", batch=BatchProfile(1, 30, 40))
     ) as backend:
         backend.infer(frames(1))
-    assert [shape[0] for shape in device.compiled[3:]] == [*range(1, 9), 30]
+    assert [shape[0] for shape in device.compiled[6:]] == [*range(1, 9), 30] * 2
 
 
 def test_kernels_that_the_driver_refuses_are_compiled_once(
@@ -574,13 +656,13 @@ def test_kernels_that_the_driver_refuses_are_compiled_once(
         another_driver.setattr(host_device._Kernels, "deserialize", lambda *_: False)
         another_driver.setattr(host_device._Kernels, "serialize", lambda *_: b"\1\7")
         create_backend(model, "tensorrt").close()
-    assert len(device.compiled) == 2
+    assert len(device.compiled) == 4
     kept = []
     monkeypatch.setattr(
         host_device._Kernels, "deserialize", lambda self, kernels: kept.append(kernels) or True
     )
     create_backend(model, "tensorrt").close()
-    assert kept == [b"\1\7"], "the new ones"
+    assert kept == [b"\1\7"] * 2, "the new ones"
 
 
 def test_what_cannot_be_recorded_is_queued(model: ModelFile, device: HostDriver):
@@ -657,21 +739,113 @@ def test_a_library_that_the_driver_is_too_old_for(
     assert device.memory == {}
 
 
-def test_too_little_memory_for_the_confidence_leaves_the_masks(
-    model: ModelFile, device: HostDriver
+def count_builds(monkeypatch: pytest.MonkeyPatch, build: Callable[..., Any]) -> list[ModelFile]:
+    """Let `build` build the engines; what it was asked for, one for each time."""
+    from bisenetv2_ros.backends import tensorrt
+
+    built = []
+
+    def counting(model: ModelFile, *rest: Any) -> Any:
+        built.append(model)
+        return build(model, *rest)
+
+    monkeypatch.setattr(tensorrt, "build_engines", counting)
+    return built
+
+
+@pytest.mark.skipif(not what_is_missing(), reason="the library works here")
+def test_nothing_is_built_twice_for_an_error_of_cuda(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch, cache: Path
 ):
-    backend = create_backend(model, "tensorrt")
-    before = set(device.memory)
-    device.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+    """The real library without a real driver: its Runtime is made, and takes no engine."""
+    from bisenetv2_ros.backends import tensorrt
+
+    library = tensorrt.load_library()
+    library.Runtime = LIBRARY.Runtime
+    for name in ("EngineValidity", "EngineInvalidityDiagnostics"):
+        if hasattr(LIBRARY, name):
+            setattr(library, name, getattr(LIBRARY, name))
+    monkeypatch.setattr(tensorrt, "load_library", lambda: library)
+    real = Target(library_name(LIBRARY), LIBRARY.__version__)
+    built = count_builds(
+        monkeypatch, lambda model, _, batch, report: build_engines(model, real, batch, report)
+    )
     for _ in range(2):
-        with pytest.raises(RuntimeError, match="host memory has too little memory"):
-            backend.infer(frames(1), confidence=True)
-        assert set(device.memory) == before, "what the attempt took is not given back"
-    assert np.array_equal(backend.infer(frames(1))[0], tiny_answer(frames(1))[0])
-    device.fail.clear()
-    assert backend.infer(frames(1), confidence=True)[1] is not None
-    backend.close()
-    assert device.memory == {}
+        with pytest.raises(
+            BackendUnavailable,
+            match=r"not work on host memory, .*old driver: CUDA 13\.0 found, .* needed: .*35",
+        ):
+            create_backend(model, "tensorrt")
+    assert len(built) == 1 and files(cache) == ["engine", "json"], "the good engine is kept"
+
+
+@pytest.mark.parametrize("flag", ["UNSUPPORTED_CC", "OLD_CUDA_DRIVER", "VERSION_MISMATCH"])
+def test_the_library_is_asked_whether_an_engine_is_valid(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch, flag: str
+):
+    """A new build mends what is wrong with the engine, and nothing else."""
+    from bisenetv2_ros.backends import tensorrt
+
+    library = tensorrt.load_library()
+    library.EngineValidity = SimpleNamespace(VALID=0, SUBOPTIMAL=1, INVALID=2)
+    flags = {"VERSION_MISMATCH": 1, "UNSUPPORTED_CC": 2, "OLD_CUDA_DRIVER": 4}
+    library.EngineInvalidityDiagnostics = SimpleNamespace(__members__=flags)
+    make = library.Runtime
+
+    def runtime(logger: Any) -> Any:
+        made = make(logger)
+        made.engine_header_size = 3
+        made.get_engine_validity = lambda header: (2, flags[flag]) if len(header) == 3 else (0, 0)
+        return made
+
+    library.Runtime = runtime
+    monkeypatch.setattr(tensorrt, "load_library", lambda: library)
+    built = count_builds(monkeypatch, tensorrt.build_engines)
+    with pytest.raises(BackendUnavailable, match=flag):
+        create_backend(model, "tensorrt")
+    assert len(built) == (2 if flag == "VERSION_MISMATCH" else 1)
+
+
+def test_a_gpu_that_is_not_supported_is_refused_before_anything_is_built(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    from bisenetv2_ros.backends import tensorrt
+
+    library = tensorrt.load_library()
+    library.ComputeCapability = SimpleNamespace(__members__={"NONE": 0, "SM75": 1, "SM120": 2})
+    monkeypatch.setattr(tensorrt, "load_library", lambda: library)
+    built = count_builds(monkeypatch, tensorrt.build_engines)
+    with pytest.raises(BackendUnavailable, match=r"7\.5, 12\.0, host memory has 8\.8"):
+        create_backend(model, "tensorrt")
+    assert built == []
+
+
+@pytest.mark.parametrize("version", ["12.8.0", "12.9.0"])
+def test_bindings_that_stop_all_threads_are_refused(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch, version: str
+):
+    import cuda.bindings
+
+    monkeypatch.setattr(cuda.bindings, "__version__", version)
+    with pytest.raises(BackendUnavailable, match=rf"{version}, expected 12\.9\.1 or newer"):
+        create_backend(model, "tensorrt")
+
+
+def test_too_little_memory_for_the_confidence_is_reported_while_loading(
+    model: ModelFile, device: HostDriver, monkeypatch: pytest.MonkeyPatch
+):
+    """And not by the first frame that somebody wants it for."""
+    allocate = HostDriver._cuMemAlloc
+
+    def full_after_the_mask(self: HostDriver, size: int) -> tuple:
+        if len(self.memory) == 4:  # image and mask on the host, scratch and image on the device
+            self.fail["cuMemAlloc"] = driver.CUresult.CUDA_ERROR_OUT_OF_MEMORY
+        return allocate(self, size)
+
+    monkeypatch.setattr(HostDriver, "_cuMemAlloc", full_after_the_mask)
+    with pytest.raises(RuntimeError, match="host memory has too little memory"):
+        create_backend(model, "tensorrt")
+    assert device.memory == {} and device.calls.count("cuGraphInstantiate") == 1
 
 
 def test_an_error_that_stays_is_a_lost_device(model: ModelFile, device: HostDriver):
@@ -723,8 +897,7 @@ def test_what_a_traceback_keeps_is_freed_before_the_device(model: ModelFile, dev
     try:
         create_backend(model, "tensorrt")
     except CudaError:
-        assert device.contexts and device.memory == {}
-    assert not device.contexts
+        assert not device.contexts and device.memory == {}
     assert device.freed_too_late == 0
 
 

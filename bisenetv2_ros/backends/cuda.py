@@ -1,14 +1,17 @@
-"""The few calls of the CUDA driver that running an engine takes, with errors that say what to do.
+"""The few calls of the CUDA driver that running an engine takes, with errors that name the fix.
 
-A device, one stream, memory on both sides, and work that is recorded once and replayed as a CUDA
-graph. The driver's own API, by way of `cuda-bindings`: it needs the driver and no toolkit, and one
-version of the bindings serves every newer driver. Knows nothing of TensorRT or models.
+A device, one stream, memory on both sides, and work that is captured once and launched as a CUDA
+graph. Uses the driver API through `cuda-bindings`, which needs the driver and no toolkit. Knows
+nothing of TensorRT or models.
 """
 
 from __future__ import annotations
 
 import ctypes
+import logging
+import os
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
@@ -17,11 +20,21 @@ import numpy as np
 
 from bisenetv2_ros.backends.base import BackendUnavailable, DeviceLost
 
+#: Environment variable that says how a thread waits for the GPU: 'block' gives its core to others
+#: meanwhile, 'spin' answers some microseconds earlier, '' leaves it to the driver.
+WAIT = "BISENETV2_CUDA_WAIT"
+_WAITS = {"block": "CU_CTX_SCHED_BLOCKING_SYNC", "spin": "CU_CTX_SCHED_SPIN"}
+
+#: Releases of cuda-bindings before this one hold Python's lock while they wait for the GPU.
+OLDEST_BINDINGS = (12, 9, 1)
+NOT_FOUND = "CUDA_ERROR_NOT_FOUND"  #: the driver lacks a function that the bindings call
+
 _DEVICE = re.compile(r"(?:(?:cuda|gpu)[:.])?(\d+)|cuda|gpu|")
 _NO_DRIVER = (
     "install NVIDIA's driver (`nvidia-smi` has to list the GPU; a container needs the "
     "NVIDIA container toolkit and `--gpus all`)"
 )
+_log = logging.getLogger(__name__)
 
 
 class CudaError(RuntimeError):
@@ -33,7 +46,10 @@ class CudaError(RuntimeError):
 
 
 def device_index(name: str) -> int:
-    """The number in '', 'cuda', 'cuda:1', 'gpu', 'GPU.1' or '1'; BackendUnavailable for others."""
+    """Return the number in '', 'cuda', 'cuda:1', 'gpu', 'GPU.1' or '1'.
+
+    Raises BackendUnavailable for any other name.
+    """
     found = _DEVICE.fullmatch(name.lower())
     if found is None:
         raise BackendUnavailable(
@@ -44,47 +60,58 @@ def device_index(name: str) -> int:
 
 
 class Gpu:
-    """What the driver says of a GPU; takes nothing of it."""
+    """What the driver reports about a GPU. Allocates nothing on it."""
 
     def __init__(self, device: str = "") -> None:
         """Find a device by the names of `device_index`.
 
-        BackendUnavailable, saying what is missing, without bindings, driver or such a device.
+        Raises BackendUnavailable, saying what is missing, without bindings, driver or such a
+        device.
         """
         index = device_index(device)
         self._driver = _import_driver()
         try:
             self.call("cuInit", 0)
+            self.driver_version: int = self.call("cuDriverGetVersion")  #: such as 12060
             count = self.call("cuDeviceGetCount")
         except CudaError as error:
+            if error.code == NOT_FOUND:  # how the bindings report that there is no libcuda.so.1
+                raise BackendUnavailable(f"tensorrt: no NVIDIA driver: {_NO_DRIVER}") from error
             raise BackendUnavailable(f"tensorrt: no usable GPU, {error}: {_NO_DRIVER}") from None
-        except RuntimeError as error:  # how the bindings report a driver that is not installed
-            raise BackendUnavailable(f"tensorrt: no NVIDIA driver: {_NO_DRIVER}") from error
         if index >= count:
             raise BackendUnavailable(
                 f"tensorrt: no device 'cuda:{index}', the driver lists {count}: install it, or "
                 "look at CUDA_VISIBLE_DEVICES"
             )
-        attributes = self._driver.CUdevice_attribute
         self.index = index
-        self._device = self.call("cuDeviceGet", index)
-        self.name: str = self.call("cuDeviceGetName", 256, self._device).split(b"\0")[0].decode()
-        self.compute_capability: str = ".".join(
-            str(self.call("cuDeviceGetAttribute", attribute, self._device))
-            for attribute in (
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR,
-                attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR,
-            )
-        )
-        self.multiprocessors: int = self.call(
-            "cuDeviceGetAttribute",
-            attributes.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT,
-            self._device,
-        )
+        try:
+            self._device = self.call("cuDeviceGet", index)
+            name = self.call("cuDeviceGetName", 256, self._device)
+            major = self._attribute("COMPUTE_CAPABILITY_MAJOR")
+            minor = self._attribute("COMPUTE_CAPABILITY_MINOR")
+            self.multiprocessors: int = self._attribute("MULTIPROCESSOR_COUNT")
+            self.integrated = bool(self._attribute("INTEGRATED"))  #: shares the system's memory
+        except CudaError as error:
+            raise BackendUnavailable(f"tensorrt: 'cuda:{index}' does not answer: {error}") from None
+        self.name: str = name.split(b"\0")[0].decode()
+        self.compute_capability = f"{major}.{minor}"
+
+    @property
+    def driver_cuda(self) -> str:
+        """The newest CUDA that the driver supports, such as '12.6'."""
+        return f"{self.driver_version // 1000}.{self.driver_version % 1000 // 10}"
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the driver: its result, several as a tuple. CudaError if it fails."""
-        status, *results = getattr(self._driver, name)(*arguments)
+        """Call a function of the driver and return its result, several as a tuple.
+
+        Raises CudaError if it fails, also with a code that the bindings do not know.
+        """
+        try:
+            status, *results = getattr(self._driver, name)(*arguments)
+        except (ValueError, KeyError) as error:  # no such member of their CUresult
+            raise CudaError(name, "unknown error", _one_line(error)) from None
+        except RuntimeError as error:
+            raise CudaError(name, NOT_FOUND, _one_line(error)) from None
         if status != self._driver.CUresult.CUDA_SUCCESS:
             _, text = self._driver.cuGetErrorString(status)
             raise CudaError(name, status.name, (text or b"no description").decode())
@@ -92,39 +119,63 @@ class Gpu:
             return tuple(results)
         return results[0] if results else None
 
+    def _attribute(self, name: str) -> int:
+        attribute = getattr(self._driver.CUdevice_attribute, f"CU_DEVICE_ATTRIBUTE_{name}")
+        return int(self.call("cuDeviceGetAttribute", attribute, self._device))
+
 
 class Cuda(Gpu):
-    """One GPU, its primary context and one stream. Everything it hands out ends with `close`.
+    """One GPU, its primary context and one stream. `close` frees everything that it hands out.
 
-    Only the context stays, with the process: libraries keep modules in it, and what holds memory of
-    theirs may live longer than this, as does a traceback. They crash where the context is gone.
+    Only the context stays until the process ends: libraries keep modules in it, and what holds
+    memory of theirs may outlive this object, as a traceback does. They crash without a context.
 
     Not thread-safe. A context is current in one thread at a time: the first call of any thread has
     to be `use`.
     """
 
     def __init__(self, device: str = "") -> None:
-        """Open a device; names and errors as for `Gpu`, and CudaError where it has no room."""
+        """Open a device; names and errors as for `Gpu`. Raises CudaError if its memory is full."""
         super().__init__(device)
+        bindings = _bindings_version()
+        if bindings and bindings[0] > self.driver_version // 1000:
+            _log.warning(
+                "cuda-bindings %s on a driver of CUDA %s: some calls are missing; "
+                "run `pip install 'cuda-bindings>=12.9.1,<13'`",
+                ".".join(map(str, bindings)),
+                self.driver_cuda,
+            )
         self._undo = ExitStack()
+        self._choose_wait()
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.use()
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
         self.stream = self.call("cuStreamCreate", flags)
         self._undo.callback(self._free, "cuStreamDestroy", self.stream)
 
+    def _choose_wait(self) -> None:
+        wanted = os.environ.get(WAIT, "")
+        if not wanted:
+            return
+        if wanted not in _WAITS:
+            raise BackendUnavailable(
+                f"tensorrt: {WAIT} is '{wanted}', expected {' or '.join(_WAITS)}"
+            )
+        flags = getattr(self._driver.CUctx_flags, _WAITS[wanted])
+        self.call("cuDevicePrimaryCtxSetFlags", self._device, flags)
+
     def use(self) -> None:
-        """Make this device the calling thread's."""
+        """Make this device current in the calling thread."""
         self.call("cuCtxSetCurrent", self._context)
 
     def memory(self) -> tuple[int, int]:
-        """Bytes of device memory that are free, and that there are."""
+        """Return the free and the total bytes of device memory."""
         free, total = self.call("cuMemGetInfo")
         return int(free), int(total)
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Give back at once what the block has been handed out, should it raise."""
+        """Free what the block has been handed out, if it raises."""
         before = self._undo
         with ExitStack() as taken:
             self._undo = taken
@@ -135,26 +186,26 @@ class Cuda(Gpu):
             before.callback(taken.pop_all().close)
 
     def allocate(self, size: int) -> int:
-        """Address of `size` bytes on the device."""
+        """Return the address of `size` bytes on the device; at least one."""
         pointer = self.call("cuMemAlloc", size)
         self._undo.callback(self._free, "cuMemFree", pointer)
         return int(pointer)
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A uint8 array in page-locked host memory, which the device reads and writes itself."""
+        """Return a uint8 array in page-locked host memory, which the device accesses directly."""
         size = int(np.prod(shape))
         pointer = int(self.call("cuMemHostAlloc", size, 0))
         self._undo.callback(self._free, "cuMemFreeHost", pointer)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer)).reshape(shape)
 
     def page_lock(self, array: np.ndarray) -> bool:
-        """Let the device read and write a contiguous array itself; False where it cannot.
+        """Let the device access a contiguous array directly; False if it cannot.
 
-        Until `close`, as everything here, and so long the array is kept.
+        The array is kept alive until `close`.
         """
         try:
             self.call("cuMemHostRegister", array.ctypes.data, array.nbytes, 0)
-        except CudaError:  # some devices cannot, and some drivers not where a page is shared
+        except CudaError:  # some devices cannot, and some drivers cannot if a page is shared
             return False
         self._undo.callback(lambda: self._free("cuMemHostUnregister", array.ctypes.data))
         return True
@@ -171,38 +222,63 @@ class Cuda(Gpu):
         """Wait until the stream has done everything that was queued."""
         self.call("cuStreamSynchronize", self.stream)
 
-    def record(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Capture what `work` queues and return what queues the same by one launch.
+    def record(self, work: Callable[[], None]) -> Recording:
+        """Capture what `work` queues; calling the result queues the same by one launch.
 
-        CudaError, or what `work` raises, when it cannot be captured; the stream is then as before.
+        Raises CudaError, or what `work` raises, if it cannot be captured; the stream is then as
+        before.
         """
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self.call("cuStreamBeginCapture", self.stream, mode)
         try:
             work()
         except BaseException:
-            self._driver.cuStreamEndCapture(self.stream)  # an error again, and no graph
+            self._discard_capture()
             raise
-        graph = self.call("cuStreamEndCapture", self.stream)
+        try:
+            graph = self.call("cuStreamEndCapture", self.stream)
+        except CudaError:
+            self._discard_capture()
+            raise
         try:
             executable = self.call("cuGraphInstantiate", graph, 0)
         finally:
-            self.call("cuGraphDestroy", graph)
-        self._undo.callback(self._free, "cuGraphExecDestroy", executable)
-        return lambda: self.call("cuGraphLaunch", executable, self.stream)
+            self._free("cuGraphDestroy", graph)
+        recording = Recording(self, executable)
+        self._undo.callback(recording.close)
+        return recording
+
+    def _discard_capture(self) -> None:
+        """End a capture that failed, so that the stream runs again."""
+        with suppress(CudaError):
+            self._free("cuGraphDestroy", self.call("cuStreamEndCapture", self.stream))
 
     def milliseconds(self, work: Callable[[], None]) -> float:
-        """Run `work` and wait: the time the device took over what it queued."""
-        begin, end = (self.call("cuEventCreate", 0) for _ in range(2))
-        try:
+        """Run `work` and wait; return the time that the device took over what it queued.
+
+        If the driver cannot tell, return the time until the host has noticed that it is done.
+        """
+        with ExitStack() as events:
+
+            def event() -> Any:
+                made = self.call("cuEventCreate", 0)
+                events.callback(self._free, "cuEventDestroy", made)
+                return made
+
+            begin, end = event(), event()
+            self.wait()
+            started = time.perf_counter()
             self.call("cuEventRecord", begin, self.stream)
             work()
             self.call("cuEventRecord", end, self.stream)
             self.call("cuEventSynchronize", end)
-            return float(self.call("cuEventElapsedTime", begin, end))
-        finally:
-            self.call("cuEventDestroy", begin)
-            self.call("cuEventDestroy", end)
+            on_host = 1e3 * (time.perf_counter() - started)
+            try:
+                return float(self.call("cuEventElapsedTime", begin, end))
+            except CudaError as error:
+                if error.code != NOT_FOUND:
+                    raise
+                return on_host
 
     def check_alive(self, cause: Exception) -> None:
         """Raise DeviceLost if the device refuses even to be waited for after `cause`.
@@ -218,15 +294,41 @@ class Cuda(Gpu):
             ) from cause
 
     def close(self) -> None:
-        """Give everything back, newest first; again does nothing. Raises nothing."""
+        """Free everything, newest first. Closing twice does nothing. Raises nothing."""
         with suppress(CudaError):
             self.use()
         self._undo.close()
 
     def _free(self, name: str, *arguments: Any) -> None:
-        """`call`; a device that is lost refuses this too, which must not hide why it is."""
+        """`call`; a lost device refuses this too, which must not hide why it is lost."""
         with suppress(CudaError):
             self.call(name, *arguments)
+
+
+class Recording:
+    """A CUDA graph that is ready to be launched."""
+
+    def __init__(self, cuda: Cuda, executable: Any) -> None:
+        self._cuda = cuda
+        self._executable = executable
+
+    def __call__(self) -> None:
+        """Queue what was recorded."""
+        self._cuda.call("cuGraphLaunch", self._executable, self._cuda.stream)
+
+    def close(self) -> None:
+        """Free the graph: before what it runs, such as an engine's context, is freed."""
+        executable, self._executable = self._executable, None
+        if executable is not None:
+            self._cuda._free("cuGraphExecDestroy", executable)
+
+
+def _bindings_version() -> tuple[int, ...]:
+    """Version of the installed cuda-bindings, () if it cannot be told."""
+    from cuda import bindings
+
+    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", getattr(bindings, "__version__", ""))
+    return tuple(map(int, numbers.groups())) if numbers else ()
 
 
 def _import_driver() -> Any:
@@ -237,6 +339,13 @@ def _import_driver() -> Any:
             f"backend 'tensorrt' needs the CUDA driver's bindings ({error}): "
             "run `pip install cuda-bindings`, in the version of your CUDA"
         ) from error
+    version = _bindings_version()
+    if version and version < OLDEST_BINDINGS:
+        raise BackendUnavailable(
+            f"cuda-bindings is {'.'.join(map(str, version))}, expected 12.9.1 or newer (older ones "
+            "stop all Python threads while they wait for the GPU): "
+            "run `pip install 'cuda-bindings>=12.9.1'`, below 13 for a driver of CUDA 12"
+        )
     return driver
 
 

@@ -1,8 +1,8 @@
 """Builds TensorRT engines of a model file, in a process of their own.
 
 Building takes from a second (TensorRT for RTX) to minutes (TensorRT), inside one call of a C++
-library. A process can be ended in the middle of that, at once and without a trace; what it crashes
-on does not take the node along; and its memory, on the device too, is given back when it is done.
+library. A process can be ended in the middle of that at once; a crash there does not end the node;
+and its memory, on the device too, is freed when it is done.
 
 One module for `tensorrt` 10 and 11 and for `tensorrt_rtx`: the precision is in the types of the
 graph, as the newest of them asks for. Knows nothing of where engines are kept or how they are run.
@@ -17,6 +17,7 @@ import hashlib
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,17 +28,24 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.backends.base import BackendUnavailable, BatchProfile, Report, refused
 from bisenetv2_ros.backends.engine_cache import Parts
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
+if TYPE_CHECKING:
+    from bisenetv2_ros.backends.cuda import Gpu
+
 #: The engines of a model by name, with the outputs of each: masks alone do not pay for confidence.
 ENGINES = {"mask": OUTPUTS[:1], "mask+confidence": OUTPUTS}
+RECIPE = 2  #: version of how engines are built here; a change of it builds all engines again
 OLDEST = 10  #: version of TensorRT; older ones know no graphs with types of their own
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  #: as tried; each may be there
-_PERIOD = 0.05  # seconds between looks at what the builder says; as often, a cancel is noticed
+_PERIOD = 0.05  # seconds between looks at what the builder reports, and at whether to cancel
+#: Bytes of workspace while building on a GPU that shares the system's memory, of which TensorRT
+#: would take all.
+_INTEGRATED_WORKSPACE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -47,13 +55,15 @@ class Target:
     library: str  #: of `load_library`
     version: str
     gpu: str = ""  #: name; '' for none
-    compute_capability: str = ""  #: such as '8.9'
+    compute_capability: str = ""  #: such as '8.9'; '' for all that TensorRT for RTX knows
     multiprocessors: int = 0  #: all Orins have one name; they, and power modes, differ in these
     device: int = 0  #: number of the GPU for CUDA; no part of the engine's identity
+    integrated: bool = False  #: the GPU shares the system's memory, as on Jetson
 
     def key(self, model: ModelFile, batch: BatchProfile) -> dict[str, Any]:
         """Everything that decides what the engines of a model are, for the cache."""
         return {
+            "recipe": RECIPE,
             "model_sha256": model.sha256,
             "precision": model.info.precision,
             "input_size": list(model.info.input_size),
@@ -67,10 +77,64 @@ class Target:
         }
 
 
+def target_of(library: Any, gpu: Gpu) -> Target:
+    """Return the target for a GPU.
+
+    Raises BackendUnavailable if the library does not support the GPU or its driver; building would
+    be in vain.
+    """
+    name, version = library_name(library), library.__version__
+    check_compute_capability(library, gpu.compute_capability, gpu.name)
+    needed = cuda_needed(library)
+    if gpu.driver_version < 1000 * needed:
+        raise BackendUnavailable(
+            f"{name} {version} needs a driver of CUDA {needed} or newer, {gpu.name} has one of "
+            f"CUDA {gpu.driver_cuda}: update NVIDIA's driver, or install TensorRT for that CUDA"
+        )
+    return Target(
+        name,
+        version,
+        gpu.name,
+        gpu.compute_capability,
+        gpu.multiprocessors,
+        gpu.index,
+        gpu.integrated,
+    )
+
+
+def check_compute_capability(library: Any, compute_capability: str, gpu: str = "") -> None:
+    """Raise BackendUnavailable if TensorRT for RTX has no kernels for a compute capability."""
+    known = supported_compute_capabilities(library)
+    if known and compute_capability not in known:
+        raise BackendUnavailable(
+            f"{library_name(library)} {library.__version__} supports compute capability "
+            f"{', '.join(known)}, {gpu or 'it'} has {compute_capability}: install TensorRT "
+            "(`import tensorrt`), which on Jetson is part of JetPack"
+        )
+
+
+def supported_compute_capabilities(library: Any) -> list[str]:
+    """Those of TensorRT for RTX, such as '8.9'; [] for TensorRT, which does not list them."""
+    known = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
+    return [f"{name[2:-1]}.{name[-1]}" for name in known if re.fullmatch(r"SM\d+", name)]
+
+
+def cuda_needed(library: Any) -> int:
+    """Return the major version of CUDA that a library from PyPI is built with, else 0.
+
+    A driver of an older major version does not run it.
+    """
+    place = Path(getattr(library, "__file__", None) or "/nowhere/").parent.parent
+    prefix = f"{library_name(library)}_cu"
+    versions = [path.name.removeprefix(prefix) for path in place.glob(f"{prefix}*.dist-info")]
+    found = [re.match(r"\d+", version) for version in versions]
+    return max((int(match[0]) for match in found if match), default=0)
+
+
 def load_library() -> Any:
     """Import TensorRT or TensorRT for RTX, whichever is there, in this order.
 
-    BackendUnavailable, saying what to install, where neither is.
+    Raises BackendUnavailable, saying what to install, if neither is.
     """
     reasons = []
     for name in MODULES:
@@ -101,9 +165,25 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
     """Build the ENGINES of a model in a new process.
 
     `report` is called at least every 0.1 s; what it raises ends the process and comes out of here.
-    Raises ModelFileError where the library does not take the file, BackendUnavailable where it
-    does not work on this machine, RuntimeError where the process ends without an answer.
+    Raises ModelFileError if the library's parser does not accept the file, BackendUnavailable if no
+    engine can be built on this machine, RuntimeError if the file has changed since it was read.
     """
+    return _run_child(model, target, batch, report, describe=False)
+
+
+def describe_engines(
+    model: ModelFile, target: Target, batch: BatchProfile, report: Report
+) -> dict[str, str]:
+    """Build as `build_engines` does; return the library's own list of layers of each engine.
+
+    See `engine_layers` for what is in it. These engines are not for use: they carry names.
+    """
+    return _run_child(model, target, batch, report, describe=True)
+
+
+def _run_child(
+    model: ModelFile, target: Target, batch: BatchProfile, report: Report, describe: bool
+) -> Any:
     request = {
         "path": str(model.path.absolute()),
         "sha256": model.sha256,
@@ -111,6 +191,7 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
         "target": dataclasses.asdict(target),
         "batch": dataclasses.astuple(batch),
         "parent": os.getpid(),
+        "describe": describe,
     }
     started = time.monotonic()
     with _child(json.dumps(request)) as (process, connection):
@@ -124,7 +205,7 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
             except EOFError:
                 code = process.wait()
                 how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-                raise RuntimeError(
+                raise BackendUnavailable(
                     f"the process that built {model.name} for {target.library} ended without an "
                     f"engine ({how})"
                 ) from None
@@ -133,8 +214,10 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
             if kind == "refused":
                 raise refused(model, target.library, RuntimeError(content))
             if kind == "unavailable":
-                raise BackendUnavailable(f"{target.library} {target.version}: {content}")
-            if kind == "failure":
+                raise BackendUnavailable(
+                    f"{target.library} {target.version} cannot build {model.name}: {content}"
+                )
+            if kind == "changed":
                 raise RuntimeError(f"{target.library} cannot build {model.name}: {content}")
             state = content
 
@@ -142,13 +225,18 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
 @contextlib.contextmanager
 def _child(request: str) -> Iterator[tuple[subprocess.Popen, Connection]]:
     """The building process, and what it sends: (kind, content) until the end of the pipe."""
+    # Isolated: it imports from where this process does, and not from its working directory or what
+    # Python's environment variables name. If nothing else finds this package, the last entry does.
+    package = str(Path(__file__).resolve().parents[2])
+    path = [entry for entry in sys.path if entry] + [package]
+    code = f"import sys; sys.path[:] = sys.argv.pop().split({os.pathsep!r}); "
+    code += f"from {__name__} import main; main()"
     ours, theirs = os.pipe()
     connection = Connection(ours, writable=False)
     try:
         try:
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(theirs), request],
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                [sys.executable, "-I", "-c", code, str(theirs), request, os.pathsep.join(path)],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs],
@@ -174,15 +262,21 @@ def _serve(descriptor: int, request: dict[str, Any]) -> None:
         answer: tuple[str, Any] = ("engines", _build(request, connection))
     except _Refused as error:
         answer = ("refused", str(error))
+    except _Changed as error:
+        answer = ("changed", str(error))
     except BackendUnavailable as error:
         answer = ("unavailable", str(error))
     except Exception as error:
-        answer = ("failure", " ".join(repr(error).split()))
+        answer = ("unavailable", " ".join(repr(error).split()))
     connection.send(answer)
 
 
 class _Refused(Exception):
-    """The library read the graph and does not take it."""
+    """The library's parser read the graph and does not accept it."""
+
+
+class _Changed(Exception):
+    """The file or the library is another than when the build was requested."""
 
 
 def _end_with(parent: int) -> None:
@@ -195,14 +289,14 @@ def _end_with(parent: int) -> None:
         sys.exit(1)
 
 
-def _build(request: dict[str, Any], connection: Connection) -> Parts:
+def _build(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
     data = Path(request["path"]).read_bytes()
     if hashlib.sha256(data).hexdigest() != request["sha256"]:
-        raise RuntimeError("the file has changed since it was read")
+        raise _Changed("the file has changed since it was read")
     target = Target(**request["target"])
     library = load_library()
     if (library_name(library), library.__version__) != (target.library, target.version):
-        raise RuntimeError(
+        raise _Changed(
             f"expected {target.library} {target.version}, got {library_name(library)} "
             f"{library.__version__}"
         )
@@ -213,16 +307,31 @@ def _build(request: dict[str, Any], connection: Connection) -> Parts:
         device = Cuda(str(target.device))  # and current from here on
     logger = make_logger(library)
     monitor = _make_monitor(library, connection)
-    engines = {}
+    engines: dict[str, Any] = {}
     timings: list[Any] = []
     for name, outputs in ENGINES.items():
         monitor.engine = name
-        engines[name] = _build_one(
+        logger.layers = ""
+        engine = _build_one(
             library, logger, monitor, _extract(data, outputs), request, target, timings
         )
+        engines[name] = _layers(library, logger, engine) if request["describe"] else engine
     if device is not None:
         device.close()
     return engines
+
+
+def _layers(library: Any, logger: Any, engine: bytes) -> str:
+    """Return the list of layers: as logged while building, or by the engine's inspector."""
+    if logger.layers:
+        return logger.layers
+    runtime = library.Runtime(logger)
+    inspected = runtime.deserialize_cuda_engine(engine)
+    if inspected is None:
+        raise BackendUnavailable(f"no list of layers: {logger.last_error}")
+    inspector = inspected.create_engine_inspector()
+    layers: str = inspector.get_engine_information(library.LayerInformationFormat.ONELINE)
+    return layers
 
 
 def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
@@ -256,8 +365,13 @@ def _build_one(
     config.progress_monitor = monitor
     # A float32 file runs in float32, as on the other backends; float16 is a file of its own.
     config.clear_flag(library.BuilderFlag.TF32)
-    # Else engines of TensorRT for RTX for several shapes may allocate while they run, and what does
-    # cannot be recorded as a CUDA graph.
+    if request.get("describe"):
+        config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if target.integrated:
+        pool = library.MemoryPoolType.WORKSPACE
+        config.set_memory_pool_limit(pool, _INTEGRATED_WORKSPACE)
+    # Otherwise engines of TensorRT for RTX for several shapes may allocate while they run, and then
+    # they cannot be recorded as a CUDA graph.
     if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_shape(builder, network, config, request)
@@ -267,8 +381,8 @@ def _build_one(
         timings[:] = timings or [config.create_timing_cache(b"")]
         config.set_timing_cache(timings[0], False)
     engine = builder.build_serialized_network(network, config)
-    if engine is None:
-        raise _Refused(logger.last_error or "no engine was built")
+    if engine is None:  # too little memory, a GPU it has no kernels for, a node it cannot place
+        raise BackendUnavailable(logger.last_error or "no engine was built")
     return bytes(engine)
 
 
@@ -291,21 +405,31 @@ def _set_shape(builder: Any, network: Any, config: Any, request: dict[str, Any])
 
 
 def _set_compute_capability(library: Any, config: Any, target: Target) -> None:
-    """Build for the GPU that is there, where the library would build for several."""
+    """Build for one GPU if the library would build for several."""
     name = f"SM{target.compute_capability.replace('.', '')}"
     known = getattr(library, "ComputeCapability", None)
-    if target.gpu and hasattr(known, name):
+    if hasattr(known, name):
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(known, name), 0)
 
 
+_logger: Any = None
+
+
 def make_logger(library: Any) -> Any:
-    """A logger that remembers errors, the last in `last_error`, and prints nothing."""
+    """Return the process's logger, which keeps errors, the last in `last_error`; prints nothing.
+
+    One for all: the library keeps the first that it is given, and ignores others.
+    """
+    global _logger
+    if isinstance(_logger, library.ILogger):
+        return _logger
 
     class Logger(library.ILogger):
         def __init__(self) -> None:
             super().__init__()
             self.errors: deque[str] = deque(maxlen=8)  # the newest, one line each
+            self.layers = ""  # of the engine that was built last
 
         @property
         def last_error(self) -> str:
@@ -314,8 +438,11 @@ def make_logger(library: Any) -> Any:
         def log(self, severity: Any, message: str) -> None:
             if severity in (library.ILogger.ERROR, library.ILogger.INTERNAL_ERROR):
                 self.errors.append(" ".join(message.split()))
+            elif message.startswith("Layers:"):
+                self.layers = message
 
-    return Logger()
+    _logger = Logger()
+    return _logger
 
 
 def _make_monitor(library: Any, connection: Connection) -> Any:
@@ -364,5 +491,6 @@ def _make_monitor(library: Any, connection: Connection) -> Any:
     return Monitor()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the building process: argv holds a descriptor of the pipe, and the request."""
     _serve(int(sys.argv[1]), json.loads(sys.argv[2]))

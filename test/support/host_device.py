@@ -33,6 +33,7 @@ class HostDriver:
     CUdevice_attribute = driver.CUdevice_attribute
     CUstream_flags = driver.CUstream_flags
     CUstreamCaptureMode = driver.CUstreamCaptureMode
+    CUctx_flags = driver.CUctx_flags
 
     def __init__(self) -> None:
         self.memory: dict[int, Any] = {}  # what is allocated, by address
@@ -71,7 +72,10 @@ class HostDriver:
         return (b"host memory".ljust(length, b"\0"),)
 
     def _cuDeviceGetAttribute(self, attribute: Any, device: Any) -> tuple:  # noqa: N802
-        counted = driver.CUdevice_attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
+        names = driver.CUdevice_attribute
+        if attribute == names.CU_DEVICE_ATTRIBUTE_INTEGRATED:
+            return (0,)
+        counted = names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
         return (self.multiprocessors if attribute == counted else 8,)
 
     def _cuDevicePrimaryCtxRetain(self, device: Any) -> tuple:  # noqa: N802
@@ -86,6 +90,7 @@ class HostDriver:
         return 3 << 20, 5 << 20
 
     def _cuMemAlloc(self, size: int) -> tuple:  # noqa: N802
+        assert size > 0, "0 bytes"
         block = (ctypes.c_uint8 * size)(*([7] * size))
         self.memory[ctypes.addressof(block)] = block
         return (ctypes.addressof(block),)
@@ -223,7 +228,8 @@ class _Engine:
         if not isinstance(config, _Config):  # as with TensorRT 10.3, which JetPack brings
             strategy, config = config, _Config()
             config.set_execution_context_allocation_strategy(strategy)
-        return _Context(self, config)
+        # The engines are built with REQUIRE_USER_ALLOCATION, and take nothing else.
+        return None if config.brings_memory else _Context(self, config)
 
 
 class _Kernels:
@@ -247,8 +253,9 @@ class _Config:
     def __init__(self) -> None:
         self.kernels = _Kernels()
 
-    def set_runtime_cache(self, kernels: _Kernels) -> None:
+    def set_runtime_cache(self, kernels: _Kernels) -> bool:
         self.kernels = kernels
+        return True
 
     def set_execution_context_allocation_strategy(self, strategy: Any) -> None:
         self.brings_memory = strategy.name == "STATIC"
@@ -258,8 +265,7 @@ class _Context:
     def __init__(self, engine: _Engine, config: _Config) -> None:
         self.engine = engine
         self.kernels = config.kernels
-        size = engine.device_memory_size_v2
-        self.scratch = (ctypes.c_uint8 * size)() if config.brings_memory else None
+        self.scratch: Any = None
         self.addresses: dict[str, int] = {}
         self.shape: tuple[int, ...] = ()
         engine.device.contexts.add(self)
