@@ -14,6 +14,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +33,11 @@ PRECISIONS = ("float32", "float16", "int8")
 DEFAULT_MODEL = "bisenetv2_camvid_640x480"  #: what '' means, in the package's models/
 INPUT = "image"
 MASK = "mask"
-#: Which precision of a model a backend runs fastest, best first; '' is for CPUs.
+#: Which precision of a model a backend runs fastest, best first; '' is for CPUs. TensorRT makes the
+#: float16 file itself (`backends.float16`) if there is only a float32 one.
 BEST_PRECISIONS = {
     "": ("int8", "float32", "float16"),
-    "tensorrt": ("float16", "int8", "float32"),
+    "tensorrt": ("float16", "float32", "int8"),
 }
 OUTPUTS = (MASK, "confidence")
 NO_CLASS = 255  #: mask value where the logits are not finite; `Segmenter` refuses such a frame
@@ -91,15 +93,33 @@ def models_directory() -> Path:
     return share_directory() / "models"
 
 
+def cache_directory() -> Path:
+    """Return where the package keeps what it can make again: below $XDG_CACHE_HOME, or ~/.cache.
+
+    Raises RuntimeError if there is no home directory.
+    """
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache") / "bisenetv2_ros"
+
+
 def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
     """Find a model file: by path, or the one that suits a backend of a model in several precisions.
+
+    backend: a key of `backends.BACKENDS`; '' for a CPU. The rest: see `model_files`.
+    """
+    files = model_files(name_or_path)
+    order = BEST_PRECISIONS.get(backend, BEST_PRECISIONS[""])
+    return next(files[precision] for precision in ("", *order) if precision in files)
+
+
+def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
+    """Find the files of a model by precision; a single one that was named has the key ''.
 
     Args:
         name_or_path: a file; a folder that holds `NAME_float32.onnx`, `NAME_float16.onnx` and
             `NAME_int8.onnx`, or some of them, as `bisenetv2 deploy` makes it; the same files' path
             up to `NAME`; the name of one of the package's models, with or without its precision; or
             '' for the package's default.
-        backend: a key of `backends.BACKENDS`; '' for a CPU.
 
     Raises:
         ModelFileError: if a folder holds no model or several, or nothing has a bare name.
@@ -107,9 +127,9 @@ def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
     name = str(name_or_path) or DEFAULT_MODEL
     path = Path(name).expanduser()
     if path.is_file():
-        return path
+        return {"": path}
     if path.is_dir():
-        return _suiting(_precisions_in(path), backend)
+        return _precisions_in(path)
     bare = path.name == name
     places = [path]
     if bare:
@@ -120,12 +140,12 @@ def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
     for place in places:
         for file in (place, place.with_name(f"{place.name}.onnx")):
             if file.is_file():
-                return file
+                return {"": file}
         files = {p: place.with_name(f"{place.name}_{p}.onnx") for p in PRECISIONS}
         if found := {p: file for p, file in files.items() if file.is_file()}:
-            return _suiting(found, backend)
+            return found
     if not bare:
-        return path
+        return {"": path}
     known = ", ".join(sorted(file.stem for file in places[-1].parent.glob("*.onnx")))
     raise ModelFileError(f"model '{name}': no such file; models in {places[-1].parent}: {known}")
 
@@ -153,11 +173,6 @@ def _precisions_in(folder: Path) -> dict[str, Path]:
             f"model {folder}: a folder without a model, expected NAME_PRECISION.onnx in it"
         )
     return found
-
-
-def _suiting(files: dict[str, Path], backend: str) -> Path:
-    order = BEST_PRECISIONS.get(backend, BEST_PRECISIONS[""])
-    return next(files[precision] for precision in order if precision in files)
 
 
 def read_model_file(path: str | Path) -> ModelFile:

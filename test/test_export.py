@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 import onnx
 import pytest
+from gpu_maximum import mask_of_logits
 from onnx import TensorProto, numpy_helper
 from tiny_model import tiny_info
 
@@ -135,6 +136,15 @@ def test_logits_that_are_not_finite_become_no_class(float32: Path, tmp_path: Pat
     assert (backend.infer(batch(1))[0][0] == NO_CLASS).all()
     with pytest.raises(InferenceError, match="6144 of 6144 pixels are no class"):
         Segmenter(path, backend=name)
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_a_maximum_that_skips_nan_hides_nothing(float32: Path, wrong: float):
+    """As on GPUs. The other frame of the batch is none the worse."""
+    logits = np.random.default_rng(0).normal(size=(2, 11, 4, 6)).astype(np.float32)
+    logits[1, 3, 2, 2] = wrong
+    mask = mask_of_logits(onnx.load(float32), logits)
+    assert (mask[0] < 11).all() and (mask[1] == NO_CLASS).all()
 
 
 @pytest.mark.parametrize(

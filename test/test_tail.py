@@ -10,10 +10,12 @@ import numpy as np
 import onnx
 import onnx.utils
 import pytest
+from gpu_maximum import mask_of_logits
 from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.backends import create_backend
-from bisenetv2_ros.backends.tail import Tail, find_tail
+from bisenetv2_ros.backends.engine_builder import _extract
+from bisenetv2_ros.backends.tail import Tail, find_tail, sum_logits_for_nan
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import MASK, NO_CLASS, model_path, read_model_file
@@ -224,6 +226,36 @@ def test_a_table_of_classes_is_followed():
     assert found_in(model).classes.tolist() == list(range(255, -1, -1))
 
 
+def test_both_tests_for_nan_are_read():
+    """Of the maximum, as the files have it that were shipped first, and of the sum."""
+    old, new = load(), load()
+    sum_logits_for_nan(new.graph)
+    before, after = found_in(old), found_in(new)
+    assert (before.logits, before.factor) == (after.logits, after.factor)
+    assert np.array_equal(before.classes, after.classes)
+    count = len(new.graph.node)
+    sum_logits_for_nan(new.graph)
+    assert len(new.graph.node) == count, "once is enough"
+    logits = random.normal(size=(1, 11, 5, 7)).astype(np.float32)
+    assert np.array_equal(by_the_graph(old, logits), by_the_graph(new, logits))
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", SHIPPED)
+def test_engines_are_built_from_graphs_whose_test_cannot_skip_nan(name: str, wrong: float):
+    logits = random.normal(size=(2, 11, 4, 6)).astype(np.float32)
+    logits[1, 3, 2, 2] = wrong
+    built = onnx.load_from_string(_extract(model_path(name).read_bytes(), [MASK]))
+    mask = mask_of_logits(built, logits)
+    assert (mask[0] < 11).all() and (mask[1] == NO_CLASS).all()
+
+
+def another_sum(model: onnx.ModelProto) -> None:
+    sum_logits_for_nan(model.graph)
+    magnitude = next(node for node in model.graph.node if node.op_type == "Abs")
+    magnitude.input[0] = resize(model).output[0]
+
+
 OTHERS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "corners aligned": attribute("Resize", "coordinate_transformation_mode", "align_corners"),
     "nearest": attribute("Resize", "mode", "nearest"),
@@ -237,6 +269,7 @@ OTHERS: dict[str, Callable[[onnx.ModelProto], object]] = {
     "two inputs": lambda model: resize(model).input.pop(),
     "short table": lambda model: look_up(model, np.arange(19, dtype=np.float32)),
     "table beyond bytes": lambda model: look_up(model, np.arange(1000, 1256, dtype=np.float32)),
+    "another sum": another_sum,
     "another limit": constant("Less", 1, np.float32(1)),
     "another value": constant("Where", 2, np.float32(254)),
 }

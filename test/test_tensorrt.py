@@ -31,7 +31,7 @@ import host_device
 from gpu import needs_gpu, what_is_missing
 from host_device import HostDriver, driver, put_in_place
 from patience import HANG
-from tiny_model import tiny_answer, tiny_model, write_slow_model, write_tiny_model
+from tiny_model import tiny_answer, tiny_info, tiny_model, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import (
     BackendUnavailable,
@@ -40,6 +40,7 @@ from bisenetv2_ros.backends import (
     DeviceLost,
     create_backend,
     engine_builder,
+    model_for,
 )
 from bisenetv2_ros.backends.cuda import CudaError
 from bisenetv2_ros.backends.engine_builder import (
@@ -471,6 +472,55 @@ def test_without_any_library(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match=r"`pip install tensorrt-rtx cuda-bindings`"):
         create_backend(model, "tensorrt")
+
+
+# --- which file of a model -----------------------------------------------------------------------
+
+
+def test_a_gpu_runs_the_package_s_model_in_float16_made_once(cache: Path):
+    made = model_for("", "tensorrt")
+    assert made.info.precision == "float16" and made.path.is_relative_to(cache.parent)
+    assert made.path.stat().st_size < 5_000_000
+    before = made.path.stat()
+    assert model_for("", "tensorrt") == made
+    assert made.path.stat().st_mtime_ns == before.st_mtime_ns and made.path.stat().st_ino
+    made.path.write_bytes(made.path.read_bytes()[:-100])
+    assert model_for("", "tensorrt") == made, "made again"
+    assert model_for("", "openvino").info.precision == "int8"
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_a_file_that_is_named_is_the_one_that_runs(precision: str, cache: Path):
+    name = f"bisenetv2_camvid_640x480_{precision}"
+    for named in (name, models_directory() / f"{name}.onnx"):
+        assert model_for(named, "tensorrt").path == models_directory() / f"{name}.onnx"
+    assert not (cache.parent / "models").exists()
+
+
+def test_a_folder_s_own_float16_file_is_taken(tmp_path: Path, cache: Path):
+    (tmp_path / "deployed").mkdir()
+    for precision in ("float32", "float16"):
+        info = tiny_info(precision=precision)
+        write_tiny_model(tmp_path / "deployed" / f"my_{precision}.onnx", info)
+    assert model_for(tmp_path / "deployed", "tensorrt").name == "my_float16"
+    (tmp_path / "deployed" / "my_float16.onnx").unlink()
+    assert model_for(tmp_path / "deployed", "tensorrt").name == "my_float32", "it has no such form"
+
+
+def test_where_float16_cannot_be_written_the_model_runs_as_it_is(
+    cache: Path, caplog: pytest.LogCaptureFixture
+):
+    cache.parent.parent.mkdir(parents=True)
+    cache.parent.write_text("no folder")
+    assert model_for("", "tensorrt").info.precision == "float32"
+    assert "has no float16 form, it runs as it is" in caplog.text
+
+
+@pytest.mark.skipif(not what_is_missing(), reason="there is a GPU")
+def test_nothing_is_made_for_a_gpu_that_is_not_there(cache: Path):
+    with pytest.raises(BackendUnavailable):
+        create_backend("", "tensorrt")
+    assert not (cache.parent / "models").exists()
 
 
 # --- an engine that is not what it should be -----------------------------------------------------

@@ -73,7 +73,7 @@ def test_the_first_start_builds_and_says_how_far_it_is(ros: Graph, cache: Path, 
         code, _ = program.end()
     assert code == 0 and "Traceback" not in program.output, program.output
     assert "building for tensorrt" in program.output
-    assert sorted(path.suffix for path in cache.iterdir()) == [".engine", ".json"]
+    assert sorted(path.suffix for path in cache.iterdir()) == [".engine", ".json", ".lock"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -88,7 +88,7 @@ def test_a_signal_ends_the_build_and_leaves_no_file(
     finally:
         code, _ = program.end(number)
     assert code == 0 and "Traceback" not in program.output, program.output
-    assert list(cache.iterdir()) == []
+    assert [path for path in cache.iterdir() if path.suffix != ".lock"] == []
     for builder in builders:
         with pytest.raises(ProcessLookupError):
             os.kill(builder, 0)

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from bisenetv2_ros.backends import load_on_cpu
-from bisenetv2_ros.convert.float16 import cast_to_half
+from bisenetv2_ros.backends.float16 import cast_to_half
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.model_file import (
     INPUT,
@@ -69,12 +69,15 @@ class DeployedModel(nn.Module):
 
         image: (N, H, W, 3) uint8, H and W multiples of 8.
         """
-        logits = self.logits(image)
+        coarse = self.coarse_logits(image)
+        logits = self.network.enlarge(coarse)
         # TopK and not ArgMax: a third of its time in OpenVINO, and the maximum comes with it.
         top, index = logits.topk(1, dim=1)
-        # Comparing with NaN is false, so that a broken network shows as no class at all. (Not so
-        # "greater" in OpenVINO, which computes it as "not less or equal".)
-        mask = torch.where(top < 1e30, index.float(), float(NO_CLASS))
+        # A sum that is not finite, as of a broken network, makes the comparison false and the frame
+        # no class at all. The maximum would not do: on GPUs it may skip NaN. (Nor would "greater":
+        # OpenVINO computes it as "not less or equal".)
+        finite = coarse.abs().sum((1, 2, 3), keepdim=True) < 1e30
+        mask = torch.where(finite, index.float(), float(NO_CLASS))
         confidence = 255 / (logits - top).exp().sum(1)
         return mask.squeeze(1).to(torch.uint8), confidence.round().to(torch.uint8)
 

@@ -23,7 +23,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     available_cores,
 )
-from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
+from bisenetv2_ros.model_file import ModelFile, model_files, model_path, read_model_file
 
 __all__ = [
     "BACKENDS",
@@ -37,6 +37,7 @@ __all__ = [
     "available_cores",
     "create_backend",
     "load_on_cpu",
+    "model_for",
 ]
 
 _log = logging.getLogger(__name__)
@@ -89,6 +90,20 @@ def create_backend(
     raise BackendUnavailable(f"no backend is available: {'; '.join(skipped)}")
 
 
+def model_for(name_or_path: str | Path, backend: str) -> ModelFile:
+    """Read the file of a model that suits a backend: for TensorRT float16, made if need be.
+
+    name_or_path: as for `model_file.model_path`. Raises ModelFileError if it cannot be read.
+    """
+    file = read_model_file(model_path(name_or_path, backend))
+    named = "" in model_files(name_or_path)
+    if backend == "tensorrt" and file.info.precision == "float32" and not named:
+        from bisenetv2_ros.backends.float16 import float16_of
+
+        return float16_of(file)
+    return file
+
+
 def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
     """The model in each CPU runtime that is installed, one at a time, for a comparison of them.
 
@@ -122,7 +137,8 @@ def _load(
         raise BackendUnavailable(
             f"backend '{name}' cannot be imported ({error}): run `pip install {name}`"
         ) from error
-    file = model if isinstance(model, ModelFile) else read_model_file(model_path(model, name))
+    backend_class.check_available(device)
+    file = model if isinstance(model, ModelFile) else model_for(model, name)
     backend = backend_class(file, device, threads or available_cores(), report, batch)
     backend.model = file
     return backend

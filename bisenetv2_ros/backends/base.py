@@ -70,6 +70,10 @@ class Backend(ABC):
     _input: np.ndarray
     _tail: Tail | None = None  # of a runtime that ends at the logits
 
+    @classmethod
+    def check_available(cls, device: str) -> None:
+        """Raise BackendUnavailable if runtime or device are not there; before a model is read."""
+
     @abstractmethod
     def __init__(
         self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile

@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.backends.base import BackendUnavailable, BatchProfile, Report, refused
 from bisenetv2_ros.backends.engine_cache import Parts
+from bisenetv2_ros.backends.tail import sum_logits_for_nan
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
 if TYPE_CHECKING:
@@ -338,7 +339,9 @@ def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
     """The graph that makes no more than `outputs`."""
     import onnx.utils
 
-    part = onnx.utils.Extractor(onnx.load_from_string(data)).extract_model([INPUT], list(outputs))
+    model = onnx.load_from_string(data)
+    sum_logits_for_nan(model.graph)
+    part = onnx.utils.Extractor(model).extract_model([INPUT], list(outputs))
     return part.SerializeToString()
 
 

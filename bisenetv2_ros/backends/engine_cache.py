@@ -30,6 +30,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from bisenetv2_ros import model_file
 from bisenetv2_ros.backends.base import Report
 
 MAX_ENGINE_BYTES = 2**31  #: larger files are not read: the largest engine of BiSeNetV2 is a tenth
@@ -48,9 +49,8 @@ class _Unusable(Exception):
 
 
 def cache_directory() -> Path:
-    """Where engines lie: below $XDG_CACHE_HOME, else ~/.cache. RuntimeError without a home."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache") / "bisenetv2_ros" / "engines"
+    """Where engines lie in the package's cache. RuntimeError without a home."""
+    return model_file.cache_directory() / "engines"
 
 
 def entry_name(key: Key) -> str:

@@ -211,10 +211,8 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
         (tensor,) = made_by("Cast", index, {}, to=TensorProto.INT32)
     tensor, _ = made_by("Squeeze", tensor, {1: [1]})
     finite, number, _ = made_by("Where", tensor, {2: NO_CLASS})
-    top, _ = made_by("Less", finite, {1: np.float32(_LARGEST)})
+    tested, _ = made_by("Less", finite, {1: np.float32(_LARGEST)})
     (index,) = made_by("Cast", number, {}, to=TensorProto.FLOAT)
-    if list(makers[index].output) != [top, index]:
-        raise ValueError(f"{top} and {index} come from different nodes")
     enlarged, _ = made_by("TopK", index, {1: [1]}, axis=1, largest=1)
     linear = {"mode": b"linear", "coordinate_transformation_mode": b"half_pixel"}
     inputs = made_by("Resize", enlarged, {}, **linear)
@@ -222,4 +220,31 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
     factor = int(scales[-1])
     if not np.array_equal(scales, [1, 1, factor, factor]) or factor < 2 or factor % 2:
         raise ValueError(f"logits are enlarged by {scales}, expected an even number")
+    if list(makers[index].output) != [tested, index]:  # as up to 0.2: the maximum is tested
+        magnitudes, _ = made_by("ReduceSum", tested, {1: [1, 2, 3]}, keepdims=1)
+        (summed,) = made_by("Abs", magnitudes, {})
+        if summed != inputs[0]:
+            raise ValueError(f"{summed} is tested, expected {inputs[0]}")
     return Tail(inputs[0], factor, classes)
+
+
+def sum_logits_for_nan(graph: onnx.GraphProto) -> None:
+    """Rewrite a file of the old form, which tests the maximum of the logits for NaN.
+
+    A maximum may skip NaN on a GPU, a sum cannot. Leaves every other graph as it is.
+    """
+    from onnx import helper, numpy_helper
+
+    tail = find_tail(graph)
+    makers = {output: node for node in graph.node for output in node.output}
+    tests = [node for node in graph.node if node.op_type == "Less"]
+    if tail is None or len(tests) != 1 or makers[tests[0].input[0]].op_type != "TopK":
+        return
+    magnitude, axes, total = (f"{tail.logits}_{what}" for what in ("magnitude", "axes", "sum"))
+    graph.initializer.append(numpy_helper.from_array(np.array([1, 2, 3]), axes))
+    place = list(graph.node).index(tests[0])
+    graph.node.insert(place, helper.make_node("Abs", [tail.logits], [magnitude]))
+    graph.node.insert(
+        place + 1, helper.make_node("ReduceSum", [magnitude, axes], [total], keepdims=1)
+    )
+    tests[0].input[0] = total

@@ -31,7 +31,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     output_memory,
 )
-from bisenetv2_ros.backends.cuda import Cuda, CudaError
+from bisenetv2_ros.backends.cuda import Cuda, CudaError, Gpu
 from bisenetv2_ros.backends.engine_builder import (
     ENGINES,
     build_engines,
@@ -66,6 +66,12 @@ class TensorRtBackend(Backend):
 
     name = "tensorrt"
     gains_from_batches = True
+
+    @classmethod
+    def check_available(cls, device: str) -> None:
+        """See `Backend`."""
+        load_library()
+        Gpu(device)
 
     def __init__(
         self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
