@@ -73,6 +73,7 @@ class Backend(ABC):
     @classmethod
     def check_available(cls, device: str) -> None:
         """Raise BackendUnavailable if runtime or device are not there; before a model is read."""
+        return  # those that cannot tell so early raise it while loading
 
     @abstractmethod
     def __init__(
