@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import struct
+import threading
 import zlib
 from types import SimpleNamespace
 
@@ -11,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
 from bisenetv2_ros.image_conversion import ImageError, decode_compressed
 
@@ -297,3 +300,28 @@ def test_numbers_beyond_reason_are_refused(judged):
     assert huge != sound
     for result in judged(huge):
         assert isinstance(result, str) and "ends after" in result
+
+
+def test_threads_do_not_wait_for_each_other_nor_take_their_complaints(tmp_path, capfd):
+    file = encode(".jpg", noise())
+    (tmp_path / "whole.jpg").write_bytes(file)
+    middle = len(file) * 2 // 3
+    (tmp_path / "damaged.jpg").write_bytes(file[:middle] + bytes(40) + file[middle + 40 :])
+    started, go_on = threading.Event(), threading.Event()
+
+    def read_damaged() -> None:
+        with captured_messages() as messages:
+            started.set()
+            assert go_on.wait(30)
+            os.write(2, b"Corrupt JPEG data: premature end of data segment\na log line\n")
+        seen.extend(messages)
+
+    seen: list[str] = []
+    thread = threading.Thread(target=read_damaged)
+    thread.start()
+    assert started.wait(30)
+    assert read_image(tmp_path / "whole.jpg").shape == (64, 96, 3)  # while the other is at it
+    go_on.set()
+    thread.join()
+    assert seen == []  # it might have been the other's
+    assert capfd.readouterr().err == "a log line\n"

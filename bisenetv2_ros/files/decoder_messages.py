@@ -6,6 +6,7 @@ libjpeg, libpng, libtiff, FFmpeg and OpenCV write to standard error past Python.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import re
 import sys
@@ -15,53 +16,85 @@ from collections.abc import Iterator
 
 # FFmpeg: `[h264 @ 0x55d0] ...`; OpenCV: `[ WARN:0@0.02] ...` or `OpenCV: ...`.
 _DECODER = re.compile(
-    r"\[[\w, -]+ @ 0x[0-9a-f]+\]|\[ *(?:WARN|ERROR|INFO|DEBUG):|OpenCV|Open(?:JPEG|EXR)|libpng|"
+    r"> |\[[\w, -]+ @ 0x[0-9a-f]+\]|\[ *(?:WARN|ERROR|INFO|DEBUG):|OpenCV|Open(?:JPEG|EXR)|libpng|"
     r"TIFF|Corrupt JPEG|Premature end|Invalid SOS|Unsupported marker|Unknown Adobe|"
     r"Warning[:,]|.*(?:JPEG|SOI|DHT|Huffman|marker|bytes before)|\w+ \(?VIDEOIO|VIDIOC"
 )
 _PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ \w+ ")
-_lock = threading.RLock()
-_active = False
+
+
+class _State(threading.local):
+    """Of a thread: whether it is inside a block."""
+
+    inside = False
+
+
+class _Capture:
+    """The one redirection of standard error that a process can have at a time."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.crowded = False  #: another thread's decoder may have printed into it
+        self.state = _State()
+        with tempfile.TemporaryFile() as file:  # without a name, as long as the process lives
+            self.file = os.dup(file.fileno())
+
+
+@functools.cache
+def _capture(process: int) -> _Capture:
+    """A forked process has its own, without the threads of its parent."""
+    return _Capture()
 
 
 @contextlib.contextmanager
 def captured_messages() -> Iterator[list[str]]:
     """Catch what decoders print in the block: a list of lines, filled when the block ends.
 
-    Lines of others, such as another thread's log, go where they belong. Blocks of several threads
-    run one after the other; inner blocks belong to the outermost.
+    Lines of others, such as another thread's log, go where they belong. While several threads are
+    in such blocks at once, their decoders' lines are caught, but nobody is given them, as it is not
+    known whose they are. Inner blocks belong to the outermost.
     """
-    global _active
     messages: list[str] = []
-    with _lock:
-        if _active:
-            yield messages
-            return
-        try:
-            error_output = os.dup(2)
-        except OSError:  # there is no standard error to keep clean
-            yield messages
-            return
-        _active = True
-        try:
-            if sys.stderr is not None:
-                sys.stderr.flush()
-            with tempfile.TemporaryFile() as file:
-                os.dup2(file.fileno(), 2)
-                try:
-                    yield messages
-                finally:
-                    os.dup2(error_output, 2)
-                    file.seek(0)
-                    _sort(file.read().decode(errors="replace"), messages)
-        finally:
-            os.close(error_output)
-            _active = False
+    capture = _capture(os.getpid())
+    if capture.state.inside:
+        yield messages
+        return
+    if not capture.lock.acquire(blocking=False):
+        capture.crowded = True
+        yield messages
+        return
+    try:
+        error_output = os.dup(2)
+    except OSError:  # there is no standard error to keep clean
+        capture.lock.release()
+        yield messages
+        return
+    capture.state.inside, capture.crowded = True, False
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    os.dup2(capture.file, 2)
+    try:
+        yield messages
+    finally:
+        os.dup2(error_output, 2)
+        os.close(error_output)
+        text = os.pread(capture.file, os.fstat(capture.file).st_size, 0)
+        if text:
+            os.ftruncate(capture.file, 0)
+            os.lseek(capture.file, 0, os.SEEK_SET)
+            messages += _sorted(text.decode(errors="replace"))
+        if capture.crowded:
+            messages.clear()
+        capture.state.inside = False
+        capture.lock.release()
 
 
-def _sort(text: str, messages: list[str]) -> None:
-    for line in text.splitlines():
+def _sorted(text: str) -> list[str]:
+    """The decoders' lines; others are printed."""
+    messages: list[str] = []
+    for line in text.splitlines(keepends=True):
         if _DECODER.match(line):
-            messages.append(_PLACE.sub("", line))
-        elif line.strip():
-            os.write(2, f"{line}\n".encode())
+            messages.append(_PLACE.sub("", line.rstrip()))
+        elif not messages or line.strip():  # OpenCV ends an error by an empty line
+            os.write(2, line.encode())
+    return messages
