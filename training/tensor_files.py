@@ -174,15 +174,15 @@ class _Reader(pickle.Unpickler):
         """The storage of a tensor."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
-            raise pickle.UnpicklingError(f"a storage of kind {dtype}")
+            raise ValueError(f"a storage of kind {dtype}")
         if key not in self._storages:
             entry = self._archive.getinfo(f"{self._folder}data/{key}")
             if entry.file_size > MAX_TENSOR_BYTES:
-                raise pickle.UnpicklingError(f"a tensor of {entry.file_size} bytes")
+                raise ValueError(f"a tensor of {entry.file_size} bytes")
             data = bytearray(self._archive.read(entry))
             values = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
             if values.numel() != count:
-                raise pickle.UnpicklingError(f"{values.numel()} values, expected {count}")
+                raise ValueError(f"{values.numel()} values, expected {count}")
             self._storages[key] = _Storage(values)
         return self._storages[key]
 
@@ -191,12 +191,12 @@ def _rebuild_tensor(
     storage: _Storage, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_: Any
 ) -> Tensor:
     if not isinstance(storage, _Storage):
-        raise pickle.UnpicklingError("a tensor without a storage")
+        raise ValueError("a tensor without a storage")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if min((offset, *size, *stride), default=0) < 0 or (
         0 not in size and last >= storage.values.numel()
     ):
-        raise pickle.UnpicklingError(f"a tensor of {tuple(size)} beyond its storage")
+        raise ValueError(f"a tensor of {tuple(size)} beyond its storage")
     return storage.values.as_strided(size, stride, offset)
 
 

@@ -73,6 +73,7 @@ VERBS: dict[str, Verb] = {
     "check-data": Verb(
         "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
     ),
+    "get": Verb("bisenetv2_ros.cli.get", "Download published weights and make model files of them"),
     "import-weights": Verb(
         "bisenetv2_ros.cli.import_weights", "Take over public BiSeNetV2 weights as a run"
     ),

@@ -1,0 +1,156 @@
+"""`bisenetv2 get`: published weights, from the download to model files that the node runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli.options import picture_size, sample_frames
+
+COMPARED = 4  # frames on which torch and the runtimes are compared
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    known = _known()
+    width = max(map(len, known))
+    lines = "\n".join(f"  {name:<{width}}  {entry['title']}" for name, entry in known.items())
+    parser.epilog = f"""\
+weights:
+{lines}
+
+Downloaded once, to $XDG_CACHE_HOME/bisenetv2_ros/weights (~/.cache), where a download that broke
+off goes on. Then imported as a run and exported as float32, float16 and int8; int8 is calibrated on
+--frames: give some of your own camera. The hash is checked against the one published, or else
+against the one of the first time.
+
+examples:
+  bisenetv2 get cityscapes --frames my_drive.mp4
+  bisenetv2 segment --ros-args -p model:=cityscapes/bisenetv2_cityscapes_1024x512_float32.onnx
+"""
+    parser.add_argument("name", choices=list(known), help="of the weights, see below")
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="DIR", help="folder to make (default: NAME here)"
+    )
+    parser.add_argument(
+        "--size",
+        type=picture_size,
+        metavar="WxH",
+        help="input of the network in pixels, multiples of 8 (default: by the weights)",
+    )
+    parser.add_argument(
+        "--frames",
+        default="synthetic",
+        metavar="SOURCE",
+        help="folder, video or 'glob' to calibrate int8 on (default: the package's scenes)",
+    )
+    parser.add_argument(
+        "--frame-count", type=positive_int, default=48, metavar="N", help="(default: %(default)s)"
+    )
+    parser.add_argument("--url", default="", help="another address of the same file, a mirror")
+    parser.add_argument(
+        "--sha256", default="", metavar="HEX", help="demand this hash, or its first digits"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Download, import and export; 1 if a precision was not good enough to be kept."""
+    from tqdm import tqdm
+
+    from bisenetv2_ros.backends import BackendUnavailable
+    from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
+    from bisenetv2_ros.files.download import DownloadError, download
+    from bisenetv2_ros.model_file import ModelInfo
+    from bisenetv2_ros.training.checkpoint import load_network
+    from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
+    from bisenetv2_ros.training.import_weights import read_public_weights, write_run
+
+    entry = _known()[args.name]
+    url = args.url or str(entry["url"])
+    output = args.output or Path(args.name)
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"{output}: is not empty, expected a new folder (-o)")
+    if not all(digit in "0123456789abcdefABCDEF" for digit in args.sha256):
+        raise UserError(f"--sha256 {args.sha256}: expected hexadecimal digits")
+    path = _cache() / Path(str(entry["url"])).name
+    record = path.with_name(f"{path.name}.sha256")
+    first_time = not record.exists()
+    bar = tqdm(unit="B", unit_scale=True, desc=path.name, disable=None)
+
+    def progress(done: int, total: int) -> None:
+        bar.total = total or None
+        bar.update(done - bar.n)
+
+    try:
+        with bar:
+            found = download(url, path, args.sha256 or str(entry.get("sha256", "")), progress)
+    except DownloadError as error:
+        raise UserError(str(error)) from error
+    print(f"{path}: SHA-256 {found}")
+    size = args.size or tuple(entry["size"])
+    try:
+        try:
+            imported = read_public_weights(path)
+        except ValueError:
+            if first_time:  # so that its hash is not what the right file is held to
+                for wrong in (path, record):
+                    wrong.unlink(missing_ok=True)
+            raise
+        frames = sample_frames(args.frames, args.frame_count)
+        output.mkdir(parents=True, exist_ok=True)
+        write_run(imported, output / "run", path.name, size)
+        trained = load_network(output / "run")
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    print(f"{imported.layout}, {len(imported.labels)} classes: {', '.join(imported.labels.names)}")
+
+    deployed = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std)
+    failed = 0
+    files = {
+        precision: output / f"bisenetv2_{args.name}_{size[0]}x{size[1]}_{precision}.onnx"
+        for precision in ("float32", "float16", "int8")
+    }
+    for precision, file in files.items():
+        try:
+            if precision == "int8":
+                agreement = quantize_model(files["float32"], file, frames)
+            else:
+                info = ModelInfo(
+                    labels=trained.labels,
+                    dataset=trained.recipe.dataset,
+                    input_size=size,
+                    precision=precision,
+                    metrics={},
+                    source_revision=trained.revision,
+                    licence=str(entry["licence"]),
+                )
+                agreement = export_model(deployed, info, file, frames[:COMPARED])
+        except (ExportError, QuantizationError, BackendUnavailable) as error:
+            failed += 1
+            print(f"{precision}: not written: {error}")
+            continue
+        shares = ", ".join(f"{backend} {share:.2%}" for backend, share in agreement.items())
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; pixels of the same class: {shares}")
+    print(f"source: {entry['source']}\nlicence: {entry['licence']}\npublished: {entry['score']}")
+    return 1 if failed else 0
+
+
+def _known() -> dict[str, dict[str, Any]]:
+    from bisenetv2_ros.files.paths import share_directory
+    from bisenetv2_ros.files.safe_yaml import read_yaml
+
+    known: dict[str, dict[str, Any]] = read_yaml(
+        share_directory() / "config" / "public_weights.yaml"
+    )
+    return known
+
+
+def _cache() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "bisenetv2_ros" / "weights"
+    except RuntimeError as error:
+        raise UserError(f"{error}: set XDG_CACHE_HOME to a folder for downloads") from error
