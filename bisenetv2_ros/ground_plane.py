@@ -135,14 +135,19 @@ class Calibration:
 
 def _undistort(pixels: np.ndarray, matrix: np.ndarray, distortion: np.ndarray) -> np.ndarray:
     """cv2.undistortPoints, repeated until it is exact: alone, it stops after five steps."""
-    rays = cv2.undistortPoints(pixels, matrix, distortion)
     straight = cv2.undistortPoints(pixels, matrix, None)
+    if not distortion.any():
+        return straight
+    rays = cv2.undistortPoints(pixels, matrix, distortion)
     zero = np.zeros(3)
     points = np.ones((len(pixels), 1, 3))
     for _ in range(50):
         points[..., :2] = np.nan_to_num(rays)
         bent = cv2.projectPoints(points, zero, zero, np.eye(3), distortion)[0].reshape(rays.shape)
-        rays = rays + (straight - bent)
+        step = straight - bent
+        rays = rays + step
+        if not (np.abs(step) > 1e-7).any():
+            break
     return rays
 
 

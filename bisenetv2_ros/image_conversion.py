@@ -160,27 +160,6 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     return _convert(pixels, _LAYOUTS["bgr8" if pixels.shape[2] == 3 else "bgra8"])
 
 
-def depth_note(msg: Any, pixels: np.ndarray) -> str:
-    """Say that an image of 16 bits seems to hold no more than 12; '' if it does not.
-
-    Drivers of 10 and 12-bit sensors often leave them in the lower bits, so that everything is
-    almost black after conversion. msg: as for `decode_image` or `decode_compressed`, pixels: what
-    that made of it.
-    """
-    encoding = getattr(msg, "encoding", None) or getattr(msg, "format", "")
-    encoding = encoding.split(";")[0].strip() if isinstance(encoding, str) else ""
-    if not encoding.endswith(("16", "16UC1")):
-        return ""
-    brightest = int(pixels.max())
-    if brightest > 16:  # 4095 of 65535 in 8 bits
-        return ""
-    return (
-        f"{encoding} images use no more than 12 of their 16 bits (the brightest pixel is "
-        f"{brightest} of 255 after conversion), expected samples that fill 16 bits: let the driver "
-        "scale them, or send 8 bits"
-    )
-
-
 # Steps common to both kinds of message -----------------------------------------------------------
 
 

@@ -55,7 +55,7 @@ def uncompressed(name: str) -> str:
 
 def needs_confidence(names: Iterable[str]) -> bool:
     """Whether the confidence has to be computed for outputs of these names."""
-    return "confidence" in map(uncompressed, names)
+    return not {"confidence", "ground_points"}.isdisjoint(map(uncompressed, names))
 
 
 def output_topic(image_topic: str, name: str, place: str = "beside") -> str:

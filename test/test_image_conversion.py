@@ -25,7 +25,6 @@ from bisenetv2_ros.image_conversion import (
     ImageError,
     decode_compressed,
     decode_image,
-    depth_note,
 )
 
 # Written down once more, independently of the module: bytes a pixel in a row, rows a picture row.
@@ -219,27 +218,6 @@ def test_nv24(padding):
     green = (luma - 0.299 * red - 0.114 * blue) / 0.587
     expected = np.clip(255 * np.dstack([red, green, blue]), 0, 255)
     assert np.abs(decoded(message) - expected).max() < 2
-
-
-@pytest.mark.parametrize("encoding", ["mono16", "bayer_rggb16", "rgb16", "16UC1"])
-def test_twelve_bits_in_sixteen_are_noticed(encoding):
-    message = random_message(encoding)
-    samples = np.frombuffer(message.data, "<u2").copy()
-    assert depth_note(message, decode_image(message)[0]) == ""
-    message.data = array.array("B", (samples >> 4).tobytes())
-    note = depth_note(message, decode_image(message)[0])
-    assert encoding in note and " of 255" in note and len(note.splitlines()) == 1
-
-
-def test_twelve_bits_in_a_png_are_noticed():
-    rows = np.random.default_rng(0).integers(0, 4096, (HEIGHT, WIDTH, 1))
-    message = compressed_message(png("grey", 16, rows), "mono16; png compressed ")
-    assert "mono16" in depth_note(message, decode_compressed(message)[0])
-    dark = compressed_message(png("grey", 8, rows // 256), "mono8; png compressed ")
-    assert depth_note(dark, decode_compressed(dark)[0]) == ""
-    dark = random_message("mono8")
-    dark.data = array.array("B", bytes(len(dark.data)))
-    assert depth_note(dark, decode_image(dark)[0]) == ""
 
 
 def yuv_picture() -> tuple[np.ndarray, np.ndarray]:

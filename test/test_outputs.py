@@ -77,6 +77,7 @@ def test_confidence_that_was_not_computed():
     outputs = frame_outputs(segmentation=segmentation)
     assert outputs.confidence is None and outputs.compressed("confidence") is None
     assert needs_confidence({"mask", compressed("confidence")})
+    assert needs_confidence({"ground_points"})
     assert not needs_confidence({"mask", "overlay"})
 
 

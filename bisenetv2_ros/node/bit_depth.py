@@ -29,7 +29,7 @@ class BitDepth:
             return ""
         encoding = getattr(message, "encoding", "") or getattr(message, "format", "")
         encoding = encoding.split(";")[0].strip()
-        if not encoding.endswith("16"):
+        if not encoding.endswith(("16", "16UC1")):
             return ""
         brightest = int(image.max())
         if brightest > DARKEST:

@@ -20,17 +20,18 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.validate_topic_name import validate_topic_name
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from bisenetv2_ros.camera_view import View
-from bisenetv2_ros.image_conversion import ChannelOrder, depth_note
+from bisenetv2_ros.image_conversion import ChannelOrder
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.bit_depth import BitDepth
 from bisenetv2_ros.node.camera_input import CameraInput
 from bisenetv2_ros.node.diagnostics import CameraStatistics
+from bisenetv2_ros.node.ground_points import CameraPoses, GroundError, GroundPoints
 from bisenetv2_ros.node.intake import RateLimit
 from bisenetv2_ros.node.lifecycle import guarded
 from bisenetv2_ros.node.messages import (
@@ -62,7 +63,10 @@ OUTPUTS: dict[str, type] = {
     **dict.fromkeys(map(compressed, COMPRESSED), CompressedImage),
     "class_fractions": ClassFractions,
     "camera_info": CameraInfo,
+    "ground_points": PointCloud2,
 }
+#: Outputs that cannot be made without the camera's calibration.
+NEED_CALIBRATION = {"camera_info", "ground_points"}
 
 
 def check_camera_topics(node: Node, topics: Sequence[str], outputs: str) -> None:
@@ -111,6 +115,7 @@ class CameraTopics:
         settings: Parameters,
         view: View,
         watch: LimitWatch | None = None,
+        poses: CameraPoses | None = None,
     ) -> None:
         """Create the publishers.
 
@@ -120,12 +125,14 @@ class CameraTopics:
             settings: image_transport and outputs count, which do not change.
             view: the part of the images to use.
             watch: for a camera that has regions of interest.
+            poses: of the cameras, for ground_points.
 
         Raises ValueError, with no publisher left behind, if one cannot be created.
         """
         self.view = view
         self.watch = watch
         self.encoding = parse_encodings(settings.encodings, settings.cameras)[topic]
+        self._ground = GroundPoints(topic, settings, view, poses)
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
         self.bit_depth = BitDepth()
@@ -141,13 +148,12 @@ class CameraTopics:
         self._node = node
         self._on_image: Callable[[Any], None] | None = None  # while active
         self._needed = -math.inf  # when frames were last
-        self._warned_of_depth = False
         self._buffers = {name: ImageBuffer() for name in IMAGES}
         self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(camera, "label_info", settings.outputs)
         self._label_info_publisher: Publisher | None = None
         # Since when the calibration that somebody wants cannot be published, and why.
-        self._lack: tuple[float, str] | None = None
+        self._lack: tuple[float, str, str] | None = None  # since when, why, of which output
         with contextlib.ExitStack() as undo:
             undo.callback(self.destroy)
             for name, kind in OUTPUTS.items():
@@ -161,7 +167,7 @@ class CameraTopics:
             self._node.create_publisher,
             kind,
             name,
-            reliable(depth=1 if kind in (Image, CompressedImage) else 10),
+            reliable(depth=1 if kind in (Image, CompressedImage, PointCloud2) else 10),
             qos_overriding_options=OVERRIDES,
         )
         on_listener = guarded(self._node, lambda _: self.follow(parameters.read(self._node)))
@@ -207,7 +213,7 @@ class CameraTopics:
         if (self.resting and not reason) or (self._needed == now and not self.input.is_open):
             self.statistics.resumed()
         self.resting = reason
-        if "camera_info" not in wanted:
+        if not wanted & NEED_CALIBRATION:
             self._lack = None
         if reason:
             self.input.close()
@@ -222,10 +228,8 @@ class CameraTopics:
         problems = self.input.problems(0.0 if self.resting else silence)
         lack = self._lack
         if lack and not self.resting and time.monotonic() - lack[0] > diagnostics.SILENCE:
-            output = self._node.resolve_topic_name(self.output_names["camera_info"])
-            problems.append(
-                f"somebody subscribes to {output}, but {self.input.info_topic} {lack[1]}"
-            )
+            output = self._node.resolve_topic_name(self.output_names[lack[2]])
+            problems.append(f"somebody subscribes to {output}, but {lack[1]}")
         return problems + output_problems(self._node, self.output_names.values())
 
     def _deliver(self, message: Any) -> None:
@@ -249,15 +253,8 @@ class CameraTopics:
         }
 
     def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
-        """Pixels (H, W, 3) uint8 of an image message and the order of their channels.
-
-        Warns once if 16-bit images use no more than 12 bits. Raises ImageError.
-        """
-        image, order = decode(message, self.encoding)
-        if not self._warned_of_depth and (note := depth_note(message, image)):
-            self._warned_of_depth = True
-            self._node.get_logger().warning(f"{self.topic}: {note}")
-        return image, order
+        """Pixels (H, W, 3) uint8 of an image message and their order. Raises ImageError."""
+        return decode(message, self.encoding)
 
     @property
     def watched(self) -> bool:
@@ -287,8 +284,8 @@ class CameraTopics:
         if "class_fractions" in wanted:
             message = outputs.fill_class_fractions(TYPES, header, latency)
             self._publishers["class_fractions"].publish(message)
-        if "camera_info" in wanted:
-            self._publish_camera_info(header, outputs.camera_size, outputs.mask_size)
+        if wanted & NEED_CALIBRATION:
+            self._publish_calibrated(wanted & NEED_CALIBRATION, header, outputs)
         for name in IMAGES:
             if name in wanted and name != "mask":
                 self._publish_image(name, header, outputs)
@@ -306,40 +303,49 @@ class CameraTopics:
             message = self._buffers[name].fill(header, pixels, IMAGES[name])
             self._publishers[name].publish(message)
 
-    def _publish_camera_info(
-        self, header: Header, camera_size: tuple[int, int], size: tuple[int, int]
-    ) -> None:
-        """Publish the newest calibration seen, scaled to the mask.
+    def _publish_calibrated(self, wanted: set[str], header: Header, outputs: FrameOutputs) -> None:
+        """Publish what the newest calibration seen is needed for, scaled to the mask.
 
         A calibration holds for many frames, so that of the same stamp is not waited for; but one
-        of another image size is not this image's, and is not published.
+        of another image size is not this image's, and is not used.
         """
+        name = min(wanted)
         info = self.input.calibration(header.frame_id)
         if info is None:
-            self._miss_calibration(
-                f"brings no calibration of frame_id '{header.frame_id}'"
-                if self.input.shares_calibration
-                else "brings no calibration"
-            )
+            known = f" of frame_id '{header.frame_id}'" if self.input.shares_calibration else ""
+            self._miss(name, f"{self.input.info_topic} brings no calibration{known}")
             return
         calibrated = (
             (info.roi.width or info.width) // max(info.binning_x, 1),
             (info.roi.height or info.height) // max(info.binning_y, 1),
         )
-        if calibrated == camera_size:
-            self._lack = None
-            box = self.view.box(camera_size)
-            self._publishers["camera_info"].publish(scaled_camera_info(info, size, header, box))
-        else:
+        camera_size = outputs.camera_size
+        if calibrated != camera_size:
             text = (
-                f"is for {calibrated[0]}x{calibrated[1]} pixels, "
+                f"{self.input.info_topic} is for {calibrated[0]}x{calibrated[1]} pixels, "
                 f"expected {camera_size[0]}x{camera_size[1]}, the size of the image"
             )
-            self._miss_calibration(text)
-            self._node.get_logger().warning(
-                f"{self.input.info_topic} {text}", throttle_duration_sec=10.0
-            )
+            self._miss(name, text)
+            self._node.get_logger().warning(text, throttle_duration_sec=10.0)
+            return
+        box = self.view.box(camera_size)
+        scaled = scaled_camera_info(info, outputs.mask_size, header, box)
+        if "camera_info" in wanted:
+            self._publishers["camera_info"].publish(scaled)
+        lack = None
+        if "ground_points" in wanted:
+            try:
+                self._publishers["ground_points"].publish(self._ground.cloud(scaled, outputs))
+            except GroundError as error:
+                lack = str(error)
+                self._node.get_logger().warning(
+                    f"{self.topic}: no ground_points: {error}", throttle_duration_sec=10.0
+                )
+        if lack:
+            self._miss("ground_points", lack)
+        else:
+            self._lack = None
 
-    def _miss_calibration(self, why: str) -> None:
+    def _miss(self, output: str, why: str) -> None:
         since = self._lack[0] if self._lack else time.monotonic()
-        self._lack = (since, why)
+        self._lack = (since, why, output)

@@ -11,9 +11,10 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from bisenetv2_ros.ground_plane import POINT
 from bisenetv2_ros.msg import ClassFraction, ClassFractions, RegionFractions
 from bisenetv2_ros.outputs import fill_class_fractions, fill_label_info
 
@@ -73,6 +74,35 @@ class ImageBuffer:
         message.height, message.width = pixels.shape[:2]
         message.encoding = encoding
         message.step = math.prod(pixels.shape[1:])
+        return message
+
+
+class CloudBuffer:
+    """One sensor_msgs/PointCloud2 of `ground_plane.POINT` that is filled again and again."""
+
+    def __init__(self) -> None:
+        self._message = PointCloud2(point_step=POINT.itemsize, is_dense=False)
+        self._points: np.ndarray = np.empty((0, 0), POINT)
+        datatypes = {"f": PointField.FLOAT32, "u": PointField.UINT8}
+        for name, (kind, offset, *_) in (POINT.fields or {}).items():
+            self._message.fields.append(
+                PointField(name=name, offset=offset, datatype=datatypes[kind.kind], count=1)
+            )
+
+    def memory(self, size: tuple[int, int]) -> np.ndarray:
+        """(H, W) of POINT to write to, for a cloud of `size` (width, height)."""
+        if self._points.shape != (size[1], size[0]):
+            self._message.data = array.array("B", bytes(size[0] * size[1] * POINT.itemsize))
+            points = np.frombuffer(self._message.data, POINT)
+            self._points = points.reshape(size[1], size[0])
+        return self._points
+
+    def fill(self, header: Header) -> PointCloud2:
+        """The message with this header and what was written to `memory`."""
+        message = self._message
+        message.header = header
+        message.height, message.width = self._points.shape
+        message.row_step = message.width * message.point_step
         return message
 
 

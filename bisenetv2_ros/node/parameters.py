@@ -118,6 +118,27 @@ class Parameters:
         "has this level while its share of the class is beyond. Frames of a camera with limits are "
         "segmented without subscribers too.",
     )
+    camera_poses: tuple[str, ...] = _parameter(
+        ("",),
+        "Where cameras are, for ground_points, each 'CAMERA: HEIGHT PITCH ROLL': meters above the "
+        "ground, degrees that it looks down, degrees that its right side hangs down (of the "
+        "upright picture).",
+    )
+    ground_frame: str = _parameter(
+        "",
+        "tf2 frame whose plane z = 0 is the ground, such as base_footprint, for the cameras "
+        "without camera_poses. Needs tf2_ros. Empty: none.",
+    )
+    ground_classes: tuple[str, ...] = _parameter(
+        ("",),
+        "Classes that ground_points shows whole; of others, only the contact with the ground. "
+        "Empty: those of the model named road, pavement, sidewalk, terrain and the like.",
+    )
+    ground_range: float = _parameter(
+        30.0,
+        "Farthest points of ground_points, along the ground [m].",
+        limits=(0.1, 1000.0),
+    )
     autostart: bool = _parameter(
         True,
         "Configure and activate at start-up; a failure ends the process. false: wait for "
@@ -173,6 +194,9 @@ class Parameters:
     )
     publish_camera_info: bool = _parameter(
         True, "Publish camera_info while it has subscribers.", dynamic=True
+    )
+    publish_ground_points: bool = _parameter(
+        True, "Publish ground_points while it has subscribers.", dynamic=True
     )
     latency_budget: float = _parameter(
         0.2,

@@ -32,6 +32,7 @@ from bisenetv2_ros.camera_view import View, parse_views
 from bisenetv2_ros.node import parameters, ros_arguments
 from bisenetv2_ros.node.background import Background
 from bisenetv2_ros.node.camera_topics import CameraTopics, check_camera_topics
+from bisenetv2_ros.node.ground_points import CameraPoses, ground_classes
 from bisenetv2_ros.node.inference import Inference
 from bisenetv2_ros.node.lifecycle import NodeFailure, ReportingNode, guarded, transition
 from bisenetv2_ros.node.process import run
@@ -54,6 +55,7 @@ class SegmentNode(ReportingNode):
         self._closing = False
         self._problems = parameters.declare(self)
         self._inference: Inference | None = None  # from activate to deactivate
+        self._poses: CameraPoses | None = None
         self._reporter = StatusReporter(self, self.state)
         self._report = guarded(self, self._reporter.report)
         self._follow = guarded(self, self._follow_cameras)
@@ -87,9 +89,11 @@ class SegmentNode(ReportingNode):
             regions = parse_regions(settings.regions, settings.cameras)
             names = self.state.segmenter.model.info.labels.names
             limits = parse_limits(settings.region_limits, regions, names)
+            ground_classes(settings, self.state.segmenter.model.info.labels)
+            self._poses = CameraPoses(self, settings)
             for topic, view in views.items():
                 watch = self._watch_of(topic, view, regions, limits)
-                camera = CameraTopics(self, topic, settings, view, watch)
+                camera = CameraTopics(self, topic, settings, view, watch, self._poses)
                 self.state.cameras.append(camera)
             inputs = [camera.input for camera in self.state.cameras]
             topics = Counter(each.info_topic for each in inputs)
@@ -174,6 +178,8 @@ class SegmentNode(ReportingNode):
         for camera in self.state.cameras:
             camera.destroy()
         self.state.cameras = []
+        if self._poses is not None:
+            self._poses.close()
         segmenter, self.state.segmenter = self.state.segmenter, None  # also if closing fails
         if segmenter is not None:
             segmenter.close()
