@@ -39,6 +39,9 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+Encoding = Literal["values", "index", "colours"]
+
+
 class ClassEntry(BaseModel):
     """One class: its name, its colour, and the label values or colours that mean it."""
 
@@ -60,7 +63,7 @@ class Layout(BaseModel):
             for a part of one file or folder name; `{name:a|b}` for one of these. Those of `frames`
             may be used in `labels`, where `*` stands for anything.
         encoding: what label files hold: the `values` of the classes, their place in the list
-            (`index`), their `colours`, or either values or colours (`any`).
+            (`index`), or their `colours`.
         splits: the splits there are; a mapping tells what `{split}` is for each, where that is not
             its name. None takes those of the data set.
         names_in: file with the frames of a split, one a line, the first word of which is `entry`.
@@ -74,7 +77,7 @@ class Layout(BaseModel):
 
     frames: str
     labels: str
-    encoding: Literal["values", "index", "colours", "any"] = "values"
+    encoding: Encoding = "values"
     splits: dict[str, str] | None = None
     names_in: str = ""
     entry: str = "{name}"
@@ -96,6 +99,7 @@ class DatasetFile(BaseModel):
         absent: names of classes that no label has; `check-data` does not miss them.
         splits: see `Layout`; a list of names, or a mapping.
         layouts: tried in turn.
+        encoding: of the labels of a folder without `layouts`; None goes by the labels themselves.
         ignore_index: label value that is ignored. 255 is, unless a class has it.
     """
 
@@ -113,6 +117,7 @@ class DatasetFile(BaseModel):
     absent: list[str] = []
     splits: dict[str, str] = {}
     layouts: list[Layout] = []
+    encoding: Encoding | None = None
     ignore_index: Value | None = None
 
     @functools.cached_property
@@ -356,7 +361,7 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
         pairs,
         make_decoder(content, layout.encoding, root / layout.panoptic if layout.panoptic else None),
         (lambda: [path for path, _ in labels.find(root)]) if whole else None,
-        content.values() if layout.encoding in ("values", "any") and not layout.panoptic else None,
+        content.values() if layout.encoding == "values" and not layout.panoptic else None,
         content.absent,
     )
 
@@ -419,20 +424,19 @@ def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = No
         else:
             label = _read_matlab(path) if path.suffix == ".mat" else read_label(path)
         if label.ndim == 3:
-            if encoding == "any" and any(entry.colour for entry in content.classes):
-                return by_colour(path)
             raise DatasetError(f"{path}: label map is in colours, expected grey, one byte a pixel")
         wrong = ~known[label]
         if wrong.any():
-            others = sorted(ignored - {labels.ignore_index})
+            first = labels.ignore_index
+            others = sorted(ignored - {first})
             raise DatasetError(
                 f"{path}: label value {int(label[wrong][0])}, expected "
-                f"{_ranges(v for of_class in values for v in of_class)} or {labels.ignore_index}"
+                f"{_ranges(v for of_class in values for v in of_class)}"
+                + (f" or {first}" if first in ignored else "")
                 + (f", or {_ranges(others)} (ignored)" if others else "")
             )
         return table[label]
 
-    by_colour = _colour_decoder(content)
     return decode
 
 
@@ -455,7 +459,8 @@ def _colour_decoder(content: DatasetFile) -> Decode:
         if wrong.any():
             colour = tuple(int(v) for v in rgb[wrong][0])
             raise DatasetError(
-                f"{path}: colour {colour}, expected one of the {len(keys)} of {content.name}"
+                f"{path}: colour {colour}, expected one of the {len(keys)} of {content.name}; one "
+                "that means nothing belongs under `ignored:`"
             )
         return classes[where]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import fnmatch
 from collections.abc import Collection
@@ -23,6 +24,7 @@ from bisenetv2_ros.training.datasets import (
     DatasetError,
     FileDataset,
     SceneDataset,
+    read_label,
 )
 
 FOLDER, SYNTHETIC = "folder", "synthetic"
@@ -31,6 +33,7 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
+LOOKED_AT = 40  # labels, to see whether they are in colors
 LABEL_FOLDERS = ("labels", "masks", "annotations")
 LABEL_ENDINGS = ("", "_mask", "_label", "_labels", "_labelIds", "_gt", "_seg", "_L")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEG to be refused by name
@@ -164,14 +167,28 @@ def folder(root: Path, split: str) -> FileDataset:
             raise DatasetError(f"{frame}: two labels, {found[0]} and {found[1]}, expected one")
         pairs.append((frame, found[0] if found else labels / f"{name}.png"))
     every = [path for paths in by_name.values() for path in paths]
+    encoding = content.encoding or _encoding(content, every)
     return FileDataset(
         content.labels,
         pairs,
-        make_decoder(content, "any"),
+        make_decoder(content, encoding),
         lambda: every,
-        content.values(),
+        content.values() if encoding == "values" else None,
         content.absent,
     )
+
+
+def _encoding(content: DatasetFile, labels: list[Path]) -> str:
+    """Whether labels hold values or colors: colors if one of some is in colors.
+
+    It is one for all of them, since a label that shows grey classes alone could be either.
+    """
+    if any(entry.colour for entry in content.classes):
+        for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
+            with contextlib.suppress(DatasetError):  # told when it is read
+                if read_label(path).ndim == 3:
+                    return "colours"
+    return "values"
 
 
 def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
