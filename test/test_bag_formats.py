@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -154,6 +156,21 @@ def test_two_definitions_of_one_name_in_sqlite(tmp_path, predict):
     assert recorded(table_rows(new)) == table_rows(drive)
 
 
+def test_types_without_a_definition_keep_their_name(tmp_path, predict):
+    """Also in a folder of both formats, of which the copy is an MCAP."""
+    folder = tmp_path / "drive"
+    folder.mkdir()
+    drive = write_db3(folder / "b.db3", 2, others=(other("CRLF"),))
+    with closing(sqlite3.connect(drive)) as database, database:
+        database.execute("DELETE FROM message_definitions")
+    write_mcap(folder / "a.mcap", 2, first=2)
+    assert predict(folder, "--save", "bag") == 0
+    (new,) = (tmp_path / "out" / "bag").glob("*.mcap")
+    rows = recorded(everything(new)["messages"])
+    assert len(rows) == 6
+    assert {row[3][0] for row in rows if row[0] == "/odd"} == {"a/msg/C"}
+
+
 # Folders and files that break off ----------------------------------------------------------------
 
 
@@ -199,6 +216,26 @@ def test_write_ahead_log_of_a_killed_recorder(tmp_path, predict):
         assert read(folder) == (list(range(6)), [])
         after = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in folder.iterdir()}
         assert after == before
+
+
+def test_journal_of_a_killed_recorder(tmp_path):
+    """What was being written when it was killed is taken back, as by every reader of SQLite."""
+    drive = write_db3(tmp_path / "drive.db3", frames=3)
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "database = sqlite3.connect(sys.argv[1])\n"
+        "database.execute('PRAGMA cache_size=1')\n"  # so that changes get into the file early
+        "database.execute('BEGIN')\n"
+        "database.execute('DELETE FROM messages WHERE id > 1')\n"
+        "for number in range(200):\n"
+        "    database.execute('INSERT INTO messages VALUES (NULL, 1, 1, ?)', (bytes(9000),))\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(drive)], check=False)
+    assert done.returncode == -signal.SIGKILL and (tmp_path / "drive.db3-journal").stat().st_size
+    before = drive.read_bytes()
+    assert read(drive) == ([0, 1, 2], [])
+    assert drive.read_bytes() == before
 
 
 @pytest.mark.parametrize("compression", CompressionType)
@@ -513,6 +550,37 @@ def test_encodings_that_cannot_be_are_refused(tmp_path, predict, capsys, word, s
     assert predict(drive, "--image-encoding", word) == 2
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoding", "channels"), [("8UC1", 1), ("8UC3", 3), ("8UC4", 4), ("mono8", 1)]
+)
+def test_opencvs_names_of_encodings(tmp_path, encoding, channels):
+    """As cv_bridge reads them: grey, BGR, BGRA."""
+
+    def image(number: int) -> bytes:
+        bgr = pixels(number)[..., ::-1]
+        alpha = np.dstack([bgr, bgr[..., :1]])
+        return image_bytes(number, encoding, np.ascontiguousarray(alpha[..., :channels]))
+
+    drive = write_mcap(tmp_path / "drive.mcap", images=image)
+    for number, frame in enumerate(BagFrames(drive)):
+        rgb = pixels(number)
+        expected = np.repeat(rgb[..., 2:], 3, 2) if channels == 1 else rgb
+        np.testing.assert_array_equal(frame.image, expected)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp", ".tiff"])
+def test_formats_of_compressed_images(tmp_path, suffix):
+    kind = "sensor_msgs/msg/CompressedImage"
+    picture = cv2.GaussianBlur(pixels(0), (9, 9), 3)
+    data = cv2.imencode(suffix, picture[..., ::-1])[1].ravel()
+    message = TYPES.types[kind](image_message(0).header, suffix[1:], data)
+    topic, image = "/c/compressed", bytes(TYPES.serialize_cdr(message, kind))
+    others = ((topic, "cdr", (kind, "ros2msg", b""), image),)
+    drive = write_mcap(tmp_path / "drive.mcap", 1, others=others)
+    (frame,) = BagFrames(drive, [topic])
+    assert np.abs(frame.image.astype(int) - picture).mean() < 6
 
 
 def test_encodings_are_for_bags():

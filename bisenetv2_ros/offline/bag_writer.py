@@ -20,7 +20,15 @@ import yaml
 import zstandard
 
 from bisenetv2_ros.files.paths import naming
-from bisenetv2_ros.sources.bag_file import ZSTD_MAGIC, Attachment, Channel, Lost, Message, Metadata
+from bisenetv2_ros.sources.bag_file import (
+    ZSTD_MAGIC,
+    Attachment,
+    Channel,
+    Lost,
+    Message,
+    Metadata,
+    Schema,
+)
 from bisenetv2_ros.sources.bag_paths import METADATA
 from bisenetv2_ros.sources.recording import Recording
 from bisenetv2_ros.sources.sqlite_file import SqliteFile
@@ -228,6 +236,8 @@ class _McapStorage(_Storage):
 
     def add(self, number: int, channel: Channel) -> None:
         schema = channel.schema
+        if schema is None and channel.type:  # as rosbag2 keeps a type without a definition
+            schema = Schema(channel.type, "", b"")
         if schema is not None and schema not in self._schemas:
             self._schemas[schema] = self._writer.register_schema(
                 schema.name, schema.encoding, schema.data

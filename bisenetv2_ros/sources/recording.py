@@ -45,7 +45,7 @@ def open_bag_file(path: Path) -> BagFile:
         raise BagError(
             f"{path}: a Git LFS pointer, which stands for the recording: `git lfs pull` fetches it"
         )
-    raise BagError(f"{path}: starts with {start[:12]!r}, expected MCAP, SQLite or a ROS 1 bag")
+    raise BagError(f"{path}: starts with {start[:12]!r}, expected MCAP, SQLite or a ROS 1 bag 2.0")
 
 
 class Recording:
@@ -79,7 +79,7 @@ class Recording:
     def paths(self) -> tuple[Path, ...]:
         """Every file on disk that belongs to it."""
         files = [file.path for file in self.files]
-        beside = [file.with_name(f"{file.name}-wal") for file in files]
+        beside = [Path(f"{file}{end}") for file in files for end in ("-wal", "-journal")]
         beside += [file.with_name(METADATA) for file in files[:1]]
         return (*files, *(file for file in beside if file.is_file()))
 

@@ -111,23 +111,25 @@ class SqliteFile(BagFile):
             return None
         return Message(channel, time, time, 0, _bytes(data))
 
+    def _has(self, name: str) -> bool:
+        """Whether SQLite left a journal of that name beside the file, which is to be read too."""
+        journal = Path(f"{self.path}{name}")
+        return journal.is_file() and journal.stat().st_size > 0
+
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """The database, read only. Nothing is written to its folder, not even by SQLite."""
-        log = self.path.with_name(f"{self.path.name}-wal")
         with ExitStack() as stack:
-            path, mode = self.path, "immutable=1"  # takes no lock, and passes over a -wal
-            with open_plain(path) as stream:
-                plain = stream.seekable()
-                pending = plain and log.is_file() and log.stat().st_size > 0
-                if pending or not plain:
-                    folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-"))
-                    path, mode = Path(folder) / "bag.db3", "mode=rw"
-                    with path.open("wb") as copy:
-                        while part := read_up_to(stream, 1 << 20):
-                            copy.write(part)
-                if pending:
-                    shutil.copyfile(log, path.with_name(f"{path.name}-wal"))
+            path, mode = self.path, "immutable=1"  # takes no lock, and reads no journal
+            journals = [name for name in ("-wal", "-journal") if self._has(name)]
+            if journals or self.is_compressed:
+                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-")))
+                path, mode = folder / "bag.db3", "mode=rw"
+                with open_plain(self.path) as stream, path.open("wb") as copy:
+                    while part := read_up_to(stream, 1 << 20):
+                        copy.write(part)
+                for name in journals:
+                    shutil.copyfile(f"{self.path}{name}", f"{path}{name}")
             uri = f"{path.resolve().as_uri()}?{mode}"
             database = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
             # What is beyond the end of a file that was cut off does not forbid the rest.
