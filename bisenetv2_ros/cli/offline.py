@@ -36,7 +36,7 @@ def segment_source(
         outputs: files that will be written, refused before any work if they are read.
     """
     from bisenetv2_ros.backends.base import BackendUnavailable
-    from bisenetv2_ros.files.paths import refuse_overwriting
+    from bisenetv2_ros.files.paths import naming, refuse_overwriting
     from bisenetv2_ros.offline.run import Faults, segment_frames
     from bisenetv2_ros.regions import parse_regions
     from bisenetv2_ros.segmenter import InferenceError, Segmenter
@@ -63,7 +63,8 @@ def segment_source(
         file=sys.stderr,
     )
     try:
-        results = open_results(segmenter, source, regions)
+        with naming(output):
+            results = open_results(segmenter, source, regions)
     except ValueError as error:
         more = f" and {len(args.source) - 1} more" if len(args.source) > 1 else ""
         raise UserError(f"{args.source[0]}{more}: {error}") from error

@@ -16,9 +16,11 @@ from collections.abc import Iterator
 
 # FFmpeg: `[h264 @ 0x55d0] ...`; OpenCV: `[ WARN:0@0.02] ...` or `OpenCV: ...`.
 _DECODER = re.compile(
-    r"> |\[[\w, -]+ @ 0x[0-9a-f]+\]|\[ *(?:WARN|ERROR|INFO|DEBUG):|OpenCV|Open(?:JPEG|EXR)|libpng|"
+    r"(?!\[(?:DEBUG|INFO|WARN|ERROR|FATAL)\] |bisenetv2 )"  # ROS's and ours
+    r"(?:> |\[[\w, -]+ @ 0x[0-9a-f]+\]|\[ *(?:WARN|ERROR|INFO|DEBUG):|libpng|"
+    r"Open(?:CV|JPEG|EXR)|"
     r"TIFF|Corrupt JPEG|Premature end|Invalid SOS|Unsupported marker|Unknown Adobe|"
-    r"Warning[:,]|.*(?:JPEG|SOI|DHT|Huffman|marker|bytes before)|\w+ \(?VIDEOIO|VIDIOC"
+    r"Warning[:,]|.*(?:JPEG|SOI|DHT|Huffman|marker|bytes before)|\w+ \(?VIDEOIO|VIDIOC)"
 )
 _PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ \w+ ")
 

@@ -22,14 +22,13 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
 
 from bisenetv2_ros.files.images import write_picture
-from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.offline.result_folder import (
     IMAGE_FOLDERS,
@@ -123,7 +122,7 @@ class ResultFiles:
         return self._closing.enter_context(file)
 
     def _add_row(self, row: Sequence[object]) -> None:
-        with naming(Path(self._table.name)):
+        with _writing(TABLE):
             csv.writer(self._table).writerow(row)
             self._table.flush()
 
@@ -167,7 +166,7 @@ class ResultFiles:
             numbers = [frame.time, result.inference_seconds, *outputs.fractions]
             self._add_row([name, *(f"{number:.6f}" for number in numbers), frame.source, stamp])
         if "jsonl" in self._kinds:
-            with naming(Path(self._lines.name)):
+            with _writing(LINES):
                 self._lines.write(json.dumps(self._record(name, frame, outputs)) + "\n")
                 self._lines.flush()
         if "bag" in self._kinds:
@@ -232,3 +231,13 @@ class ResultFiles:
         self._numbers[stem] = number
         self._names.add(name)
         return name
+
+
+@contextlib.contextmanager
+def _writing(name: str) -> Iterator[None]:
+    """Make an OSError of the block name a file of the output directory."""
+    try:
+        yield
+    except OSError as error:
+        error.strerror = f"{error.strerror} in {name}"
+        raise
