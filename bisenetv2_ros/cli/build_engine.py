@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import signal
 import sys
 import time
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
@@ -17,29 +20,35 @@ if TYPE_CHECKING:
     from bisenetv2_ros.backends.engine_builder import Target
     from bisenetv2_ros.model_file import ModelFile
 
+_SHOWN = "8.9"  # compute capability whose kernels a report lists, of several
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The node builds its engines itself where they are missing, and keeps them below $XDG_CACHE_HOME or
+The node builds its engines itself if they are missing, and keeps them below $XDG_CACHE_HOME or
 ~/.cache, in bisenetv2_ros/engines. Build them ahead on the machine that will run them: they are for
 its GPU and its version of TensorRT. Ctrl-C stops at once and leaves nothing.
 
-Without a GPU, TensorRT for RTX still builds: that shows that it takes the model, and no more.
+Without a GPU, TensorRT for RTX still builds: that shows that it accepts the model, and no more.
 
 examples:
   bisenetv2 build-engine my_model.onnx
   bisenetv2 build-engine my_model.onnx --batch 1,4,4        for a node with four cameras
   bisenetv2 build-engine bisenetv2_camvid_640x480_float32 --precision float16
+  bisenetv2 build-engine --report                           kernels of the package's models
 """
     parser.add_argument(
-        "model", nargs="?", default="", help="model file or name (default: the package's)"
+        "model",
+        nargs="?",
+        default="",
+        help="model file, folder or name, as the node takes it (default: the package's)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "float16", "int8"),
-        help="(default: the file's) float16 of a float32 file: first writes the float16 file "
-        "beside it, which is then the one to run",
+        help="(default: as the node takes it) float16 of a float32 file: first writes the float16 "
+        "file beside it, which is then the one to run",
     )
     parser.add_argument(
         "--batch",
@@ -50,6 +59,12 @@ examples:
         "8, asks for 1,N,N)",
     )
     parser.add_argument("--device", default="", help="cuda:N (default: the first GPU)")
+    parser.add_argument(
+        "--report",
+        action="store_true",
+        help="build, keep nothing, and print tables of the kernels: of each precision that the "
+        "model has, for this GPU, or without one for every GPU that TensorRT for RTX supports",
+    )
 
 
 def _batch(text: str) -> BatchProfile:
@@ -65,34 +80,35 @@ def _batch(text: str) -> BatchProfile:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build what is not there yet, and say where it is."""
+    """Build what is not there yet, and print where it is."""
     from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.backends.engine_builder import build_engines
-    from bisenetv2_ros.backends.engine_cache import obtain
-    from bisenetv2_ros.model_file import model_path, read_model_file
 
     signal.signal(signal.SIGTERM, _end)
-    line = _Line()
     try:
-        target = _target(args.device)
-        model = _in_precision(read_model_file(model_path(args.model)), args.precision)
-        started = time.monotonic()
-        built = False
+        return _report(args) if args.report else _build(args)
+    except (BackendUnavailable, ValueError) as error:
+        raise UserError(str(error)) from error
+    except RuntimeError as error:
+        print(f"bisenetv2 build-engine: error: {error}", file=sys.stderr)
+        return 1
+
+
+def _build(args: argparse.Namespace) -> int:
+    from bisenetv2_ros.backends.engine_builder import build_engines
+    from bisenetv2_ros.backends.engine_cache import obtain
+
+    target = _target(args.device)
+    model = _model(args.model, args.precision)
+    started = time.monotonic()
+    built = False
+    with _progress() as show:
 
         def build() -> dict[str, bytes]:
             nonlocal built
             built = True
-            return build_engines(model, target, args.batch, line.show)
+            return build_engines(model, target, args.batch, show)
 
-        engines, file = obtain(target.key(model, args.batch), build, line.show)
-    except (BackendUnavailable, ValueError) as error:
-        raise UserError(str(error)) from error
-    except RuntimeError as error:
-        line.clear()
-        print(f"bisenetv2 build-engine: error: {error}", file=sys.stderr)
-        return 1
-    finally:
-        line.clear()
+        engines, file = obtain(target.key(model, args.batch), build, show)
     print(
         f"{model.name} ({model.info.precision}) for {target.library} {target.version}, "
         f"{target.gpu or 'no GPU'}"
@@ -106,31 +122,88 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def _report(args: argparse.Namespace) -> int:
+    from bisenetv2_ros.backends.engine_builder import describe_engines, load_library
+    from bisenetv2_ros.backends.engine_builder import supported_compute_capabilities as supported
+    from bisenetv2_ros.backends.engine_layers import HEAD, layer_table, read_layers, summary_row
+
+    target = _target(args.device)
+    capabilities = [target.compute_capability] if target.gpu else supported(load_library())
+    tables = []
+    batch = ",".join(map(str, dataclasses.astuple(args.batch)))
+    print(
+        f"Engines for masks alone, built by {target.library} {target.version} for "
+        f"{target.gpu or 'no GPU in particular'}, batch {batch}:\n"
+    )
+    print(HEAD)
+    for model in _models(args.model, args.precision):
+        for capability in capabilities:
+            wanted = dataclasses.replace(target, compute_capability=capability)
+            with _progress() as show:
+                texts = describe_engines(model, wanted, args.batch, show)
+            layers = read_layers(texts["mask"])
+            print(summary_row(model.info.precision, capability, layers), flush=True)
+            if capability == (_SHOWN if _SHOWN in capabilities else capabilities[-1]):
+                title = f"{model.name} ({model.info.precision}), compute capability {capability}"
+                tables.append(f"{title}:\n\n{layer_table(layers)}")
+    print("", *tables, sep="\n\n")
+    return 0
+
+
 def _end(*_: object) -> None:
     raise SystemExit(128 + signal.SIGTERM)
 
 
 def _target(device: str) -> Target:
-    """For this GPU, or for none where the library can do without."""
+    """For this GPU, or for none if the library can do without."""
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.backends.cuda import Gpu
-    from bisenetv2_ros.backends.engine_builder import Target, library_name, load_library
+    from bisenetv2_ros.backends.engine_builder import (
+        Target,
+        library_name,
+        load_library,
+        target_of,
+    )
 
     library = load_library()
-    name, version = library_name(library), library.__version__
     try:
         gpu = Gpu(device)
     except BackendUnavailable:
-        if device or name != "tensorrt_rtx":
+        if device or library_name(library) != "tensorrt_rtx":
             raise
-        return Target(name, version)
-    return Target(name, version, gpu.name, gpu.compute_capability, gpu.multiprocessors, gpu.index)
+        return Target(library_name(library), library.__version__)
+    return target_of(library, gpu)
 
 
-def _in_precision(model: ModelFile, precision: str | None) -> ModelFile:
+def _model(name: str, precision: str | None) -> ModelFile:
+    """The file that the node would take, or the one of a precision."""
+    from bisenetv2_ros.backends import model_for
+    from bisenetv2_ros.model_file import model_files, model_path, read_model_file
+
+    files = model_files(name)
+    if precision in files:
+        return read_model_file(files[precision])
+    suiting = model_for(name, "tensorrt")
+    if precision is None or suiting.info.precision == precision:
+        return suiting
+    return _in_precision(read_model_file(model_path(name, "tensorrt")), precision)
+
+
+def _models(name: str, precision: str | None) -> Iterator[ModelFile]:
+    """Those of a report: all precisions, if neither the file nor one of them is named."""
+    from bisenetv2_ros.model_file import PRECISIONS, model_files
+
+    files = model_files(name)
+    if precision or "" in files:
+        yield _model(name, precision)
+        return
+    for one in PRECISIONS:
+        if one in files or (one == "float16" and "float32" in files):
+            yield _model(name, one)
+
+
+def _in_precision(model: ModelFile, precision: str) -> ModelFile:
     """The model file of that precision, made if it is float16 of a float32 one."""
-    if precision in (None, model.info.precision):
-        return model
     if (model.info.precision, precision) != ("float32", "float16"):
         how = "make one by `bisenetv2 quantize`" if precision == "int8" else "name a float32 file"
         raise UserError(f"{model.path} is {model.info.precision}, not {precision}: {how}")
@@ -151,24 +224,10 @@ def _half_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}_float16{path.suffix}")
 
 
-class _Line:
-    """Progress on stderr: one line that changes in a terminal, elsewhere one every few seconds."""
+@contextlib.contextmanager
+def _progress() -> Iterator[Callable[[str], None]]:
+    """A line on the terminal that takes what is reported; nothing if there is no terminal."""
+    from tqdm import tqdm
 
-    PERIOD = 5.0
-
-    def __init__(self) -> None:
-        self._terminal = sys.stderr.isatty()
-        self._shown = -self.PERIOD if self._terminal else time.monotonic()
-        self._text = ""
-
-    def show(self, text: str) -> None:
-        now = time.monotonic()
-        if text == self._text or (not self._terminal and now - self._shown < self.PERIOD):
-            return
-        self._text, self._shown = text, now
-        end = "" if self._terminal else "\n"
-        print(f"\r\033[K{text}" if self._terminal else text, end=end, file=sys.stderr, flush=True)
-
-    def clear(self) -> None:
-        if self._terminal and self._text:
-            print("\r\033[K", end="", file=sys.stderr, flush=True)
+    with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as bar:
+        yield bar.set_description_str
