@@ -419,7 +419,7 @@ def test_a_damaged_frame_ends_the_run_by_name(data, tmp_path, workers, capsys):
     words = command(damaged, tmp_path / "run", workers=workers, class_weights="none")[4:]
     assert cli.main(words, verb="train") == 2
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith(f"bisenetv2 train: error: {damaged}/train/images/3.png: damaged")
+    assert error.startswith(f"bisenetv2 train: error: {damaged}/train/images/3.png: ends after 100")
 
 
 def test_a_label_out_of_range_ends_the_run_by_name(data, tmp_path, capsys):
@@ -458,6 +458,22 @@ def test_damaged_frames_are_left_out_of_validation_and_class_weights(data, tmp_p
     os.truncate(damaged / "val/labels/0.png", 100)
     with pytest.raises(ValueError, match="every validation sample is damaged"):
         loop.train(recipe(**chosen), damaged, tmp_path / "other", say=lambda _: None)
+
+
+@pytest.mark.parametrize("name", ["train/labels/3.png", "val/labels/0.png"])
+def test_every_label_is_looked_at_before_the_first_step(data, tmp_path, monkeypatch, name):
+    """A label that would be read hours later ends the run at once, or is counted at once."""
+    damaged = shutil.copytree(data, tmp_path / "data")
+    os.truncate(damaged / name, 100)
+    monkeypatch.setattr(loop, "make_batches", lambda *_: pytest.fail("the run has begun"))
+    with pytest.raises(ValueError, match=rf"{name}: "):
+        loop.train(recipe(class_weights="none"), damaged, tmp_path / "run", say=lambda _: None)
+    assert not list((tmp_path / "run").glob("checkpoints/*"))
+    monkeypatch.undo()
+    said = []
+    chosen = {"damaged": "skip", "iterations": 1, "warmup": 0, "class_weights": "none"}
+    loop.train(recipe(**chosen), damaged, tmp_path / "run", say=said.append)
+    assert "labels: 1 damaged samples were left out" in said
 
 
 def test_validation_on_the_training_frames_is_told(folder, tmp_path):

@@ -4,17 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from bisenetv2_ros.training.datasets import Dataset, FileDataset
+from bisenetv2_ros.training.datasets import Dataset
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.state import TrainingError
-
-
-def same_files(training: Dataset, validation: Dataset) -> bool:
-    """Whether two splits are the same files."""
-    if not (isinstance(training, FileDataset) and isinstance(validation, FileDataset)):
-        return False
-    return training.pairs == validation.pairs
 
 
 def check_fit(recipe: Recipe, place: Place) -> None:

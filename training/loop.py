@@ -23,8 +23,9 @@ from bisenetv2_ros.training.checkpoint import (
     save_checkpoint,
     write_run_header,
 )
-from bisenetv2_ros.training.checks import check_classes, check_fit, same_files
-from bisenetv2_ros.training.dataset_layouts import load_dataset
+from bisenetv2_ros.training.checks import check_classes, check_fit
+from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
+from bisenetv2_ros.training.datasets import check_labels
 from bisenetv2_ros.training.distributed import Place, StopRequest, join_processes, leave_processes
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -144,6 +145,11 @@ def _train(
             f"training and validation are the same {len(training)} frames: the scores say nothing "
             "of any others"
         )
+    if place.is_first:  # so that no run breaks off at a label hours later
+        unusable = Damaged(recipe)
+        for split in (training, validation):
+            check_labels(split, unusable.note)
+        unusable.tell("labels", say)
 
     # network and training state
     torch.manual_seed(recipe.seed)
