@@ -354,7 +354,7 @@ def test_the_verb_leaves_the_device_to_the_builder(device: HostDriver):
     from bisenetv2_ros.cli.build_engine import _target
 
     assert _target("") == Target(
-        library_name(LIBRARY), LIBRARY.__version__, "host memory", "8.8", 16, 0
+        library_name(LIBRARY), LIBRARY.__version__, "host memory", "8.9", 16, 0
     )
     assert "cuDevicePrimaryCtxRetain" not in device.calls, "a context takes 100 MB and more"
 
@@ -865,7 +865,7 @@ def test_a_gpu_that_is_not_supported_is_refused_before_anything_is_built(
     library.ComputeCapability = SimpleNamespace(__members__={"NONE": 0, "SM75": 1, "SM120": 2})
     monkeypatch.setattr(tensorrt, "load_library", lambda: library)
     built = count_builds(monkeypatch, tensorrt.build_engines)
-    with pytest.raises(BackendUnavailable, match=r"7\.5, 12\.0, host memory has 8\.8"):
+    with pytest.raises(BackendUnavailable, match=r"7\.5, 12\.0, host memory has 8\.9"):
         create_backend(model, "tensorrt")
     assert built == []
 

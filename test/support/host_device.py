@@ -75,8 +75,11 @@ class HostDriver:
         names = driver.CUdevice_attribute
         if attribute == names.CU_DEVICE_ATTRIBUTE_INTEGRATED:
             return (0,)
-        counted = names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT
-        return (self.multiprocessors if attribute == counted else 8,)
+        values = {
+            names.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT: self.multiprocessors,
+            names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR: 9,
+        }
+        return (values.get(attribute, 8),)
 
     def _cuDevicePrimaryCtxRetain(self, device: Any) -> tuple:  # noqa: N802
         self.retained += 1
