@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -23,6 +24,7 @@ import mcap.writer
 import zstandard
 from bags import (
     IMAGE,
+    IMAGE_TEXT,
     QOS,
     ROS1,
     SIZE,
@@ -613,3 +615,25 @@ def test_verbs_do_not_write_to_the_files_of_a_bag(tmp_path, model, capsys):
     before = drive.read_bytes()
     assert main(["view", str(folder), "--model", str(model), "--save", str(drive)]) != 0
     assert drive.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (("--every", "2"), [0, 2, 4]),
+        (("--every", "0.3s"), [0, 3]),
+        (("--start", "0.2s", "--end", "0.4s"), [2, 3]),
+        (("--start", "4", "--end", "9"), [4, 5]),
+    ],
+)
+def test_excerpt_of_each_camera(tmp_path, predict, words, wanted):
+    definition = (IMAGE, "ros2msg", IMAGE_TEXT.encode())
+    rear = ("/rear/image_raw", "cdr", definition, image_bytes(0))
+    drive = write_mcap(tmp_path / "drive.mcap", 6, others=(rear,))
+    topics = ("--topic", TOPIC, "--topic", rear[0])
+    assert predict(drive, "--save", "jsonl", *topics, *words) == 0
+    lines = (tmp_path / "out" / "fractions.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    for camera in (TOPIC, rear[0]):
+        times = [record["time_s"] for record in records if record["camera"] == camera]
+        assert times == pytest.approx([number / 10 for number in wanted], abs=1e-6)

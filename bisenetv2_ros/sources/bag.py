@@ -35,6 +35,7 @@ from bisenetv2_ros.sources.bag_file import (
 )
 from bisenetv2_ros.sources.frame import (
     DEFAULT_RATE,
+    Excerpt,
     Frame,
     FrameSource,
     Origin,
@@ -131,7 +132,7 @@ class BagFrames(FrameSource):
             for frame in self._once():
                 yield frame
                 frames += 1
-            if not frames:
+            if not frames and self.excerpt == Excerpt():
                 topics = ", ".join(self.topics)
                 raise SourceError(f"bag '{self.path}': no message on {topics} can be read")
             if not self._loop:
@@ -139,6 +140,9 @@ class BagFrames(FrameSource):
 
     def _once(self) -> Iterator[Frame]:
         first = None
+        numbers = dict.fromkeys(self.cameras, 0)
+        over: set[str] = set()  # cameras of which no later frame is wanted
+        pickers = {camera: self.excerpt.picker() for camera in self.cameras}
         wanted = self.recording.counts.keys() if self.on_message else self._channels
         for message in self.recording.messages(wanted, self.lost):
             if self.on_message:
@@ -146,6 +150,17 @@ class BagFrames(FrameSource):
             if message.channel not in self._channels:
                 continue
             first = message.log_time if first is None else first
+            time = (message.log_time - first) / 1e9
+            camera = camera_of(message.channel.topic)
+            number = numbers[camera]
+            numbers[camera] += 1
+            take = pickers[camera](number, time)
+            if take is None and not self.on_message:
+                over.add(camera)
+                if len(over) == len(numbers):
+                    return
+            if not take:
+                continue
             try:
                 image, origin = self._read(message)
             except ImageFileError as error:
@@ -153,8 +168,7 @@ class BagFrames(FrameSource):
                     raise
                 self._on_damaged(error)
                 continue
-            seconds = (message.log_time - first) / 1e9
-            yield Frame(image, _name(origin), None, seconds, origin, str(self.path))
+            yield Frame(image, _name(origin), None, time, origin, str(self.path), number)
 
     def lost(self, text: str) -> None:
         """Report what of the bag cannot be read."""
