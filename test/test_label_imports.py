@@ -17,7 +17,8 @@ from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.data_check import find_faults
 from bisenetv2_ros.training.dataset_layouts import load_dataset
-from bisenetv2_ros.training.label_imports import LabelImportError, decode_brush
+from bisenetv2_ros.training.label_forms.common import LabelImportError
+from bisenetv2_ros.training.label_forms.label_studio import decode_brush
 
 WIDTH, HEIGHT = 12, 8
 TOP, BOX = "grass", "stone"  # grass above, a stone of 4x3 at (2, 4), nothing else below

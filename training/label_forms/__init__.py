@@ -1,0 +1,1 @@
+"""Readers of what annotation tools export, one a form."""

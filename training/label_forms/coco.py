@@ -1,0 +1,111 @@
+"""COCO's JSON, with polygons and run lengths."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bisenetv2_ros.training.label_forms.common import (
+    Export,
+    ImageFinder,
+    LabelImportError,
+    LabelledFrame,
+    Paint,
+    Pixels,
+    add_name,
+    class_of,
+    list_files,
+    read_json,
+    safe_name,
+    split_of,
+)
+
+
+def read(root: Path, images: ImageFinder) -> Export:
+    """COCO's JSON, with polygons and run lengths."""
+    export = Export("COCO", [])
+    paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
+    for path in paths:
+        content = read_json(path)
+        if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
+            continue
+        try:
+            categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
+            used = {int(a["category_id"]) for a in content["annotations"]}
+            by_image: dict[Any, list[dict[str, Any]]] = {}
+            for annotation in content["annotations"]:
+                by_image.setdefault(annotation["image_id"], []).append(annotation)
+            listed = [(i["id"], str(i["file_name"])) for i in content["images"]]
+        except (KeyError, TypeError, ValueError) as error:
+            raise LabelImportError(f"{path}: not COCO's JSON: {error!r}") from error
+        if unknown := sorted(used - set(categories)):
+            raise LabelImportError(f"{path}: category {unknown[0]} is not in its categories")
+        supers = {c.get("supercategory") for c in content["categories"]}
+        for number, name in sorted(categories.items()):
+            # Roboflow has a category that the others belong to and no annotation has
+            if number in used or name not in supers:
+                add_name(export, name)
+        split = split_of(path, root)
+        for image, name in listed:
+            file = images.find(name, path.parent)
+            annotations = by_image.get(image, [])
+            if file is None:
+                export.left_out["frames whose image is missing"] += 1
+            elif not annotations:
+                export.left_out["frames without a label"] += 1
+            else:
+                paint = _coco(annotations, categories, path)
+                export.frames.append(LabelledFrame(file, safe_name(name, path), split, paint))
+    return export
+
+
+def _coco(annotations: list[dict[str, Any]], categories: dict[int, str], path: Path) -> Paint:
+    def paint(
+        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
+    ) -> Pixels:
+        label = np.full(size, start, np.uint8)
+        found = []
+        for annotation in annotations:
+            mask = _coco_mask(annotation, size, path)
+            if mask is None:
+                left_out["boxes without a segmentation"] += 1
+                continue
+            name = categories[int(annotation["category_id"])]
+            found.append((int(mask.sum()), class_of(name, index, str(path)), mask))
+        # of what lies over one another the smaller is in front
+        for _, value, mask in sorted(found, key=lambda entry: -entry[0]):
+            label[mask.astype(bool)] = value
+        return label
+
+    return paint
+
+
+def _coco_mask(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> Pixels | None:
+    from pycocotools import mask as coco
+
+    segmentation = annotation.get("segmentation")
+    if not segmentation:
+        return None
+    height, width = size
+    where = f"{path}: annotation {annotation.get('id')}"
+    try:
+        if isinstance(segmentation, list):
+            if any(len(polygon) < 6 for polygon in segmentation):
+                raise ValueError("a polygon of less than three points")
+            runs = coco.merge(coco.frPyObjects(segmentation, height, width))
+        else:
+            if list(map(int, segmentation["size"])) != [height, width]:
+                raise ValueError(f"size {segmentation['size']}, expected {[height, width]}")
+            counts = segmentation["counts"]
+            if isinstance(counts, list):
+                if sum(counts) != height * width or min(counts) < 0:
+                    raise ValueError(f"{sum(counts)} pixels, expected {height * width}")
+                runs = coco.frPyObjects(segmentation, height, width)
+            else:
+                runs = {"size": [height, width], "counts": counts}
+        return np.asarray(coco.decode(runs), np.uint8)
+    except (TypeError, ValueError, KeyError, IndexError) as error:
+        raise LabelImportError(f"{where}: segmentation cannot be read: {error}") from error

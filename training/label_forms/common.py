@@ -1,0 +1,174 @@
+"""What an export of an annotation tool is, and what the readers of all forms share."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.labels import Colour
+from bisenetv2_ros.training.datasets import DatasetError
+
+BACKGROUND = ("background", "_background_", "__background__")  # pixels that nobody has labelled
+IGNORED = ("__ignore__", "ignore", "void")  # labelme's, and names that mean it
+SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
+SPLITS |= {"test": "test"}
+
+Pixels = NDArray[np.uint8]
+Paint = Callable[[tuple[int, int], dict[str, int], int, Counter[str]], Pixels]
+
+
+class LabelImportError(DatasetError):
+    """An export that cannot be used; the message names the file and what was expected."""
+
+
+@dataclass(frozen=True)
+class LabelledFrame:
+    """One frame of an export.
+
+    Attributes:
+        image: its file.
+        name: path in the new data set without suffix, may have folders.
+        split: `train`, `val`, `test`, or '' if the export has none.
+        paint: makes the label map: (height, width), class index by name, value of pixels without a
+            label, counter of what is left out -> (H, W) uint8.
+    """
+
+    image: Path
+    name: str
+    split: str
+    paint: Paint
+
+
+@dataclass
+class Export:
+    """What an export holds.
+
+    Attributes:
+        form: of which tool, for people.
+        names: the classes in its order, without background.
+        colours: those that it states, by name.
+        frames: the labelled frames.
+        left_out: what was not taken, with its number.
+    """
+
+    form: str
+    names: list[str]
+    colours: dict[str, Colour] = field(default_factory=dict)
+    frames: list[LabelledFrame] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)
+
+
+class ImageFinder:
+    """Finds images by the names that exports give them."""
+
+    def __init__(self, roots: list[Path]) -> None:
+        self._by_name: dict[str, list[Path]] = {}
+        for root in roots:
+            if not root.is_dir():
+                raise LabelImportError(f"{root}: no such folder of images")
+            for path in list_files(root):
+                if path.suffix.lower() in SUFFIXES:
+                    self._by_name.setdefault(path.name, []).append(path)
+                    self._by_name.setdefault(f"{path.stem}.*", []).append(path)
+
+    def find(self, name: str, near: Path | None = None) -> Path | None:
+        """The image of a name such as `a.png`, `front/a.png`, or `a.*`; None if it is not there.
+
+        near: preferred if several folders have one; else the one that shares most of the path.
+        """
+        parts = Path(name.replace("\\", "/")).parts
+        if not parts:
+            return None
+        found = [
+            path
+            for path in self._by_name.get(parts[-1], [])
+            if not any(
+                folder in ("SegmentationClass", "SegmentationObject") for folder in path.parts
+            )
+        ]
+
+        def fit(path: Path) -> tuple[bool, int]:
+            shared = 0
+            for ours, theirs in zip(reversed(path.parts[:-1]), reversed(parts[:-1]), strict=False):
+                if ours != theirs:
+                    break
+                shared += 1
+            return (near is not None and path.parent == near, shared)
+
+        return max(found, key=fit) if found else None
+
+
+def fill(label: Pixels, points: list[tuple[float, float]], value: int) -> None:
+    """Paint a polygon, with its outline, as labelme and CVAT do."""
+    from PIL import Image, ImageDraw
+
+    mask = Image.new("1", label.shape[::-1])
+    ImageDraw.Draw(mask).polygon(points, outline=1, fill=1)
+    label[np.array(mask)] = value
+
+
+def check_points(values: Any, where: str) -> list[tuple[float, float]]:
+    """The corners of a polygon as (x, y); LabelImportError unless there are three or more."""
+    try:
+        points = [(float(x), float(y)) for x, y in values]
+    except (TypeError, ValueError) as error:
+        raise LabelImportError(f"{where}: points {str(values)[:40]}, expected x and y") from error
+    if len(points) < 3 or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
+        raise LabelImportError(f"{where}: {len(points)} points, expected 3 or more in the frame")
+    return points
+
+
+def class_of(name: str, index: dict[str, int], where: str) -> int:
+    """The index of a class; LabelImportError for one that the export does not list."""
+    if name not in index:
+        raise LabelImportError(f"{where}: class {name!r} is not in the export's list")
+    return index[name]
+
+
+def split_of(path: Path, root: Path) -> str:
+    """The split that a file's name or folders tell: `train/_annotations.coco.json`."""
+    parts = path.relative_to(root).parts if path != root else (path.name,)
+    for word in re.findall(r"[a-z]+", " ".join(parts).lower()):
+        if word in SPLITS:
+            return SPLITS[word]
+    return ""
+
+
+def add_name(export: Export, name: str) -> None:
+    """Add a class to the export's list, unless it is there or is the background."""
+    if name and name not in (*BACKGROUND, *IGNORED, *export.names):
+        export.names.append(name)
+
+
+def list_files(root: Path) -> list[Path]:
+    """Files below a folder, sorted; hidden ones are passed over."""
+    return sorted(
+        path
+        for path in root.rglob("*")
+        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
+    )
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; LabelImportError if it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise LabelImportError(f"{path}: not JSON: {error}") from error
+
+
+def safe_name(name: str, path: Path) -> str:
+    """A frame's name as a path below the data set, without suffix."""
+    relative = Path(name.replace("\\", "/"))
+    if relative.is_absolute() or ".." in relative.parts or not relative.name:
+        raise LabelImportError(f"{path}: frame {name!r} leads out of the export")
+    return relative.with_suffix("").as_posix()

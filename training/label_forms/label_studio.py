@@ -1,0 +1,144 @@
+"""Label Studio's JSON, with brushes and polygons."""
+
+from __future__ import annotations
+
+import re
+import urllib.parse
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bisenetv2_ros.training.label_forms.common import (
+    Export,
+    ImageFinder,
+    LabelImportError,
+    LabelledFrame,
+    Paint,
+    Pixels,
+    add_name,
+    check_points,
+    class_of,
+    fill,
+    list_files,
+    read_json,
+)
+
+MAX_RLE_PIXELS = 1 << 28
+
+
+def read(root: Path, images: ImageFinder) -> Export:
+    """Label Studio's JSON with brushes and polygons."""
+    export = Export("Label Studio", [])
+    paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
+    for path in paths:
+        content = read_json(path)
+        if not isinstance(content, list):
+            continue
+        for task in content:
+            try:
+                name = _studio_image(task["data"])
+                results = [
+                    result
+                    for annotation in task.get("annotations") or task.get("completions") or []
+                    if not annotation.get("was_cancelled")
+                    for result in annotation["result"]
+                ]
+            except (KeyError, TypeError, AttributeError) as error:
+                raise LabelImportError(f"{path}: not Label Studio's JSON: {error!r}") from error
+            file = images.find(name) or images.find(re.sub(r"^[0-9a-f]{8}-", "", name))
+            if file is None:
+                export.left_out["frames whose image is missing"] += 1
+                continue
+            regions = []
+            for result in results:
+                value = result.get("value") or {}
+                kind = next((k for k in ("brushlabels", "polygonlabels") if value.get(k)), "")
+                if kind:
+                    add_name(export, str(value[kind][0]))
+                    regions.append((str(value[kind][0]), value, result))
+                else:
+                    export.left_out[f"{result.get('type')} results, which outline no region"] += 1
+            if not regions:
+                export.left_out["frames without a label"] += 1
+                continue
+            export.frames.append(LabelledFrame(file, file.stem, "", _studio(regions, path)))
+    export.names.sort()
+    return export
+
+
+def _studio_image(data: dict[str, Any]) -> str:
+    """The file name in a task's data: of an upload, a local file or a web address."""
+    address = next(str(v) for k, v in data.items() if isinstance(v, str) and ("/" in v or "." in v))
+    parsed = urllib.parse.urlparse(address)
+    local = urllib.parse.parse_qs(parsed.query).get("d", [])
+    return Path(urllib.parse.unquote(local[0] if local else parsed.path)).name
+
+
+def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Path) -> Paint:
+    def paint(
+        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
+    ) -> Pixels:
+        label = np.full(size, start, np.uint8)
+        for name, value, result in regions:
+            number = class_of(name, index, str(path))
+            if "rle" in value:
+                height, width = result.get("original_height"), result.get("original_width")
+                if (height, width) != size:
+                    raise LabelImportError(
+                        f"{path}: a brush of {width}x{height}, expected the frame's "
+                        f"{size[1]}x{size[0]}"
+                    )
+                label[decode_brush(value["rle"], size, str(path))] = number
+            else:
+                scale = np.array([size[1], size[0]]) / 100  # they are per cent
+                points = np.array(check_points(value.get("points"), str(path))) * scale
+                fill(label, [(float(x), float(y)) for x, y in points], number)
+        return label
+
+    return paint
+
+
+def decode_brush(rle: Any, size: tuple[int, int], where: str = "brush") -> NDArray[np.bool_]:
+    """Decode a brush of Label Studio: run lengths, bit by bit, of RGBA pixels; alpha is the mask.
+
+    After the number of values (32 bits), the bits of a value less one (5) and four widths of
+    lengths less one (4 each), a run is: whether it repeats (1), which width (2), length less one,
+    then one value or that many.
+    """
+    try:
+        data = np.array(rle, np.int64)
+        assert data.ndim == 1 and len(data) and data.min() >= 0 and data.max() < 256
+    except (ValueError, TypeError, AssertionError) as error:
+        raise LabelImportError(f"{where}: rle is {str(rle)[:40]}, expected bytes") from error
+    bits = "".join(f"{byte:08b}" for byte in data.tolist())
+    at = 0
+
+    def take(count: int) -> int:
+        nonlocal at
+        if at + count > len(bits):
+            raise LabelImportError(f"{where}: rle ends after {len(data)} bytes, in a run")
+        value = int(bits[at : at + count], 2)
+        at += count
+        return value
+
+    total, word = take(32), take(5) + 1
+    if total != 4 * size[0] * size[1] or total > MAX_RLE_PIXELS:
+        raise LabelImportError(f"{where}: rle of {total} values, expected {4 * size[0] * size[1]}")
+    widths = [take(4) + 1 for _ in range(4)]
+    values = np.zeros(total, np.uint8)
+    place = 0
+    while place < total:
+        repeats = take(1)
+        end = place + 1 + take(widths[take(2)])
+        if end > total:
+            raise LabelImportError(f"{where}: rle of more than {total} values")
+        if repeats:
+            values[place:end] = take(word)
+        else:
+            for i in range(place, end):
+                values[i] = take(word)
+        place = end
+    return values.reshape(*size, 4)[..., 3] > 0
