@@ -109,6 +109,48 @@ def test_outputs_are_of_the_view():
     np.testing.assert_array_equal(outputs.color_mask, CAMVID.colour_table()[outputs.mask])
 
 
+def test_an_encoding_named_by_the_user(tmp_path):
+    """A driver that calls its mosaic mono8, in JPEG: the node is told, and sees colors."""
+    pytest.importorskip("rclpy", reason="needs a ROS 2")
+    pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
+    from ros_graph import Program, graph
+    from sensor_msgs.msg import CompressedImage, Image
+
+    from bisenetv2_ros.image_conversion import decode_compressed
+    from bisenetv2_ros.node.transports import parse_encodings
+
+    assert parse_encodings(["b: rgb8"], ["a", "b"]) == {"a": "", "b": "rgb8"}
+    with pytest.raises(ValueError, match="encoding 'a: RGB': expected 'CAMERA: ' and one of rgb8"):
+        parse_encodings(["a: RGB"], ["a"])
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    given = {
+        "model": model,
+        "backend": "onnxruntime",
+        "image_transport": "compressed",
+        "encodings": "['image_raw: bayer_grbg8']",
+    }
+    words = [word for name, value in given.items() for word in ("-p", f"{name}:={value}")]
+    program = Program(["segment", "--ros-args", *words], tmp_path / "segment.log")
+    samples = np.random.default_rng(3).integers(0, 256, (24, 32), np.uint8)
+    data = cv2.imencode(".png", samples)[1].tobytes()
+    image, _ = decode_compressed(SimpleNamespace(format="bayer_grbg8", data=data))
+    (expected,) = tiny_answer(image[None])[0]
+    assert (image[..., 0] != image[..., 1]).any()
+    try:
+        with graph() as ros:
+            masks = ros.collect(Image, "/segmentation/mask")
+            camera = ros.node.create_publisher(CompressedImage, "image_raw/compressed", 10)
+
+            def step() -> bool:
+                camera.publish(CompressedImage(format="mono8; png compressed ", data=data))
+                return ros.spin_until(lambda: masks, 0.1)
+
+            assert ros.spin_until(step), program.output
+    finally:
+        program.end()
+    np.testing.assert_array_equal(np.reshape(masks[-1].data, (24, 32)), expected)
+
+
 def test_the_node_publishes_them_while_somebody_listens(tmp_path):
     """Over a graph: PNG to the last bit, JPEG near enough; formats as image_transport has them."""
     pytest.importorskip("rclpy", reason="needs a ROS 2")

@@ -90,6 +90,27 @@ def test_every_kind_of_result(tmp_path, drive, model):
     assert sum(1 for _ in iter(lambda: capture.read()[0], False)) == len(NAMES)
 
 
+def test_masks_at_the_frames_size_come_from_the_scores(tmp_path, drive):
+    """With the package's model: not the network's mask enlarged by nearest pixel."""
+    words = (drive, "--backend", "openvino", "--frames", 1, "--save", "masks")
+    assert predict(*words, "-o", tmp_path / "camera") == 0
+    assert predict(*words, "-o", tmp_path / "network", "--mask-size", "network") == 0
+    name = f"{NAMES[0]}.png"
+    image = np.ascontiguousarray(read(drive / name))
+    large = cv2.resize(image, (1300, 700))
+    (tmp_path / "large").mkdir()
+    write_picture(tmp_path / "large" / name, large)
+    assert predict(tmp_path / "large", *words[1:], "-o", tmp_path / "big") == 0
+    with Segmenter(backend="openvino") as segmenter:
+        network = segmenter(large).mask
+        expected = segmenter(large, size=(1300, 700)).mask
+        small = segmenter(image).mask
+    np.testing.assert_array_equal(read(tmp_path / "big" / "masks" / name), expected)
+    assert (expected != resize_mask(network, (1300, 700))).any()
+    np.testing.assert_array_equal(read(tmp_path / "network" / "masks" / name), small)
+    assert read(tmp_path / "camera" / "masks" / name).shape == image.shape[:2]
+
+
 def test_only_what_is_asked_for(tmp_path, drive, model):
     assert predict(drive, "-o", tmp_path / "out", "--model", model, "--save", "masks") == 0
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
