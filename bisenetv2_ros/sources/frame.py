@@ -171,3 +171,9 @@ def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = N
     if interpolation is None:
         interpolation = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
     return np.asarray(cv2.resize(pixels, size, interpolation=interpolation))
+
+
+def numbered(stem: str, index: int) -> str:
+    """The name of a frame of a source without names of its own."""
+    # Whoever makes a file of a frame takes what follows a dot for the suffix.
+    return f"{stem.replace('.', '_')}_{index:06d}"

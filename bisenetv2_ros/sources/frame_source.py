@@ -10,18 +10,15 @@ no idea of what labels mean.
 from __future__ import annotations
 
 import itertools
-import re
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.encoded import is_image, known_format, may_be_video
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
-from bisenetv2_ros.files.video import VideoError, VideoReader, open_capture
+from bisenetv2_ros.files.video import VideoError, VideoReader
 from bisenetv2_ros.sources.bag_paths import is_bag
 from bisenetv2_ros.sources.find import OTHER_IMAGES, find, find_labels
 from bisenetv2_ros.sources.frame import (
@@ -32,8 +29,10 @@ from bisenetv2_ros.sources.frame import (
     Size,
     SourceDamage,
     SourceError,
+    numbered,
     resized,
 )
+from bisenetv2_ros.sources.live import WEBCAM, is_live, open_live
 from bisenetv2_ros.street.scene import StreetScene
 
 if TYPE_CHECKING:
@@ -42,19 +41,16 @@ if TYPE_CHECKING:
     from bisenetv2_ros.sources.find import Found
 
 SYNTHETIC = "synthetic"
-WEBCAM = "webcam:"
 DEFAULT_SCENE_SIZE = (960, 720)
 EXPECTED = (
     f"a file, a folder, a glob pattern, {WEBCAM}N, /dev/videoN, rtsp://..., http://... or "
     f"{SYNTHETIC}"
 )
-_DEVICE = re.compile(rf"(?:{WEBCAM}|/dev/video)(.*)")
-_ADDRESS = re.compile(r"(?:rtsps?|rtmps?|https?|srt|udp|tcp)://(?:[^/@]*@)?(.*)")
 
 
 def is_endless(spec: str) -> bool:
     """Whether a source is known to have no end, from its name alone."""
-    return spec == SYNTHETIC or bool(_DEVICE.fullmatch(spec) or spec.startswith("rtsp"))
+    return spec == SYNTHETIC or (is_live(spec) and not spec.startswith("http"))
 
 
 def open_source(
@@ -102,11 +98,14 @@ def open_source(
     specs = [spec] if isinstance(spec, str) else list(spec)
     if not all(specs) or not specs:
         raise SourceError(f"source '': is empty (an unset variable?), expected {EXPECTED}")
-    live = [spec for spec in specs if _is_live(spec)]
-    if live and len(specs) > 1:
-        raise SourceError(f"source '{live[0]}': expected it alone, or several files")
-    if live:
-        source = _open_live(live[0], rate, size, seed)
+    alone = [spec for spec in specs if spec == SYNTHETIC or is_live(spec)]
+    if alone and len(specs) > 1:
+        raise SourceError(f"source '{alone[0]}': expected it alone, or several files")
+    source: FrameSource
+    if specs == [SYNTHETIC]:
+        source = _Street(seed, size or DEFAULT_SCENE_SIZE, rate)
+    elif alone:
+        source = open_live(specs[0], rate, size)
     else:
         source = _open_files(find(specs, recursive, EXPECTED), labels, topics, encodings or {},
                              loop, rate, size, on_damaged)  # fmt: skip
@@ -122,18 +121,6 @@ def open_source(
     for part in getattr(source, "parts", ()):
         part.excerpt = source.excerpt
     return source
-
-
-def _is_live(spec: str) -> bool:
-    return spec == SYNTHETIC or bool(_DEVICE.fullmatch(spec) or _ADDRESS.match(spec))
-
-
-def _open_live(spec: str, rate: float, size: Size | None, seed: int) -> FrameSource:
-    if spec == SYNTHETIC:
-        return _Street(seed, size or DEFAULT_SCENE_SIZE, rate)
-    if _DEVICE.fullmatch(spec):
-        return _Camera(spec, rate, size)
-    return _Stream(spec, size)
 
 
 def _open_files(
@@ -205,7 +192,7 @@ class _Street(FrameSource):
             if not take:
                 continue
             image, label = self._scene.render(moment)
-            name = _numbered(SYNTHETIC, index)
+            name = numbered(SYNTHETIC, index)
             yield Frame(image, name, label, moment, source=SYNTHETIC, index=index)
 
 
@@ -300,7 +287,7 @@ class _Video(FrameSource):
             wanted = self.excerpt.picker()
             for image, index, moment in self._reader.frames(wanted):
                 last, number = moment, passed + index
-                name = _numbered(self._path.stem, number)
+                name = numbered(self._path.stem, number)
                 yield Frame(
                     resized(image, self._size), name, None, offset + moment,
                     source=str(self._path), index=number, key=self.prefix + name,
@@ -315,76 +302,6 @@ class _Video(FrameSource):
             if not self._loop or last < 0:
                 return
             passed, offset = number + 1, offset + last + 1 / self.fps
-
-
-class _Live(FrameSource):
-    """A camera of this machine or of the network; frames that nobody takes grow old."""
-
-    live = True
-
-    def __init__(self, spec: str, shown: str, rate: float, size: Size | None) -> None:
-        """spec: for OpenCV. shown: for people, without passwords."""
-        super().__init__(rate, None)
-        self._shown, self._size = shown, size
-        self._capture = self._open(spec)
-
-    def _open(self, spec: str) -> cv2.VideoCapture:
-        device = _DEVICE.fullmatch(spec)
-        if device and not device[1].isdecimal():
-            raise SourceError(f"'{spec}': expected {WEBCAM}N with the number of the device")
-        try:
-            return open_capture(int(device[1]) if device else spec)
-        except VideoError as error:
-            what = f"no camera opens as device {device[1]}" if device else "nothing answers"
-            raise SourceError(f"'{self._shown}': {what} ({error})") from error
-
-    def __iter__(self) -> Iterator[Frame]:
-        start = time.monotonic()
-        for index in itertools.count():
-            with captured_messages():  # FFmpeg's, of packets that the network lost
-                success, bgr = self._capture.read()
-            if not success:
-                self._end(index)
-                return
-            image = resized(np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)), self._size)
-            name = _numbered(re.sub(r"[^\w-]+", "_", self._shown).strip("_"), index)
-            moment = time.monotonic() - start
-            if self.excerpt.is_over(index, moment):
-                return
-            yield Frame(image, name, None, moment, source=self._shown, index=index)
-
-    def _end(self, count: int) -> None:
-        raise SourceError(f"'{self._shown}': the camera delivers no more frames")
-
-
-class _Camera(_Live):
-    """A camera of this machine, endless."""
-
-    def __init__(self, spec: str, rate: float, size: Size | None) -> None:
-        super().__init__(spec, spec, rate, size)
-        self._capture.set(cv2.CAP_PROP_FPS, rate)
-        if size is not None:  # the camera may choose another; frames are resized in any case
-            self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
-            self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
-
-
-class _Stream(_Live):
-    """An address: a camera's stream, which should not end, or a video, which does."""
-
-    def __init__(self, spec: str, size: Size | None) -> None:
-        address = _ADDRESS.match(spec)
-        assert address is not None
-        shown = spec[: spec.index("://") + 3] + address[1]
-        super().__init__(spec, shown, DEFAULT_RATE, size)
-        rate = self._capture.get(cv2.CAP_PROP_FPS)
-        self.fps = rate if 0 < rate < 1000 else DEFAULT_RATE
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        if 0 < count < 1e9:
-            self.count, self.live = round(count), False
-
-    def _end(self, count: int) -> None:
-        if self.count is None or count < 0.9 * self.count - 1:
-            raise SourceError(f"'{self._shown}': no more frames after {count}")
 
 
 class _Chain(FrameSource):
@@ -411,8 +328,3 @@ class _Chain(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         for part in self.parts:
             yield from part
-
-
-def _numbered(stem: str, index: int) -> str:
-    # Whoever makes a file of a frame takes what follows a dot for the suffix.
-    return f"{stem.replace('.', '_')}_{index:06d}"
