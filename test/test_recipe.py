@@ -215,3 +215,12 @@ def test_recipe_survives_json():
 def test_recipes_need_no_torch():
     code = "import sys, bisenetv2_ros.training.recipe; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_network_by_name():
+    paper = load_recipe("cityscapes", ["model=paper"]).model
+    assert (paper.expand_with, paper.head_channels, paper.num_classes) == ("conv", 512, 19)
+    changed = load_recipe("cityscapes", ["model={network: paper, num_classes: 11}"]).model
+    assert (changed.expand_with, changed.num_classes) == ("conv", 11)
+    with pytest.raises(RecipeError, match=r"model.network is 'papre', .* did you mean 'paper'"):
+        load_recipe("cityscapes", ["model=papre"])

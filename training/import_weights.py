@@ -245,8 +245,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
             raise ImportWeightsError(f"{path}: expected the weights of a convolution under {key}")
         return tensors[key].shape[0]
 
-    # in all of them, unlike in the paper's figure
-    common: dict[str, Any] = {"relu_after_depthwise": True, "boosters": ()}
+    common: dict[str, Any] = {"boosters": ()}
     if "detail.S1.0.conv.weight" in tensors:
         nearest = {"aggregation_upsample": "nearest"}
         eras: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -263,6 +262,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
                 ModelConfig(
                     num_classes=classes,
                     head_channels=rows("head.conv.conv.weight"),
+                    aggregation_bias=False,
                     **common,
                     **choices,
                 ),

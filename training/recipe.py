@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
-from bisenetv2_ros.training.model_config import ModelConfig
+from bisenetv2_ros.training.model_config import NETWORKS, ModelConfig
 from bisenetv2_ros.training.settings import Bool, Float, Int, SettingsError, build, settings, within
 
 MAX_BASES = 8
@@ -109,7 +110,7 @@ class Recipe:
     """Standard deviation of the same."""
 
     model: ModelConfig = ModelConfig()
-    """The network."""
+    """The network: its keys; `network: NAME` starts from one of `model_config.NETWORKS`."""
 
     learning_rate: Annotated[Float, within(1e-9, 100)] = 5e-2
     """Base of the schedule lr * (1 - step / iterations) ** power (5.1)."""
@@ -222,9 +223,25 @@ class Recipe:
 def recipe_from_dict(values: dict[str, Any], where: str = "recipe") -> Recipe:
     """Build a recipe from plain values; RecipeError names each key that does not fit."""
     try:
-        return build(Recipe, values)
+        return build(Recipe, _with_named_network(values))
     except SettingsError as error:
         raise RecipeError(f"{where}: {error}") from error
+
+
+def _with_named_network(values: dict[str, Any]) -> dict[str, Any]:
+    """Replace `model: NAME`, or `network: NAME` within `model`, by what it stands for."""
+    model = values.get("model")
+    if isinstance(model, str):
+        model = {"network": model}
+    if not isinstance(model, dict) or "network" not in model:
+        return values
+    name = model["network"]
+    if name not in NETWORKS:
+        near = difflib.get_close_matches(str(name), NETWORKS, 1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise SettingsError(f"model.network is {name!r}, expected one of {list(NETWORKS)}{hint}")
+    own = {key: value for key, value in model.items() if key != "network"}
+    return {**values, "model": {**NETWORKS[name], **own}}
 
 
 def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe:

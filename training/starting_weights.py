@@ -126,7 +126,7 @@ def settings_of(source: Path) -> dict[str, Any]:
         raise StartingWeightsError(f"{file.path}: no head of a network of this package in it")
     shuffle = math.isqrt(len(weights["head.2.bias"]) // len(file.info.labels)) or 1
     model = {"head_channels": len(weights["head.0.0.weight"]), "head_shuffle": shuffle}
-    return {**_pixels_of(file.path), "model": model}
+    return {**_pixels_of(file.path), "model": {**model, **_choices_of(file.path)}}
 
 
 def _float32_file(source: Path) -> ModelFile:
@@ -158,6 +158,30 @@ def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
     return {"mean": tuple(mean.round(6).tolist()), "std": tuple(std.round(6).tolist())}
 
 
+def _choices_of(path: Path) -> dict[str, bool]:
+    """Choices of the network that the tensors of a model file do not tell, but its graph does."""
+    graph = onnx.load(path).graph
+    followers: dict[str, set[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            followers.setdefault(name, set()).add(node.op_type)
+    found = {}
+    for node in graph.node:
+        if node.op_type != "Conv":
+            continue
+        relu = "Relu" in followers.get(node.output[0], ())
+        place = node.name.rpartition("/")[0]
+        if place.endswith("semantic/s3/s3.0/body/body.2/body.2.0"):
+            found["relu_after_depthwise"] = relu
+        elif place.endswith(("semantic/context/last/last.0", "semantic/context/last")):
+            found["context_norm"] = relu
+        elif place.endswith("aggregation/last/last.0"):
+            found["aggregation_relu"] = relu
+        elif place.endswith("aggregation/detail_keep/detail_keep.1"):
+            found["aggregation_bias"] = len(node.input) == 3
+    return found
+
+
 def read_folded_weights(path: Path) -> dict[str, Tensor]:
     """Filters and biases of a model file's network, by the names they have in `BiSeNetV2`.
 
@@ -165,6 +189,9 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
     """
     graph = onnx.load(path).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:  # the exporter writes equal tensors once
+        if node.op_type == "Identity" and node.input[0] in tensors:
+            tensors[node.output[0]] = tensors[node.input[0]]
     kinds = {
         "Conv": ("weight", "bias"),
         "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
