@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
 from bisenetv2_ros.cli.options import picture_size, sample_frames, set_up_ros
 from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.system.signals import interrupt_once
 
 if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Result
@@ -280,8 +281,7 @@ def _graph(args: argparse.Namespace) -> int:
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     # Whoever ends this process means its children too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     set_up_ros("benchmark")
     try:
         plan = Plan(

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
 from bisenetv2_ros.cli.options import add_bag_options, set_up_ros
+from bisenetv2_ros.system.signals import end_at_once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -90,6 +92,7 @@ be read is skipped and named. Ends after the last frame.
 
 def run(args: argparse.Namespace) -> int:
     """Publish until the source ends or a signal comes."""
+    end_at_once(signal.SIGINT, signal.SIGTERM)
     set_up_ros("camera")
     from bisenetv2_ros.files.images import ImageFileError
     from bisenetv2_ros.node.camera_node import CameraOptions, publish_source
@@ -112,7 +115,6 @@ def run(args: argparse.Namespace) -> int:
         wait_for_subscribers=args.wait_for_subscribers,
         pace_topic=args.pace_topic,
     )
-    end_on_hangup()
     start = time.monotonic()
     try:
         source = open_source(
@@ -127,6 +129,7 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             on_damaged=skip,
         )
+        end_on_hangup()
         sent = publish_source(source, options, args.ros_args)
     except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses names or arguments
         raise UserError(" ".join(str(error).split())) from error

@@ -23,6 +23,7 @@ from bisenetv2_ros.demo.run import (
     set_up_environment,
 )
 from bisenetv2_ros.model_file import model_path, read_model_file
+from bisenetv2_ros.system.signals import interrupt_once
 
 if TYPE_CHECKING:
     pass
@@ -89,8 +90,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
     # Whoever ends this process means its children too.
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)
+    interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
         set_up_environment()
     except ValueError as error:

@@ -6,6 +6,7 @@ import argparse
 import signal
 
 from bisenetv2_ros.cli.options import set_up_ros
+from bisenetv2_ros.system.signals import end_at_once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,13 +20,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the node until a signal ends it."""
+    end_at_once(signal.SIGINT, signal.SIGTERM)
     set_up_ros("segment")
-    # Until there is a node to close, a signal ends the process at once: some library swallows now
-    # and then the KeyboardInterrupt that Python would raise amid its import.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     from bisenetv2_ros.node.segment_node import main
     from bisenetv2_ros.node.signals import end_on_hangup
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     end_on_hangup()
     return main(args.ros_args)

@@ -34,9 +34,8 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from bisenetv2_ros.node import ros_arguments
+from bisenetv2_ros.node import ros_arguments, signals
 from bisenetv2_ros.node.messages import ImageBuffer
-from bisenetv2_ros.node.signals import end_signal_handling
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
@@ -228,7 +227,11 @@ def publish_source(
 
     Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or the pace topic.
     """
+    signalled = signals.note()
     ros_arguments.init(ros_args, "camera")
+    if signalled:
+        rclpy.try_shutdown()
+        return 0
     node = None
     sent = 0
     try:
@@ -247,11 +250,11 @@ def publish_source(
         node.flush()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # asked to end
-    except RuntimeError:
+    except Exception:
         if rclpy.ok():  # else the signal came while something of ROS was being made or used
             raise
     finally:
-        end_signal_handling()
+        signals.end_signal_handling()
         if node is not None:
             node.close()
         rclpy.try_shutdown()

@@ -55,7 +55,8 @@ def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackR
         try:
             work(node)
         except Exception as error:
-            if not isinstance(error, (ValueError, OSError, RuntimeError)):
+            expected = isinstance(error, (ValueError, OSError, RuntimeError))
+            if not expected and node.context.ok():  # else entities are invalid
                 node.get_logger().error(traceback.format_exc())
             name = work.__name__.removeprefix("on_")
             node.state.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"

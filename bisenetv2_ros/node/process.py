@@ -28,7 +28,7 @@ def run(make_node: Callable[[], ReportingNode]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except NodeFailure:
-        code = 1
+        code = int(rclpy.ok())  # else a signal has cut its work short
     except Exception:
         if rclpy.ok():  # else a signal has made everything invalid amid the work
             raise

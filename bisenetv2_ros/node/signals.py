@@ -22,6 +22,19 @@ def end_on_hangup() -> None:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
+def note() -> list[int]:
+    """Return a list that gets the numbers of the SIGINTs and SIGTERMs that come from now on.
+
+    To be called before rclpy.init(), whose handlers add to these and shut the context down: that
+    is what ends a node. KeyboardInterrupt, raised amid rclpy's own code, would leave a node that
+    cannot be destroyed. Signals that come before rclpy has its handlers are in the list alone.
+    """
+    came: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: came.append(number))
+    return came
+
+
 def end_signal_handling() -> None:
     """Ignore SIGINT, SIGTERM and SIGHUP from now on; wait until rclpy has answered earlier ones.
 
