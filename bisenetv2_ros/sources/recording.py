@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml
-from bisenetv2_ros.sources import mcap_file, ros1_file, sqlite_file
+from bisenetv2_ros.sources import mcap_file, mcap_records, ros1_file, sqlite_file
 from bisenetv2_ros.sources.bag_file import (
     BagError,
     BagFile,
@@ -24,7 +24,7 @@ from bisenetv2_ros.sources.bag_file import (
 from bisenetv2_ros.sources.bag_paths import METADATA, bag_files
 
 _FORMATS: dict[bytes, type[BagFile]] = {
-    mcap_file.MAGIC: mcap_file.McapFile,
+    mcap_records.MAGIC: mcap_file.McapFile,
     sqlite_file.MAGIC: sqlite_file.SqliteFile,
     ros1_file.MAGIC: ros1_file.Ros1File,
 }

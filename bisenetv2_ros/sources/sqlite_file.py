@@ -35,11 +35,13 @@ class SqliteFile(BagFile):
         self._claimed: int | None = None  # messages; None if damage hides their number
         with self._open() as database:
             schemas: dict[Any, Schema] = {}  # by type and hash: a name may have two definitions
-            for kind, encoding, text, digest in _rows(database, "message_definitions", _DEFINITION):
-                schemas[kind, digest] = Schema(str(kind), str(encoding), _bytes(text or b""))
+            for row in _rows(database, "message_definitions", _DEFINITION):
+                kind, encoding, digest = map(_text, row[:3])
+                schemas[kind, digest] = Schema(kind, encoding, _bytes(row[3] or b""))
                 schemas.setdefault(kind, schemas[kind, digest])
-            for number, topic, kind, encoding, qos, digest in _rows(database, "topics", _TOPIC):
-                metadata = {"offered_qos_profiles": qos or "", "topic_type_hash": digest or ""}
+            for number, *texts in _rows(database, "topics", _TOPIC):
+                topic, kind, encoding, qos, digest = map(_text, texts)
+                metadata = {"offered_qos_profiles": qos, "topic_type_hash": digest}
                 schema = schemas.get((kind, digest), schemas.get(kind))
                 self._channels[number] = Channel(topic, ros2_name(kind), encoding, schema, metadata)
             self.counts = dict.fromkeys(self._channels.values(), 0)
@@ -140,7 +142,7 @@ class SqliteFile(BagFile):
 _MESSAGES = "SELECT id, timestamp, topic_id, data FROM messages"
 _HASH = "type_description_hash"
 _TOPIC = ("id", "name", "type", "serialization_format", "offered_qos_profiles", _HASH)
-_DEFINITION = ("topic_type", "encoding", "encoded_message_definition", _HASH)
+_DEFINITION = ("topic_type", "encoding", _HASH, "encoded_message_definition")
 
 
 def _rows(
@@ -172,6 +174,11 @@ def _after_damage(database: sqlite3.Connection, position: int) -> int | None:
         middle = (low + high) // 2
         low, high = (low, middle) if readable(middle) else (middle, high)
     return high
+
+
+def _text(value: Any) -> str:
+    """A column that older versions do not have, or that damage has made something else, is ''."""
+    return value if isinstance(value, str) else ""
 
 
 def _bytes(value: bytes | str) -> bytes:
