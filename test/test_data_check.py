@@ -256,8 +256,21 @@ def test_train_ids_under_the_name_of_label_ids(tmp_path, capsys):
     assert re.search(r"the label values are 0 to \d+, as the place .* \(train ids\)", printed)
 
 
+def test_two_labels_that_are_swapped(folder, capsys):
+    """Two of twelve, which counting alone does not show."""
+    one, other = (folder / f"train/labels/train_{i:03d}.png" for i in (2, 9))
+    data = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(data)
+    assert check(folder) == 1
+    printed = capsys.readouterr().out
+    assert re.search("train_002.png: paired wrongly: the label of .*train_009.png fits", printed)
+    assert re.search("train_009.png: paired wrongly: the label of .*train_002.png fits", printed)
+    assert "2 faults" in printed
+
+
 def test_a_label_that_fits_worse_than_others_is_to_be_looked_at(folder, capsys):
-    """One among many is no proof, and no fault."""
+    """One alone is no proof, and no fault."""
     path = folder / "train/labels/train_005.png"
     write_picture(path, cv2.rotate(street(5)[1], cv2.ROTATE_180))
     assert check(folder) == 0
