@@ -56,9 +56,8 @@ def open_capture(source: Path | str | int) -> cv2.VideoCapture:
         if isinstance(source, Path):
             name: str | int = names.enter_context(_plain_name(source))
             # Threads of the decoder would complain at any time, also between the calls.
-            known = hasattr(cv2, "CAP_PROP_N_THREADS")
-            options = [cv2.CAP_PROP_N_THREADS, 1] if known else []
-            capture = cv2.VideoCapture(name, _file_backend(), options)
+            options = [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
+            capture = cv2.VideoCapture(name, _file_backend(), *([options] if options else []))
         else:
             capture = cv2.VideoCapture(source)
     if not capture.isOpened():
