@@ -202,7 +202,7 @@ def test_from_a_server_to_model_files(server, tmp_path, cache, capsys):
     from test_import_weights import Original
 
     from bisenetv2_ros.labels import CITYSCAPES
-    from bisenetv2_ros.model_file import read_model_file
+    from bisenetv2_ros.model_file import model_files, read_model_file
 
     name = "cityscapes"
     Original("conv_out.1").save(tmp_path / "w.pth")
@@ -221,6 +221,7 @@ def test_from_a_server_to_model_files(server, tmp_path, cache, capsys):
     int8 = out / f"bisenetv2_{name}_64x32_int8.onnx"
     # random weights may be too far apart in int8: that is then said, and by the exit code
     assert (code == 0) == int8.is_file() != ("int8: not written" in printed)
+    assert {"float32", "float16"} <= set(model_files(out)), "the folder is a model"
     assert get(name, *words) == 2 and "is not empty" in capsys.readouterr().err
 
 

@@ -33,7 +33,7 @@ MIN_PIXELS = 50  # labelled pixels of a thumbnail, below which its fit says noth
 MIN_FIT = 0.05  # of the variance of the colors; below, labels explain nothing
 # Measured on CamVid as it is: 2 % of the comparisons lost, no two frames beaten by STRONG.
 MARGIN = 1.02  # by which one fit must be better than another to count
-STRONG, LOOK = 1.2, 2.0  # by which a single frame's fit must be beaten to be a fault, or a note
+STRONG, LOOK = 1.2, 1.5  # by which a single frame's fit must be beaten to be a fault, or a note
 MIN_COMPARISONS = 6
 MAX_LOST = 0.3  # share of comparisons that labels may lose against those of other frames
 MAX_PAIRED = 250  # frames of a split that are compared with one another

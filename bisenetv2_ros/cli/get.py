@@ -29,7 +29,8 @@ against the one of the first time.
 
 examples:
   bisenetv2 get cityscapes --frames my_drive.mp4
-  bisenetv2 segment --ros-args -p model:=cityscapes/bisenetv2_cityscapes_1024x512_float32.onnx
+  bisenetv2 predict my_drive.mp4 --model cityscapes -o out     the folder: each backend takes its file
+  bisenetv2 segment --ros-args -p model:=$PWD/cityscapes
 """
     parser.add_argument("name", choices=list(known), help="of the weights, see below")
     parser.add_argument(
