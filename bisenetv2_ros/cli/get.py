@@ -29,7 +29,7 @@ against the one of the first time.
 
 examples:
   bisenetv2 get cityscapes --frames my_drive.mp4
-  bisenetv2 predict my_drive.mp4 --model cityscapes -o out     the folder: each backend takes its file
+  bisenetv2 predict drive.mp4 --model cityscapes -o out     the folder: each backend takes its file
   bisenetv2 segment --ros-args -p model:=$PWD/cityscapes
 """
     parser.add_argument("name", choices=list(known), help="of the weights, see below")
