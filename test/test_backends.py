@@ -183,6 +183,12 @@ def test_unknown_backend(model: ModelFile):
         create_backend(model, "tflite")
 
 
+@pytest.mark.parametrize("typed", ["OpenVINO", "openvin", "OPENVINO"])
+def test_backend_that_is_nearly_known(model: ModelFile, typed: str):
+    with pytest.raises(ValueError, match=f"backend '{typed}' .*; did you mean openvino\\?"):
+        create_backend(model, typed)
+
+
 def test_negative_threads(model: ModelFile):
     with pytest.raises(ValueError, match=r"threads must be 0 .* or more, got -1"):
         create_backend(model, threads=-1)

@@ -6,6 +6,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -33,7 +34,8 @@ def test_descriptions_are_sentences_and_times_and_rates_name_their_unit():
     [
         ("overlay_opacity", 1.5, "a float from 0.0 to 1.0"),
         ("overlay_opacity", math.nan, "a float from 0.0 to 1.0"),
-        ("overlay_opacity", 1, "a float from 0.0 to 1.0"),
+        ("overlay_opacity", 2, "a float from 0.0 to 1.0"),
+        ("overlay_opacity", True, "a float from 0.0 to 1.0"),
         ("threads", -1, "an integer from 0 to 1024"),
         ("threads", True, "an integer from 0 to 1024"),
         ("enabled", "yes", "true or false"),
@@ -131,6 +133,84 @@ def test_wrong_overrides_are_all_reported_and_the_defaults_stand(make_node):
     }, problems
     assert all("\n" not in line for line in problems)
     assert parameters.read(node) == Parameters()
+
+
+def test_an_integer_is_taken_for_a_float(make_node):
+    node = make_node("max_rate:=5", "overlay_opacity:=1")
+    assert parameters.declare(node) == []
+    values = parameters.read(node)
+    assert (values.max_rate, values.overlay_opacity) == (5.0, 1.0)
+    assert isinstance(values.max_rate, float)
+
+
+FILE = """
+/**:
+  ros__parameters: {{robot_name: r2d2, overlay_opacty: 0.5, camera: {{gain: 3}}}}
+/robot/{name}:
+  ros__parameters: {{max_rate: 7.0}}
+left:
+  camera_driver:
+    ros__parameters: {{fps: 30}}
+"""
+
+
+@pytest.fixture
+def node_with_file(tmp_path):
+    """Makes /robot/segment with a parameter file; (its problems, its warnings, its values)."""
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    from ros_graph import DOMAIN
+
+    path = tmp_path / "shared.yaml"
+
+    def make(text: str):
+        path.write_text(text)
+        words = ["--ros-args", "--params-file", str(path), "-r", "__ns:=/robot"]
+        context = rclpy.Context()
+        rclpy.init(context=context, domain_id=DOMAIN)
+        node = rclpy.create_node("segment", context=context, cli_args=words)
+        warnings: list[str] = []
+        node.get_logger = lambda: SimpleNamespace(warning=warnings.append)
+        try:
+            return parameters.declare(node, words), warnings, parameters.read(node)
+        finally:
+            node.destroy_node()
+            context.shutdown()
+
+    return make
+
+
+def test_what_a_shared_file_has_for_other_nodes_is_a_warning(node_with_file):
+    problems, warnings, values = node_with_file(FILE.format(name="segment"))
+    assert (problems, values.max_rate) == ([], 7.0)
+    assert [line.split(":")[0] for line in warnings] == [
+        "parameter robot_name",
+        "parameter overlay_opacty",
+        "parameter camera.gain",
+    ]
+    assert "did you mean overlay_opacity?; another node's?" in warnings[1]
+
+
+@pytest.mark.parametrize("key", ["/robot/segment", "/**/segment", "robot: {segment"])
+def test_an_unknown_name_under_the_node_s_own_is_an_error(node_with_file, key):
+    end = "}" if "{" in key else ""
+    text = f"{key}: {{ros__parameters: {{robot_name: r2d2}}}}{end}"
+    problems, warnings, _ = node_with_file(text)
+    assert len(problems) == 1 and problems[0].startswith("parameter robot_name: unknown")
+    assert warnings == []
+
+
+@pytest.mark.parametrize("key", ["/segment", "/robot/segmentation", "/left/segment", "segment"])
+def test_a_file_with_nothing_for_the_node_is_named(node_with_file, key):
+    problems, (warning,), values = node_with_file(f"{key}: {{ros__parameters: {{max_rate: 7.0}}}}")
+    assert (problems, values) == ([], Parameters())
+    assert "shared.yaml: nothing in it is for /robot/segment, found /" in warning
+
+
+def test_a_parameter_for_all_nodes_of_a_launch_does_not_end_this_one(make_node):
+    """SetParameter gives it to each as `-p`; a misspelt one of ours stays an error."""
+    assert parameters.declare(make_node("robot_name:=r2d2")) == []
+    (problem,) = parameters.declare(make_node("max_rat:=7.0"))
+    assert problem == "parameter max_rat: unknown, did you mean max_rate?"
 
 
 def test_an_empty_list_is_no_regions_but_not_no_cameras(make_node):

@@ -7,6 +7,7 @@ of the table below. Nothing here knows of pictures other than uint8 arrays, or o
 from __future__ import annotations
 
 import contextlib
+import difflib
 import importlib
 import logging
 from collections.abc import Iterator
@@ -72,7 +73,10 @@ def create_backend(
     install, when runtime or device are not there, ModelFileError when the runtime refuses the file.
     """
     if name != "auto" and name not in BACKENDS:
-        raise ValueError(f"backend '{name}' is unknown, expected auto, {', '.join(BACKENDS)}")
+        near = difflib.get_close_matches(name.lower(), ["auto", *BACKENDS], n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        expected = f"expected auto, {', '.join(BACKENDS)}"
+        raise ValueError(f"backend '{name}' is unknown, {expected}{hint}")
     if threads < 0:
         raise ValueError(f"threads must be 0 (all cores) or more, got {threads}")
     if name != "auto":

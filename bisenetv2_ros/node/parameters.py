@@ -14,9 +14,11 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+from bisenetv2_ros.node.parameter_files import given_to
 
 if TYPE_CHECKING:
     from rclpy.node import Node
@@ -239,7 +241,8 @@ def problem(field: Field, value: Any) -> str | None:
     elif isinstance(field.default, tuple):
         valid = isinstance(value, (list, tuple)) and all(isinstance(item, str) for item in value)
     elif isinstance(field.default, bool) or not isinstance(value, bool):
-        valid = isinstance(value, type(field.default))
+        kinds = (float, int) if isinstance(field.default, float) else type(field.default)
+        valid = isinstance(value, kinds)
     else:
         valid = False  # True is an int to Python, not to ROS
     if valid and field.metadata["choices"]:
@@ -256,33 +259,43 @@ def unknown(names: Iterable[str], declared: Iterable[str]) -> list[str]:
     lines = []
     for name in names:
         if name not in declared:
-            near = difflib.get_close_matches(name, declared, n=1)
-            hint = f", did you mean {near[0]}?" if near else f", known: {', '.join(declared)}"
+            near = _nearest(name, declared)
+            hint = f", did you mean {near}?" if near else f", known: {', '.join(declared)}"
             lines.append(f"parameter {name}: unknown{hint}")
     return lines
 
 
-def declare(node: Node) -> list[str]:
-    """Declare every parameter on `node`.
+def _nearest(name: str, names: Iterable[str]) -> str:
+    """The one of `names` that is most like `name`; '' if none is."""
+    return next(iter(difflib.get_close_matches(name, list(names), n=1)), "")
+
+
+def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
+    """Declare every parameter on `node`, which was given the command line `words`.
 
     Returns what is wrong with the values the user gave (command line, parameter file), one line
     each. A wrong value is replaced by the default, so that the node lives on to report it; whoever
-    calls this must not start work if the list is not empty.
+    calls this must not start work if the list is not empty. What may be meant for other nodes is
+    logged as a warning.
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-    # rclpy has no public way to see overrides of undeclared parameters; the name is the same from
-    # Humble to Rolling.
+    # rclpy has no public way to see overrides of undeclared parameters (to have it declare them all
+    # fails for an empty list); the name is the same from Humble to Rolling.
     overrides = node._parameter_overrides
-    problems = unknown(
-        [
-            name
-            for name in overrides
-            # rclpy declares some itself before this (use_sim_time), and QoS ones later.
-            if not node.has_parameter(name) and not name.startswith(QOS_PREFIX)
-        ],
-        FIELDS,
-    )
+    given = given_to(node.get_fully_qualified_name(), words)
+    problems = []
+    warnings = list(given.without)
+    for name in overrides:
+        # rclpy declares some itself before this (use_sim_time), and QoS ones later.
+        if name in FIELDS or node.has_parameter(name) or name.startswith(QOS_PREFIX):
+            continue
+        if name in given.own or (name not in given.shared and _nearest(name, FIELDS)):
+            problems += unknown([name], FIELDS)
+        else:  # under a wildcard, or `-p` as SetParameter of a launch file gives it to all nodes
+            warnings += [f"{line}; another node's?" for line in unknown([name], FIELDS)]
+    for line in warnings:
+        node.get_logger().warning(line)
     for name, field in FIELDS.items():
         descriptor = ParameterDescriptor(
             description=field.metadata["description"],
@@ -298,11 +311,14 @@ def declare(node: Node) -> list[str]:
                 ]
             else:
                 descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
-        wrong = problem(field, overrides[name].value) if name in overrides else None
+        value = overrides[name].value if name in overrides else None
+        wrong = problem(field, value) if name in overrides else None
         if wrong:
             problems.append(wrong)
         default = list(field.default) if isinstance(field.default, tuple) else field.default
-        ignored = wrong is not None or (name in overrides and overrides[name].value is None)
+        if wrong is None and isinstance(default, float) and value is not None:
+            default = float(value)  # YAML's 5 is an integer, and means 5.0
+        ignored = wrong is not None or value is None or isinstance(default, float)
         node.declare_parameter(name, default, descriptor, ignore_override=ignored)
     return problems
 

@@ -53,7 +53,7 @@ class SegmentNode(ReportingNode):
     def __init__(self) -> None:
         super().__init__("segment")
         self._closing = False
-        self._problems = parameters.declare(self)
+        self._problems = parameters.declare(self, sys.argv)
         self._inference: Inference | None = None  # from activate to deactivate
         self._poses: CameraPoses | None = None
         self._reporter = StatusReporter(self, self.state)
