@@ -218,6 +218,37 @@ class GroundProjection:
         return shown
 
 
+def cloud_of_depth(
+    calibration: Calibration,
+    depth: np.ndarray,
+    most_distance: float,
+    mask: np.ndarray,
+    confidence: np.ndarray | None = None,
+    out: np.ndarray | None = None,
+) -> np.ndarray:
+    """The labeled cloud of a depth image, (H, W) of POINT; written to `out`, if given.
+
+    Args:
+        calibration: of the masks.
+        depth: (H, W) float32, meters along the optical axis; NaN if not known.
+        most_distance: meters along the optical axis; farther points are NaN.
+        mask: (H, W) uint8, and so is `confidence`.
+
+    Raises ValueError unless all have the calibration's size.
+    """
+    rays = calibration.rays
+    if not mask.shape == depth.shape == rays.shape[:2]:
+        raise ValueError(f"mask is {mask.shape}, depth {depth.shape}, expected {rays.shape[:2]}")
+    cloud = np.empty(mask.shape, POINT) if out is None else out
+    with np.errstate(invalid="ignore"):
+        known = (depth > 0) & (depth <= most_distance) & ~np.isnan(rays[..., 0])
+    z = np.where(known, depth, np.float32(np.nan))
+    cloud["x"], cloud["y"], cloud["z"] = z * rays[..., 0], z * rays[..., 1], z
+    cloud["class"] = mask
+    cloud["confidence"] = 0 if confidence is None else confidence
+    return cloud
+
+
 def _inner(length: int, step: int) -> slice:
     """All places along an axis but the first (step 1) or last (-1)."""
     return slice(max(0, step), length + min(0, step))

@@ -13,6 +13,7 @@ from bisenetv2_ros.ground_plane import (
     POINT,
     Calibration,
     GroundProjection,
+    cloud_of_depth,
     plane_of_pose,
     plane_of_transform,
 )
@@ -265,6 +266,27 @@ def test_calibrations_that_are_none(changes, message):
     arguments = {"matrix": MATRIX, "distortion": (), "model": "plumb_bob", "size": SIZE}
     with pytest.raises(ValueError, match=message):
         Calibration(**arguments | changes)
+
+
+@pytest.mark.parametrize("lens", LENSES)
+def test_a_depth_image_gives_every_point_that_has_depth(lens):
+    model, distortion = LENSES[lens]
+    calibration = Calibration(MATRIX, distortion, model, SIZE)
+    rng = np.random.default_rng(4)
+    depth = rng.uniform(0.5, 12, SIZE[::-1]).astype(np.float32)
+    depth[3:9] = np.nan
+    mask, confidence = rng.integers(0, 11, (2, *SIZE[::-1]), np.uint8)
+    cloud = cloud_of_depth(calibration, depth, 10.0, mask, confidence)
+    known = ~np.isnan(cloud["z"])
+    assert not known[3:9].any() and not known[depth > 10].any() and known.sum() > known.size / 2
+    np.testing.assert_array_equal(cloud["z"][known], depth[known])
+    pixels = projected(xyz(cloud)[known].astype(float), model, distortion)
+    rows, columns = np.nonzero(known)
+    np.testing.assert_allclose(pixels, np.stack([columns, rows], 1), atol=0.06)
+    np.testing.assert_array_equal(cloud["class"], mask)
+    np.testing.assert_array_equal(cloud["confidence"], confidence)
+    with pytest.raises(ValueError, match="depth \\(2, 2\\), expected"):
+        cloud_of_depth(calibration, depth[:2, :2], 10.0, mask)
 
 
 def test_a_mask_of_another_size_is_refused():

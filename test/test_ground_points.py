@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import array
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -18,6 +19,7 @@ from tiny_model import tiny_answer, tiny_info, write_tiny_model
 
 from bisenetv2_ros.ground_plane import POINT, Calibration, GroundProjection, plane_of_pose
 from bisenetv2_ros.labels import CAMVID
+from bisenetv2_ros.node.depth_input import DepthError, meters, parse_depth_topics
 from bisenetv2_ros.node.ground_points import (
     CameraPoses,
     GroundError,
@@ -144,6 +146,41 @@ def test_without_a_pose_it_is_said(run):
     assert "the pose of 'image_raw' is not known: set camera_poses, or ground_frame" in output
 
 
+def test_depth_images_instead_of_a_pose(tmp_path):
+    """Registered depth, of which half is missing; the points are where the depth says."""
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    words = ["-p", f"model:={model}", "-p", "backend:=onnxruntime"]
+    words += ["-p", "depth_topics:=['image_raw: depth/image']", "-p", "ground_range:=8.0"]
+    program = Program(["segment", "--ros-args", *words], tmp_path / "segment.log")
+    depth = np.random.default_rng(2).integers(0, 10_000, (32, 48), np.uint16)
+    depth[::2] = 0
+    message = Image(width=48, height=32, encoding="16UC1", step=96)
+    message.data = array.array("B", depth.tobytes())
+    message.header.stamp.sec, message.header.stamp.nanosec = 7, 20_000_000
+    try:
+        with graph() as ros:
+            clouds = ros.collect(PointCloud2, "/segmentation/ground_points")
+            camera = ros.node.create_publisher(Image, "image_raw", 10)
+            infos = ros.node.create_publisher(CameraInfo, "camera_info", 10)
+            depths = ros.node.create_publisher(Image, "depth/image", 10)
+
+            def step() -> bool:
+                infos.publish(calibration())
+                depths.publish(message)
+                camera.publish(image_message(FRAME, stamp=(7, 8)))
+                return ros.spin_until(lambda: clouds, 0.1)
+
+            assert ros.spin_until(step), program.output
+    finally:
+        program.end()
+    assert "Traceback" not in program.output
+    cloud = pixels_of(clouds[-1])
+    meters = np.where((depth > 0) & (depth <= 8000), depth / 1000, np.nan)
+    np.testing.assert_allclose(cloud["z"], meters, rtol=1e-6)
+    rays = Calibration(tuple(K), tuple(D), "plumb_bob", (48, 32)).rays
+    np.testing.assert_allclose(cloud["x"], meters * rays[..., 0], rtol=1e-5)
+
+
 # Without a graph ---------------------------------------------------------------------------------
 
 
@@ -209,6 +246,25 @@ def test_tf2_where_it_is_installed(monkeypatch):
         poses.plane("a", "lost", 0)
     poses.close()
     assert not listening
+
+
+def test_depth_in_meters_and_what_is_none():
+    values = np.array([[0.5, np.nan, 0], [np.inf, -1, 3]], ">f4")
+    fields = {"encoding": "32FC1", "width": 3, "height": 2, "step": 12, "is_bigendian": 1}
+    message = SimpleNamespace(**fields, data=values.tobytes())
+    expected = [[0.5, np.nan, np.nan], [np.nan, np.nan, 3]]
+    np.testing.assert_array_equal(meters(message, (3, 2)), np.array(expected, np.float32))
+    for changes, text in (
+        ({"encoding": "mono8"}, "encoding is 'mono8', expected one of 16UC1"),
+        ({"width": 4}, "depth is 4x2, expected 3x2: registered"),
+        ({"data": b"123"}, "data is 3 bytes in rows of 12, expected 2 rows of 12 or more"),
+        ({"step": 3}, "in rows of 3"),
+    ):
+        with pytest.raises(DepthError, match=text):
+            meters(SimpleNamespace(**vars(message) | changes), (3, 2))
+    assert parse_depth_topics(["a: /d/image"], ["a"]) == {"a": "/d/image"}
+    with pytest.raises(ValueError, match="depth topic 'a:': expected"):
+        parse_depth_topics(["a:"], ["a"])
 
 
 def test_tf2_where_it_is_not(monkeypatch):

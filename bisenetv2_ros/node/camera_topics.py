@@ -132,7 +132,7 @@ class CameraTopics:
         self.view = view
         self.watch = watch
         self.encoding = parse_encodings(settings.encodings, settings.cameras)[topic]
-        self._ground = GroundPoints(topic, settings, view, poses)
+        self._ground = GroundPoints(node, topic, settings, view, poses)
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
         self.bit_depth = BitDepth()
@@ -191,6 +191,7 @@ class CameraTopics:
     def stop(self) -> None:
         """End the calls of `on_image`."""
         self._on_image = None
+        self._ground.follow(False)
         self.resting = ""
         self.input.close()
 
@@ -215,6 +216,7 @@ class CameraTopics:
         self.resting = reason
         if not wanted & NEED_CALIBRATION:
             self._lack = None
+        self._ground.follow("ground_points" in wanted and not reason)
         if reason:
             self.input.close()
             self.input.update()

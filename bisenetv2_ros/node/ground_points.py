@@ -1,4 +1,4 @@
-"""The clouds of ground_points: the camera's pose and calibration from ROS, for `ground_plane`."""
+"""The clouds of ground_points: what `ground_plane` needs, from ROS."""
 
 from __future__ import annotations
 
@@ -19,13 +19,16 @@ from bisenetv2_ros.ground_plane import (
     Calibration,
     GroundProjection,
     Plane,
+    cloud_of_depth,
     plane_of_pose,
     plane_of_transform,
 )
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.node.depth_input import DepthError, DepthInput, parse_depth_topics
 from bisenetv2_ros.node.messages import CloudBuffer
 from bisenetv2_ros.node.parameters import Parameters
 from bisenetv2_ros.outputs import FrameOutputs
+from bisenetv2_ros.resize import resize_mask
 
 Pose = tuple[float, float, float]
 
@@ -130,49 +133,87 @@ class GroundPoints:
     """Makes the clouds of one camera; the table of rays is computed once per calibration."""
 
     def __init__(
-        self, camera: str, settings: Parameters, view: View, poses: CameraPoses | None
+        self,
+        node: Node,
+        camera: str,
+        settings: Parameters,
+        view: View,
+        poses: CameraPoses | None,
     ) -> None:
+        """Raises ValueError for texts in depth_topics that are none."""
+        depth_topic = parse_depth_topics(settings.depth_topics, settings.cameras).get(camera)
+        self._depth = DepthInput(node, depth_topic) if depth_topic else None
         self._camera = camera
+        self._view = view
         self._settings = settings
         self._turn = view.turn
         self._poses = poses
         self._buffer = CloudBuffer()
+        self._calibration: Calibration | None = None
         self._made_for: tuple[Calibration, Plane] | None = None
         self._projection: GroundProjection | None = None
         # image_proc's images without distortion have the camera_info of those with it.
         self._rectified = "rect" in posixpath.basename(camera)
+
+    def follow(self, wanted: bool) -> None:
+        """Subscribe to the depth images, if there are any, while clouds are wanted."""
+        if self._depth is not None:
+            self._depth.follow(wanted)
 
     def cloud(self, info: CameraInfo, outputs: FrameOutputs) -> PointCloud2:
         """The cloud of a frame; the same message object each time.
 
         info: the calibration of the mask, with the frame's header. Raises GroundError.
         """
-        if self._poses is None:
-            raise GroundError("no poses are known")
-        plane = self._poses.plane(self._camera, info.header.frame_id, self._turn)
+        calibration = self._calibration_of(info, outputs.mask_size)
+        memory = self._buffer.memory(outputs.mask_size)
+        if self._depth is not None:
+            try:
+                depth = self._depth.at(info.header.stamp, outputs.camera_size)
+            except DepthError as error:
+                raise GroundError(str(error)) from error
+            depth = resize_mask(self._view.cut(depth), outputs.mask_size)
+            distance = self._settings.ground_range
+            cloud_of_depth(calibration, depth, distance, outputs.mask, outputs.confidence, memory)
+        else:
+            self._project(calibration, info.header.frame_id, outputs.labels)(
+                outputs.mask, outputs.confidence, memory
+            )
+        return self._buffer.fill(info.header)
+
+    def _calibration_of(self, info: CameraInfo, size: tuple[int, int]) -> Calibration:
+        """The one of before, if it is the same: it has its rays."""
         matrix = info.p.reshape(3, 4)[:, :3].ravel() if self._rectified else info.k
         try:
             calibration = Calibration(
                 tuple(map(float, matrix)),
                 () if self._rectified else tuple(info.d),
                 info.distortion_model,
-                outputs.mask_size,
+                size,
             )
         except ValueError as error:
             raise GroundError(f"camera_info: {error}") from error
+        if self._calibration != calibration:
+            self._calibration = calibration
+        return self._calibration
+
+    def _project(
+        self, calibration: Calibration, frame_id: str, labels: LabelSet
+    ) -> GroundProjection:
+        """The projection for this calibration and the camera's present pose."""
+        if self._poses is None:
+            raise GroundError("no poses are known")
+        plane = self._poses.plane(self._camera, frame_id, self._turn)
         if plane.height <= 0:
             raise GroundError(f"the camera is {plane.height:.2f} m above the ground, expected more")
         if self._projection is None or self._made_for != (calibration, plane):
-            if self._made_for and self._made_for[0] == calibration:
-                calibration = self._made_for[0]  # it has its rays
             self._projection = GroundProjection(
                 calibration,
                 plane,
-                ground_classes(self._settings, outputs.labels),
+                ground_classes(self._settings, labels),
                 self._settings.ground_range,
-                sky=_table(outputs.labels, SKY_NAMES),
+                sky=_table(labels, SKY_NAMES),
                 turn=self._turn,
             )
             self._made_for = (calibration, plane)
-        self._projection(outputs.mask, outputs.confidence, self._buffer.memory(outputs.mask_size))
-        return self._buffer.fill(info.header)
+        return self._projection

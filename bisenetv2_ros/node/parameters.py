@@ -131,6 +131,12 @@ class Parameters:
         "tf2 frame whose plane z = 0 is the ground, such as base_footprint, for the cameras "
         "without camera_poses. Needs tf2_ros. Empty: none.",
     )
+    depth_topics: tuple[str, ...] = _parameter(
+        ("",),
+        "Depth images registered to a camera's (16UC1 in millimeters, 32FC1 in meters), each "
+        "'CAMERA: TOPIC': ground_points then has every pixel where its depth says, and needs no "
+        "pose.",
+    )
     ground_classes: tuple[str, ...] = _parameter(
         ("",),
         "Classes that ground_points shows whole; of others, only the contact with the ground. "
@@ -138,7 +144,7 @@ class Parameters:
     )
     ground_range: float = _parameter(
         30.0,
-        "Farthest points of ground_points, along the ground [m].",
+        "Farthest points of ground_points, along the ground (with depth_topics: ahead) [m].",
         limits=(0.1, 1000.0),
     )
     autostart: bool = _parameter(
