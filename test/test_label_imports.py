@@ -253,6 +253,30 @@ def test_splits_are_kept(tmp_path):
     assert (tmp_path / "c/train/labels/a.png").is_file()
 
 
+def test_the_last_stretch_becomes_val(tmp_path, capsys):
+    """By the numbers in the names, whatever their length."""
+    labelme(tmp_path / "e")
+    content = json.loads((tmp_path / "e/a.json").read_text())
+    for path in (tmp_path / "e").glob("a.*"):
+        path.unlink()
+    for number in (1, 2, 9, 10, 100):
+        frame(tmp_path / f"e/f{number}.png")
+        (tmp_path / f"e/f{number}.json").write_text(
+            json.dumps(content | {"imagePath": f"f{number}.png"})
+        )
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set", "--val", 0.4) == 0
+    found = {
+        split: sorted(path.stem for path in (tmp_path / "set" / split / "labels").iterdir())
+        for split in ("train", "val")
+    }
+    assert found == {"train": ["f1", "f2", "f9"], "val": ["f10", "f100"]}
+    roboflow(tmp_path / "robo")
+    assert import_labels(tmp_path / "robo", "-o", tmp_path / "other", "--val", 0.4) == 2
+    assert "has splits already" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        import_labels(tmp_path / "e", "-o", tmp_path / "third", "--val", 1.5)
+
+
 def test_voc_without_a_labelmap_has_the_21_classes(tmp_path):
     """Masks with the challenge's palette; its white border is ignored."""
     from PIL import Image

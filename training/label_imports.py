@@ -7,10 +7,11 @@ the export are refused, and nothing in them can run.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from bisenetv2_ros.training.label_forms.common import (
     Export,
     ImageFinder,
     LabelImportError,
+    LabelledFrame,
     list_files,
     read_json,
 )
@@ -111,6 +113,7 @@ def write_folder(
     output: Path,
     labels: LabelSet | None = None,
     background: str = "",
+    validation: float = 0.0,
     on_damaged: Callable[[ValueError], None] | None = None,
 ) -> tuple[LabelSet, Written]:
     """Write an export as a data set that `folder` reads: images, labels, classes.yaml.
@@ -120,6 +123,8 @@ def write_folder(
         output: folder, new or without images and labels.
         labels: the classes, if not those of the export.
         background: class of the pixels without a label; '' to ignore them.
+        raise LabelImportError(f"{len(frames)} frames, too few to take {validation:.0%} for val")
+            `train`; 0 keeps the export's splits.
         on_damaged: receives what is wrong with a frame that is left out; without it, such a frame
             raises its error.
 
@@ -149,7 +154,7 @@ def write_folder(
     names: set[tuple[str, str]] = set()
     output.mkdir(parents=True, exist_ok=True)
     (output / "classes.yaml").write_text(classes_text(labels), encoding="utf-8")
-    for frame in export.frames:
+    for frame in _with_splits(export, validation):
         try:
             height, width = read_image(frame.image).shape[:2]
             label = frame.paint((height, width), index, unlabelled, left_out)
@@ -177,6 +182,25 @@ def write_folder(
         frames[frame.split] += 1
     by_class = {name: int(count) for name, count in zip(labels.names, pixels, strict=False)}
     return labels, Written(frames, by_class, left_out)
+
+
+def _with_splits(export: Export, validation: float) -> list[LabelledFrame]:
+    """The frames, the last of which are for validation: a stretch, and not neighbors of all."""
+    if not validation:
+        return export.frames
+    if any(frame.split for frame in export.frames):
+        raise LabelImportError("the export has splits already, expected no fraction for val")
+
+    def by_number(frame: LabelledFrame) -> list[tuple[int, str]]:
+        parts = re.split(r"(\d+)", frame.name)
+        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+    frames = sorted(export.frames, key=by_number)
+    first = len(frames) - max(1, round(validation * len(frames)))
+    if first < 1:
+        raise LabelImportError(f"{len(frames)} frames, expected more to take {validation:.0%} of")
+    splits = ["train"] * first + ["val"] * (len(frames) - first)
+    return [replace(frame, split=split) for frame, split in zip(frames, splits, strict=True)]
 
 
 def _labels_of(export: Export, name: str, background: str) -> LabelSet:

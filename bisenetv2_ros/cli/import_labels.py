@@ -30,7 +30,7 @@ Masks by value or colour need no import: see `bisenetv2 datasets folder`. Boxes,
 outline no region; they are counted and left out, and the exit code is then 1.
 
 examples:
-  bisenetv2 import-labels export.zip -o my_set
+  bisenetv2 import-labels export.zip -o my_set --val 0.2
   bisenetv2 import-labels labels.json --images frames -o my_set --background grass
   bisenetv2 check-data --dataset folder --data my_set
 """
@@ -53,6 +53,15 @@ examples:
         help="class of the pixels that have no label (default: they are ignored)",
     )
 
+    parser.add_argument(
+        "--val",
+        type=_fraction,
+        default=0.0,
+        metavar="FRACTION",
+        help="make the last frames by name the split val, the others train: a stretch of a drive, "
+        "whose frames are not between those of train (default: the export's splits, or none)",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Import; 0 if everything was taken, 1 if something was left out."""
@@ -70,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
                 root = _unpack(root, Path(scratch))
             labels = read_classes(args.classes) if args.classes else None
             export = read_export(root, args.images, args.form)
-            labels, written = write_folder(export, args.output, labels, args.background, skip)
+            labels, written = write_folder(
+                export, args.output, labels, args.background, args.val, skip
+            )
     except DatasetError as error:
         raise UserError(str(error)) from error
     splits = ", ".join(f"{n} {split}" if split else f"{n}" for split, n in written.frames.items())
@@ -84,6 +95,13 @@ def run(args: argparse.Namespace) -> int:
         print(f"left out: {count} {what}", file=sys.stderr)
     harmless = {"frames without a label"}
     return 1 if set(written.left_out) - harmless else 0
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError(f"got {text}, expected between 0 and 1, such as 0.2")
+    return value
 
 
 def _unpack(path: Path, folder: Path) -> Path:
