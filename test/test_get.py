@@ -233,6 +233,9 @@ def test_mmsegmentations_hash_is_checked(server, tmp_path, cache, capsys):
     for name, entry in get_verb._known().items():
         published = entry["url"].rpartition("-")[2].removesuffix(".pth")
         assert entry.get("sha256", published) == published, name
+    mirror = server.url.replace("weights", "bisenetv2_20210903_000032-01234567")
+    assert get("cityscapes", "--url", mirror, "-o", tmp_path / "out") == 2
+    assert f"SHA-256 is {HASH}, expected 01234567" in capsys.readouterr().err
 
 
 def test_a_page_and_a_wrong_file_are_named_by_the_verb(server, tmp_path, cache, capsys):

@@ -123,8 +123,8 @@ def write_folder(
         output: folder, new or without images and labels.
         labels: the classes, if not those of the export.
         background: class of the pixels without a label; '' to ignore them.
-        raise LabelImportError(f"{len(frames)} frames, too few to take {validation:.0%} for val")
-            `train`; 0 keeps the export's splits.
+        validation: fraction of the frames, the last by name, that become the split `val`; the
+            others become `train`. 0 keeps the export's splits.
         on_damaged: receives what is wrong with a frame that is left out; without it, such a frame
             raises its error.
 

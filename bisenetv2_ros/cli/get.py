@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         with bar:
-            found = download(url, path, args.sha256 or str(entry.get("sha256", "")), progress)
+            found = download(url, path, args.sha256 or _published(entry, url), progress)
     except DownloadError as error:
         raise UserError(str(error)) from error
     print(f"{path}: SHA-256 {found}")
@@ -137,6 +138,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; pixels of the same class: {shares}")
     print(f"source: {entry['source']}\nlicence: {entry['licence']}\npublished: {entry['score']}")
     return 1 if failed else 0
+
+
+def _published(entry: dict[str, Any], url: str) -> str:
+    """The first digits of the hash, as stated, or as mmsegmentation ends its file names; or ''."""
+    in_name = re.search(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$", url)
+    return str(entry.get("sha256", "")) or (in_name[1] if in_name else "")
 
 
 def _known() -> dict[str, dict[str, Any]]:
