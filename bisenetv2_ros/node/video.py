@@ -1,7 +1,7 @@
 """Images of ffmpeg_image_transport: packets of an H.264 or H.265 stream, decoded by PyAV.
 
 Every packet has to be decoded, also if its image is not used: the next ones build on it. Decoding
-starts at a key frame, and again after a packet that is damaged.
+starts at a key frame, and again after a packet that is damaged or lost.
 """
 
 from __future__ import annotations
@@ -50,13 +50,16 @@ class VideoDecoder:
         self._codec: Any = None  # None until a key frame comes
         self._encoding = ""
         self._headers: dict[int, Any] = {}  # by time stamp in the stream
+        self._newest = 0  # time stamp of the newest packet
+        self._reorders = False  # the stream has images that come before earlier ones
 
     def frames(self, packet: Any) -> list[VideoFrame]:
         """The images that a FFMPEGPacket completes: one, or none if the decoder holds it back."""
         try:
+            pts = int(packet.pts)
+            self._check_order(pts, packet)
             if packet.encoding != self._encoding or self._codec is None:
                 self._start(packet)
-            pts = int(packet.pts)
             self._headers[pts] = packet.header
             while len(self._headers) > _MAX_WAITING:
                 del self._headers[next(iter(self._headers))]
@@ -64,6 +67,7 @@ class VideoDecoder:
             encoded.pts = pts
             return [self._image(frame, packet.header) for frame in self._codec.decode(encoded)]
         except ImageError as error:
+            self._codec = None
             return [VideoFrame(packet.header, None, error)]
         except Exception as error:  # PyAV's are many, one for each of FFmpeg's error codes
             self._codec = None
@@ -78,6 +82,19 @@ class VideoDecoder:
         codec.thread_type, codec.thread_count = "SLICE", 1  # frame threads would hold images back
         codec.options = {"err_detect": "explode"}
         self._codec, self._headers = codec, {}
+
+    def _check_order(self, pts: int, packet: Any) -> None:
+        """Raise ImageError if a packet is missing: FFmpeg makes up an H.264 image without a word.
+
+        The encoder of ffmpeg_image_transport counts its frames. If a stream reorders them, a loss
+        cannot be told; the first time that it does so looks like one.
+        """
+        step, self._newest = pts - self._newest, pts
+        if packet.flags & KEY_FRAME:
+            return
+        self._reorders |= step < 0
+        if step > 1 and self._codec is not None and not self._reorders:
+            raise ImageError("decode", f"video: {step - 1} packets before this one are lost")
 
     def _image(self, frame: Any, newest: Any) -> VideoFrame:
         header = self._headers.pop(frame.pts, newest)
