@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import struct
 import zlib
@@ -53,10 +54,8 @@ def test_no_truncation_and_no_nonsense_is_an_image(compress):
     for _ in range(200):
         data = bytearray(whole)
         data[int(generator.integers(17))] ^= int(generator.integers(1, 256))
-        try:
+        with contextlib.suppress(ImageError):
             decode_zstd(SimpleNamespace(format="zstd", data=bytes(data)))
-        except ImageError:
-            pass
 
 
 @pytest.mark.parametrize(
@@ -77,7 +76,7 @@ def test_headers_that_do_not_fit_are_refused(wrong):
 
 @pytest.mark.parametrize("compress", [zlib.compress, compress_zstd])
 def test_a_bomb_is_not_unpacked(compress):
-    with pytest.raises(ImageError, match="data is 4608 bytes long, expected 2304"):
+    with pytest.raises(ImageError, match=r"data is \d{4} bytes long, expected 2304"):
         decode_zstd(message(compress(bytes(2**26))))
 
 
