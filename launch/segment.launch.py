@@ -45,7 +45,8 @@ PARAMETER_ARGUMENTS = [
         "front/segmentation/ and rear/segmentation/.",
     ),
     parameter_argument(
-        "image_transport", "raw, or compressed for the JPEG or PNG topic <topic>/compressed."
+        "image_transport",
+        "auto: as the camera publishes; or raw, compressed, zstd or ffmpeg for one of them.",
     ),
     parameter_argument("model", "Model file (.onnx), or name of a shipped model."),
     parameter_argument("backend", "auto, tensorrt, openvino or onnxruntime."),
