@@ -31,6 +31,7 @@ from bisenetv2_ros.backends import MOST_AT_ONCE, Cancelled
 from bisenetv2_ros.camera_view import View, parse_views
 from bisenetv2_ros.node import parameters, ros_arguments, signals
 from bisenetv2_ros.node.background import Background
+from bisenetv2_ros.node.bond import ManagerBond
 from bisenetv2_ros.node.camera_topics import CameraTopics, check_camera_topics
 from bisenetv2_ros.node.ground_points import CameraPoses, ground_classes
 from bisenetv2_ros.node.inference import Inference
@@ -55,6 +56,7 @@ class SegmentNode(ReportingNode):
         self._closing = False
         self._problems = parameters.declare(self, sys.argv)
         self._inference: Inference | None = None  # from activate to deactivate
+        self._bond = ManagerBond(self)
         self._poses: CameraPoses | None = None
         self._reporter = StatusReporter(self, self.state)
         self._report = guarded(self, self._reporter.report)
@@ -138,6 +140,8 @@ class SegmentNode(ReportingNode):
                 on_image = functools.partial(self._inference.put, index)
                 camera.start(guarded(self, on_image), settings)
                 camera.publish_label_info(labels)
+            if not settings.autostart:  # so a lifecycle manager has activated it
+                self._bond.form()
             undo.pop_all()
         self.state.active = True
         self._reporter.postpone()
@@ -163,6 +167,7 @@ class SegmentNode(ReportingNode):
 
     def _stop(self) -> None:
         """No more frames in, no more masks out."""
+        self._bond.end()
         self.state.active = False
         for camera in self.state.cameras:
             camera.stop()
@@ -214,6 +219,7 @@ class SegmentNode(ReportingNode):
         False too if the device is lost: its libraries may hang or crash when they are unloaded.
         """
         self._closing = True
+        self._bond.end()
         if self._inference is not None:
             self._inference.close()
         return self._background.close() and not self.state.device_lost
