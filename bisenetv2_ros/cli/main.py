@@ -60,6 +60,9 @@ VERBS: dict[str, Verb] = {
     "build-engine": Verb(
         "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
     ),
+    "gpu-check": Verb(
+        "bisenetv2_ros.cli.gpu_check", "Check GPU, driver and TensorRT: a PASS or FAIL a line"
+    ),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
     "extract": Verb(
         "bisenetv2_ros.cli.extract", "Choose frames worth labelling from a bag or any other source"

@@ -31,6 +31,8 @@ from bisenetv2_ros.backends import (
     tensorrt,
 )
 from bisenetv2_ros.backends.cuda import Cuda, CudaError
+from bisenetv2_ros.benchmark import gpu_check
+from bisenetv2_ros.benchmark.gpu_check import Checks
 from bisenetv2_ros.model_file import ModelFile, read_model_file
 
 PROFILES = [(1, 1, 1), (1, 2, 2), (4, 4, 4), (1, 2, 4), (1, 8, 8)]
@@ -84,6 +86,12 @@ def check(backend: Backend, count: int, confidence: bool, seed: int = 0) -> None
     right = tiny_answer(frames(count, seed))
     assert np.array_equal(masks, right[0])
     assert np.array_equal(confidences, right[1]) if confidence else confidences is None
+
+
+def strictly(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test with an engine that needs scratch and requires user allocation, alone."""
+    test = pytest.mark.parametrize("library", [True], indirect=True)(test)
+    return pytest.mark.parametrize("scratch", [999])(test)
 
 
 @pytest.mark.parametrize("numbers", PROFILES)
@@ -164,8 +172,7 @@ def test_loading_twenty_times_leaves_nothing(model: ModelFile):
 
 @pytest.mark.parametrize("code", [2, 700, UNKNOWN])
 @pytest.mark.parametrize("numbers", PROFILES[:2])
-@pytest.mark.parametrize("scratch", [999])
-@pytest.mark.parametrize("library", [True], indirect=True)
+@strictly
 def test_every_single_call_may_fail(model: ModelFile, numbers: tuple[int, int, int], code: int):
     """Load, run with and without confidence, close: each call of the driver fails once."""
 
@@ -349,6 +356,73 @@ def test_a_way_to_wait_that_there_is_not(model: ModelFile, monkeypatch: pytest.M
     monkeypatch.setenv("BISENETV2_CUDA_WAIT", "nap")
     with pytest.raises(BackendUnavailable, match="BISENETV2_CUDA_WAIT is 'nap', expected block or"):
         load(model)
+
+
+# --- gpu-check, as far as the stand-in goes ------------------------------------------------------
+
+
+@pytest.fixture
+def on_tiny_model(model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> Checks:
+    images = frames(4)
+    answer = (images, tiny_answer(images)[0])
+    monkeypatch.setattr(gpu_check, "_model", lambda precision: model)
+    monkeypatch.setattr(gpu_check, "_expected", lambda: answer)
+    return Checks()
+
+
+@strictly
+def test_gpu_check_passes_what_works(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
+    check = on_tiny_model
+    gpu_check.check_model(check, "float16")
+    gpu_check.check_batches(check)
+    gpu_check.check_life(check)
+    output = capsys.readouterr().out
+    assert check.failed == 0 and output.count("PASS") == 9, output
+
+
+@strictly
+def test_gpu_check_of_the_driver(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
+    """All but its kernels, which take a GPU."""
+    check = on_tiny_model
+    gpu_check.check_driver(check)
+    lines = capsys.readouterr().out.splitlines()
+    failed = [line for line in lines if line.startswith("FAIL")]
+    assert [line.split(":")[0] for line in failed] == ["FAIL  waiting", "FAIL  timing"]
+    assert all("cuModuleLoadData" in line for line in failed) and len(lines) == 7, lines
+    DRIVER.hostcuda_reset_faults()  # the allocation that is recorded on purpose
+
+
+@strictly
+def test_gpu_check_fails_what_does_not_work(
+    on_tiny_model: Checks, library: Any, capsys: pytest.CaptureFixture[str]
+):
+    check = on_tiny_model
+    _, expected = gpu_check._expected()
+    expected[0, :4] += 1
+    gpu_check.check_model(check, "float16")
+    assert check.failed == 1 and "of the pixels as on the CPU" in capsys.readouterr().out
+
+
+@strictly
+def test_gpu_check_of_a_lost_device(
+    on_tiny_model: Checks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def loses(cuda: Cuda, name: bytes) -> Callable[[], None]:
+        def launch() -> None:
+            for call in (b"cuStreamSynchronize", b"cuCtxSynchronize"):
+                DRIVER.hostcuda_fail(call, 700)
+
+        return launch
+
+    monkeypatch.setattr(gpu_check, "_kernel", loses)
+    gpu_check.check_lost_device(on_tiny_model)
+    assert on_tiny_model.failed == 0, capsys.readouterr().out
+    monkeypatch.setattr(gpu_check, "_kernel", lambda cuda, name: lambda: None)
+    DRIVER.hostcuda_fail(None, 0)
+    gpu_check.check_lost_device(on_tiny_model)
+    assert on_tiny_model.failed == 1, "a frame was answered"
+    gc.collect()
+    LATE.clear()
 
 
 # --- the stand-in --------------------------------------------------------------------------------
