@@ -81,6 +81,36 @@ def test_heavy_convolutions_are_int8_and_the_rest_is_float(
             assert not restored & set(node.input) or node.op_type == "QuantizeLinear", node.name
 
 
+def test_for_tensorrt_nothing_stands_between_a_convolution_and_what_it_is_fused_with(
+    files: tuple[Path, Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(quantize, "REQUIRED_AGREEMENT", 0.6)
+    path = tmp_path / "for_tensorrt.onnx"
+    agreement = quantize_model(files[0], path, street_frames(8), for_tensorrt=True)
+    assert min(agreement.values()) >= min(files[2].values()) - 0.05
+
+    def between(file: Path) -> int:
+        nodes = onnx.load(file).graph.node
+        maker = {node.output[0]: node for node in nodes}
+        restored = [
+            maker[name]
+            for node in nodes
+            if node.op_type != "Conv"
+            for name in node.input
+            if name in maker and maker[name].op_type == "DequantizeLinear"
+        ]
+        quantized = [maker[node.input[0]] for node in restored if node.input[0] in maker]
+        return sum(maker[node.input[0]].op_type == "Conv" for node in quantized)
+
+    def heavy(file: Path) -> int:
+        nodes = onnx.load(file).graph.node
+        restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+        return sum({*node.input[:2]} <= restored for node in nodes if node.op_type == "Conv")
+
+    assert between(path) == 0 < between(files[1])
+    assert heavy(path) == heavy(files[1]) > 20
+
+
 def test_scales_are_symmetric_and_weights_per_channel(
     files: tuple[Path, Path, dict[str, float]],
 ):

@@ -37,6 +37,11 @@ example:
         metavar="FILE",
         help="(default: beside the model, 'int8' for 'float32' in its name; of the package's here)",
     )
+    parser.add_argument(
+        "--for-tensorrt",
+        action="store_true",
+        help="quantize as TensorRT fuses it (not TensorRT for RTX), rather than as CPUs do",
+    )
     add_metric_option(parser)
 
 
@@ -52,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
         path = args.output or beside.with_name(beside.name.replace("float32", "int8"))
         refuse_overwriting(path, model, Path(args.data))
         frames = sample_frames(args.data, args.frames)
-        agreement = quantize_model(model, path, frames, dict(args.metric))
+        agreement = quantize_model(
+            model, path, frames, dict(args.metric), for_tensorrt=args.for_tensorrt
+        )
     except (ValueError, QuantizationError) as error:
         raise UserError(str(error)) from error
     except OSError as error:
