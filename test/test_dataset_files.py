@@ -300,3 +300,30 @@ def test_classes_may_be_names_alone(tmp_path):
     assert dataset.labels.names == ("path", "grass", "stone")
     assert len(set(dataset.labels.palette)) == 3
     assert dataset[0].label[0].tolist() == [0, 2, 1, 255]
+
+
+def test_a_file_of_ones_own_from_training_to_scores(tmp_path, monkeypatch, capsys):
+    """Every verb that takes the name of a data set takes the path of a file."""
+    pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
+    Path("yard.yaml").write_text(
+        "splits: [train, val]\nclasses: [ground, box]\n"
+        "layouts:\n  - {frames: 'rgb/{split}_{name}.png', labels: 'id/{split}_{name}.png'}\n"
+    )
+    rng = np.random.default_rng(0)
+    for name in ("train_1", "train_2", "val_1"):
+        for folder, pixels in (
+            ("rgb", rng.integers(0, 256, (48, 64, 3), np.uint8)),
+            ("id", rng.integers(0, 2, (48, 64), np.uint8)),
+        ):
+            (tmp_path / "data" / folder).mkdir(parents=True, exist_ok=True)
+            assert cv2.imwrite(f"data/{folder}/{name}.png", pixels)
+    small = ("model.detail_channels=[16,16,16]", "model.head_channels=16", "model.boosters=[]")
+    sizes = ("crop=[64,48]", "input_size=[64,48]", "batch_size=2", "workers=0", "synthetic=0")
+    words = ("dataset=yard.yaml", "model.num_classes=2", "iterations=1", "warmup=0", *small, *sizes)
+    train = ["train", "--config", "camvid_cpu", "--data", "data", "--output", "run"]
+    assert cli.main([*train, *words]) == 0
+    assert cli.main(["evaluate", "run", "--data", "data"]) == 0
+    assert "yard.yaml, val split, 1 frames" in capsys.readouterr().out
+    assert cli.main(["export", "run", "--frame-count", "2"]) == 0
+    assert Path("bisenetv2_yard_64x48_float32.onnx").is_file()

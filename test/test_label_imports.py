@@ -421,6 +421,12 @@ def test_a_cut_brush_is_refused(cut):
         decode_brush(whole[:cut], (HEIGHT, WIDTH))
 
 
+def test_label_studios_png_export_lacks_the_images_names(tmp_path, capsys):
+    frame(tmp_path / "e/task-3-annotation-7-by-1-tag-grass-0.png")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 2
+    assert "expected its JSON export" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["nothing", "empty", "broken.zip"])
 def test_what_is_no_export_is_said(tmp_path, capsys, name):
     (tmp_path / "empty").mkdir()

@@ -93,6 +93,11 @@ def recognise(root: Path) -> str:
                 return "labelme"
             if "annotations" in content and "images" in content:
                 return "coco"
+    if any(re.fullmatch(r"task-\d+-annotation-.*\.png", path.name) for path in files):
+        raise LabelImportError(
+            f"{root}: Label Studio's PNG export, which does not say of which image a task is, "
+            "expected its JSON export"
+        )
     raise LabelImportError(f"{root}: none of {', '.join(FORMS)}, expected such an export (--form)")
 
 

@@ -89,9 +89,10 @@ def run(args: argparse.Namespace) -> int:
         trained = load_network(args.checkpoint)
         recipe = trained.recipe
         width, height = args.size or recipe.input_size
+        dataset = Path(recipe.dataset).stem  # of one's own it is the path of a YAML file
         info = ModelInfo(
             labels=trained.labels,
-            dataset=recipe.dataset,
+            dataset=dataset,
             input_size=(width, height),
             precision=args.precision,
             metrics=dict(args.metric),
@@ -111,9 +112,7 @@ def run(args: argparse.Namespace) -> int:
                 f"logits adjusted: mean IoU {adjustment.before:.4f} -> {adjustment.after:.4f} on "
                 f"frames of training; {', '.join(f'{name} {shift:+.2f}' for name, shift in shifts)}"
             )
-        path = args.output or Path(
-            f"bisenetv2_{recipe.dataset}_{width}x{height}_{args.precision}.onnx"
-        )
+        path = args.output or Path(f"bisenetv2_{dataset}_{width}x{height}_{args.precision}.onnx")
         trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
         refuse_overwriting(path, Path(args.frames), *trained_files)
         agreement = export_model(
