@@ -134,7 +134,8 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     """Pixels of a sensor_msgs/CompressedImage, and the order of their channels.
 
     The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
-    colors it holds; as in cv_bridge, the field format does not. Only one thing is read from that:
+    colors it holds; as in cv_bridge, the field format does not. Two things are read from that:
+    whether a TIFF of color has its channels as they were sent ('rgb8; tiff compressed '), and
     whether grey is a Bayer mosaic, which is interpolated. compressed_image_transport sends one as
     'bayer_rggb8; png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', but writes
     'bayer_rggb8; jpeg compressed mono8' if it made it grey. Alpha, grey and 16 bits are treated as
@@ -146,7 +147,8 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     of format and data.
     """
     try:
-        pixels = decode(_bytes(msg), MAX_SIDE, MAX_PIXELS).pixels
+        data = _bytes(msg)
+        pixels = decode(data, MAX_SIDE, MAX_PIXELS).pixels
     except ImageError as error:
         if error.cause != "format":
             raise
@@ -157,7 +159,8 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
         grey = _LAYOUTS[_mosaic(msg.format) or "mono8"]
         _check_size(pixels.shape[1], pixels.shape[0], grey)
         return _convert(pixels, grey)
-    return _convert(pixels, _LAYOUTS["bgr8" if pixels.shape[2] == 3 else "bgra8"])
+    order = "rgb" if _is_rgb_tiff(data, msg.format) else "bgr"
+    return _convert(pixels, _LAYOUTS[f"{order}8" if pixels.shape[2] == 3 else f"{order}a8"])
 
 
 # Steps common to both kinds of message -----------------------------------------------------------
@@ -213,6 +216,18 @@ def _mosaic(format_: object) -> str:
     sent, encoded = sent.strip(), encoded.strip()
     name = encoded or sent
     return name if name.startswith("bayer_") and name in _LAYOUTS else ""
+
+
+def _is_rgb_tiff(data: np.ndarray, format_: object) -> bool:
+    """Whether what OpenCV takes for blue is red: image_transport writes 'rgb8; tiff compressed '
+    without exchanging them, as it does for JPEG and PNG ('rgb8; png compressed bgr8')."""
+    is_tiff = data[:2].tobytes() in (b"II", b"MM")
+    return (
+        is_tiff
+        and isinstance(format_, str)
+        and format_.startswith("rgb")
+        and ("compressed bgr" not in format_)
+    )
 
 
 def _convert_nv24(data: np.ndarray, width: int, height: int, step: int) -> np.ndarray:

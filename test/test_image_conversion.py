@@ -561,6 +561,44 @@ def test_bayer_mosaic_sent_as_jpeg(mosaic, bits):
     np.testing.assert_array_equal(colours, rgb_of(jpeg(picture)))
 
 
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "bgra8", "rgb16", "mono16"])
+def test_tiff_as_image_transport_sends_it(encoding):
+    """Its publisher hands the samples to OpenCV in their own order, whatever OpenCV calls them."""
+    bits = 16 if encoding.endswith("16") else 8
+    channels = {"m": 1}.get(encoding[0], 4 if "a" in encoding else 3)
+    rng = np.random.default_rng(6)
+    samples = rng.integers(0, 2**bits, (HEIGHT, WIDTH, channels)).astype(f"u{bits // 8}")
+    file = cv2.imencode(".tiff", samples)[1].tobytes()
+    pixels = rgb_of(file, f"{encoding}; tiff compressed ")
+    np.testing.assert_array_equal(pixels, decoded(image_message(encoding, samples.squeeze())))
+    if encoding == "rgb8":  # no image_transport: colors as the file has them
+        np.testing.assert_array_equal(rgb_of(file, "tiff"), pixels[..., ::-1])
+
+
+@pytest.mark.parametrize("mosaic", ["rggb", "bggr"])
+def test_bayer_mosaic_sent_as_tiff(mosaic):
+    message = random_message(f"bayer_{mosaic}16")
+    samples = np.frombuffer(message.data, "<u2").reshape(HEIGHT, WIDTH)
+    file = cv2.imencode(".tiff", samples)[1].tobytes()
+    pixels = rgb_of(file, f"bayer_{mosaic}16; tiff compressed ")
+    np.testing.assert_array_equal(pixels, decoded(message))
+
+
+@pytest.mark.parametrize("tail", ["random", "stale", "end", "second"])
+def test_jpeg_in_a_buffer_that_goes_on(tail):
+    """usb_cam sends the whole buffer: behind the end are remains of a larger frame before."""
+    file, larger = jpeg(scene()), jpeg(scene(96, 128))
+    behind = {
+        "random": random_bytes(700),
+        "stale": larger[len(file) :],
+        "end": b"\xff\xd9",
+        "second": larger,
+    }[tail]
+    np.testing.assert_array_equal(rgb_of(file + behind), rgb_of(file))
+    middle = len(file) // 2
+    assert refused_file(file[:middle] + b"\xff\xd9" + behind).cause == "decode"
+
+
 @pytest.mark.parametrize("parameters", [(), PROGRESSIVE, RESTARTS])
 def test_jpeg_colours(parameters):
     picture = np.zeros((32, 32, 3), np.uint8)
