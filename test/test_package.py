@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import runpy
 import subprocess
 import sys
 import textwrap
@@ -202,6 +203,25 @@ class TestDescriptions:
         ros |= imported & {"rclpy", "std_srvs", "builtin_interfaces", "ament_index_python"}
         assert "sensor_msgs" in ros
         assert ros <= declared
+
+    @pytest.mark.parametrize("is_sourced", [True, False])
+    def test_make_takes_the_python_of_a_sourced_ros(
+        self, is_sourced: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Lyrical has Python 3.14, for which ROS 2 has no wheels on PyPI."""
+        bootstrap = runpy.run_path(str(SOURCE / "scripts" / "bootstrap"))
+        (tmp_path / "share" / "rclpy").mkdir(parents=True)
+        monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path) if is_sourced else "")
+        monkeypatch.setenv("PATH", "")  # no other Python
+        monkeypatch.setattr(sys, "prefix", sys.base_prefix)
+        monkeypatch.setattr(sys, "version_info", (3, 14, 0, "final", 0))
+        if is_sourced:
+            bootstrap["use_supported_python"]()
+        else:
+            with pytest.raises(
+                bootstrap["Failure"], match=r"is Python 3\.14, expected one of 3\.10"
+            ):
+                bootstrap["use_supported_python"]()
 
     def test_rosdep_installs_what_make_takes_from_apt(self) -> None:
         text = (SOURCE / "scripts" / "bootstrap").read_text()
