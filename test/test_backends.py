@@ -260,8 +260,9 @@ def without(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
     for name in runtimes:
         for module in [name] if name != "tensorrt" else engine_builder.MODULES:
             monkeypatch.setitem(sys.modules, module, None)
-        monkeypatch.delitem(sys.modules, f"bisenetv2_ros.backends.{name}", raising=False)
-        monkeypatch.delattr(backends, name, raising=False)  # so that the old one comes back whole
+        for module in (name, f"{name}_runtime"):  # so that the old one comes back whole
+            monkeypatch.delitem(sys.modules, f"bisenetv2_ros.backends.{module}", raising=False)
+            monkeypatch.delattr(backends, module, raising=False)
 
 
 @needs("openvino")
