@@ -392,3 +392,12 @@ def test_help_lists_the_formats(capsys, predict):
     assert predict("--help") == 0
     text = capsys.readouterr().out
     assert all(name in text for name in ("JPEG", "WebP", "MKV", "rtsp://", "/dev/videoN", "ROS 1"))
+
+
+def test_the_demo_does_not_write_to_its_source(tmp_path, model, capsys):
+    source = picture(tmp_path / "frame_0000.png", 40)
+    before = source.read_bytes()
+    words = ["--source", str(tmp_path), "--output", str(tmp_path), "--model", str(model)]
+    assert main(["demo", *words]) == 2
+    assert f"{source} is read and would be overwritten" in one_line(capsys)
+    assert source.read_bytes() == before and files(tmp_path) == ["frame_0000.png"]
