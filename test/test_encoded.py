@@ -268,12 +268,12 @@ def bmp(header_size: int, bits: int) -> bytes:
     return b"BM" + struct.pack("<IHHI", offset + 16 * bits // 8, 0, 0, offset) + data
 
 
-def tiff(bits: int, color: int, planes: int = 1) -> bytes:
+def tiff(bits: int, color: int, planes: int = 1, kind: int = 0) -> bytes:
     """A TIFF of 8x8 samples that OpenCV misreads, without a word."""
     samples = 3 if color == 2 else 1
     size = 8 * 8 * bits * samples // 8
     values = [(256, 8), (257, 8), (258, bits), (259, 1), (262, color), (273, 8), (277, samples)]
-    values += [(278, 8), (279, size), (284, planes)]
+    values += [(278, 8), (279, size), (284, planes), (254, kind)]
     directory = struct.pack("<H", len(values))
     directory += b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in values)
     return b"II*\0" + struct.pack("<I", 8 + size) + bytes(size) + directory + bytes(4)
@@ -286,6 +286,7 @@ def tiff(bits: int, color: int, planes: int = 1) -> bytes:
         (bmp(52, 32), "BMP has a header of 52 bytes and 32 bits"),
         (tiff(1, 3), "TIFF has 1 bits a sample, photometric interpretation 3"),
         (tiff(16, 2, planes=2), "planar configuration 2"),
+        (tiff(8, 1, kind=1), "TIFF begins with a thumbnail"),
         (tiff(16, 0), "TIFF has 16 bits a sample, photometric interpretation 0"),
     ],
 )

@@ -22,7 +22,7 @@ _DECODER = re.compile(
     r"TIFF|Corrupt JPEG|Premature end|Invalid SOS|Unsupported marker|Unknown Adobe|"
     r"Warning[:,]|.*(?:JPEG|SOI|DHT|Huffman|marker|bytes before)|\w+ \(?VIDEOIO|VIDIOC)"
 )
-_PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ \w+ ")
+_PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ ")
 
 
 class _State(threading.local):

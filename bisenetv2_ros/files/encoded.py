@@ -58,7 +58,9 @@ _VIDEO = "a video"
 _UNSUPPORTED = (
     (rb"GIF8", "GIF"),
     (rb"....ftyp(avif|avis)", "AVIF"),
-    (rb"....ftyp(heic|heix|heim|heis|hevc|hevx|mif1|msf1)", "HEIC"),
+    (rb"....ftyp(heic|heix|heim|heis|hevc|hevx)", "HEIC"),
+    (rb"....ftyp(mif1|msf1)", "HEIF (HEIC or AVIF)"),
+    (rb"....ftypcrx ", "a raw photo"),
     (rb"....ftyp|RIFF....AVI |\x1a\x45\xdf\xa3", _VIDEO),
     (rb"\xff\x0a|\0\0\0\x0cJXL ", "JPEG XL"),
     (rb"\xff\x4f\xff\x51|\0\0\0\x0cjP  ", "JPEG 2000"),
@@ -370,7 +372,7 @@ def _jpeg_is_cut_short(data: np.ndarray, pixels: np.ndarray) -> bool:
 
 # Other formats -----------------------------------------------------------------------------------
 
-_TIFF_ORIENTATION = 274
+_TIFF_ORIENTATION, _TIFF_DNG = 274, 50706
 _TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # those that sizes and offsets are written in
 _MAX_PAGES = 10_000
 
@@ -446,6 +448,8 @@ def _tiff_header(data: memoryview) -> Header:
         (width,), (height,) = first[256], first[257]
     except (KeyError, ValueError):
         raise ImageError("decode", "TIFF does not say its width and height") from None
+    if _TIFF_DNG in first or first.get(254, [0])[0] & 1:
+        raise ImageError("format", "TIFF begins with a thumbnail, as raw photos do")
     bits, color, planes = (first.get(tag, [1])[0] for tag in (258, 262, 284))
     # OpenCV gives wrong colors for these.
     if (bits > 8 and (color not in (1, 2) or planes != 1)) or (bits < 8 and color not in (0, 1)):

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-_DAMAGE = re.compile(r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end")
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end|TIFF_Error|libpng error"
+)
 _PNG_GREY, _PNG_PALETTE = 0, 3
 _PNG_HEADER = 33  # bytes of the signature and IHDR
 

@@ -133,9 +133,11 @@ def _open_files(
     size: Size | None,
     on_damaged: Callable[[ImageFileError], None] | None,
 ) -> FrameSource:
-    for path in [path for path in found.others if path.is_file() and is_image(_start(path))]:
-        found.others.remove(path)
-        found.images.append(path)  # whatever its name
+    for path in list(found.others):
+        is_raw_photo = path.suffix.lower() in OTHER_IMAGES  # some look like a TIFF
+        if path.is_file() and not is_raw_photo and is_image(_start(path)):
+            found.others.remove(path)
+            found.images.append(path)  # whatever its name
     parts: list[FrameSource] = []
     if found.images:
         keys = found.keys()
