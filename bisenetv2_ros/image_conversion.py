@@ -1,9 +1,9 @@
 """Camera messages to pixels: sensor_msgs Image and CompressedImage to an (H, W, 3) uint8 array.
 
-The bytes of a message are taken as hostile: sizes are checked in Python integers before an array is
-made of them, and whatever does not fit is refused with an ImageError that names what was received,
-what was expected, and a short cause to count by. What is accepted gives the pixels that cv_bridge
-(ros-perception/vision_opencv) gives when it is asked for rgb8 or bgr8.
+Messages are untrusted input: sizes are checked in Python integers before an array is made, and
+anything that does not fit is refused with an ImageError that says what was received, what was
+expected, and a short cause to count by. Accepted images give the pixels that cv_bridge
+(ros-perception/vision_opencv) gives for rgb8 or bgr8.
 
 The module knows nothing of topics, models or rclpy: any object with the message's fields will do.
 """
@@ -35,7 +35,7 @@ decode: damaged data.
 
 
 class _Layout(NamedTuple):
-    """How the pixels of an encoding lie in the data, and what makes three channels of them."""
+    """How an encoding stores its pixels, and how they become three channels."""
 
     dtype: type[np.generic]
     samples: int  #: per pixel of a row
@@ -80,13 +80,13 @@ SUPPORTED_ENCODINGS = tuple(_LAYOUTS)  #: of sensor_msgs/Image
 
 
 def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
-    """Pixels of a sensor_msgs/Image and the order of their channels.
+    """Convert a sensor_msgs/Image to pixels and the order of their channels.
 
-    rgb8 and bgr8 come back as a read-only view of the message's own data, with the row stride of
-    the message; it stays valid as long as nobody writes to that data. Everything else is converted:
-    alpha is dropped, grey is repeated, 16 bits become 8 by round(value / 257), Bayer mosaics are
-    interpolated at their own depth, YUV is taken as BT.601 in video range. 8UC1, 8UC3, 8UC4 and
-    16UC1 are read as mono8, bgr8, bgra8 and mono16.
+    rgb8 and bgr8 are returned as a read-only view of the message's own data, with its row stride,
+    valid until somebody writes to that data. Everything else is converted: alpha is dropped, gray
+    is repeated, 16 bits become 8 by round(value / 257), Bayer mosaics are interpolated at their own
+    depth, YUV is read as BT.601 in video range. 8UC1, 8UC3, 8UC4 and 16UC1 are read as mono8, bgr8,
+    bgra8 and mono16.
 
     The data must be exactly step * height bytes long, padding of the last row included, as
     cv_bridge asks. For nv12 and nv21, height is that of the picture, and height / 2 rows of chroma
@@ -131,7 +131,7 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
 
 
 def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
-    """Pixels of a sensor_msgs/CompressedImage, and the order of their channels.
+    """Convert a sensor_msgs/CompressedImage to pixels and the order of their channels.
 
     The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
     colors it holds; as in cv_bridge, the field format does not. Two things are read from that:
@@ -167,7 +167,7 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
 
 
 def _short(value: object) -> str:
-    """Show a field's value in an error text."""
+    """A field's value, shortened for an error message."""
     return _line(reprlib.repr(value))
 
 
@@ -243,7 +243,7 @@ def _convert_nv24(data: np.ndarray, width: int, height: int, step: int) -> np.nd
 
 
 def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOrder]:
-    """Three channels of 8 bits; the colours first and the depth second, as cv_bridge does it."""
+    """Convert to three channels of 8 bits: first the colors, then the depth, as cv_bridge does."""
     try:
         if layout.conversion is not None:
             pixels = cv2.cvtColor(pixels, layout.conversion)

@@ -1,4 +1,4 @@
-"""The one way frames and masks change size."""
+"""Resizing of frames and masks, the same everywhere."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import numpy as np
 def resize_image(
     image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Resize a (H, W, 3) uint8 frame to size (width, height): the way every frame goes in.
+    """Resize a (H, W, 3) uint8 frame to size (width, height), as for every frame that is segmented.
 
-    Halved, each pixel the average of four, while it is twice as large either way; what is left is
-    interpolated linearly, or averaged by areas where one axis alone shrinks to less than half. A
-    frame of that size is returned as it is, not copied; any other is written to `out`, if given.
+    The frame is halved by 2x2 averages while it is at least twice the size in both directions; the
+    rest is linear interpolation, or area averages if only one axis shrinks to less than half. A
+    frame of the right size is returned as it is, not copied; any other is written to `out`, if
+    given.
     """
     height, width = image.shape[:2]
     if (width, height) == size:
         return image
     image = _readable_by_opencv(image)
-    # Averaging areas in one step takes OpenCV several times as long, unless they are of two by two.
+    # Area averages in one step take OpenCV several times as long, unless the areas are 2x2.
     while width >= 2 * size[0] and height >= 2 * size[1]:
         width, height = width // 2, height // 2
         last = (width, height) == size
@@ -29,7 +30,7 @@ def resize_image(
         if last:
             return image
     if width > 2 * size[0] or height > 2 * size[1]:
-        # INTER_AREA averages only where no axis grows: one that does has a step of its own.
+        # INTER_AREA averages only if no axis grows, so an axis that grows gets its own step.
         part = (min(width, size[0]), min(height, size[1]))
         if part == size:
             return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_AREA)
@@ -38,9 +39,10 @@ def resize_image(
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize a (H, W) mask or confidence to size (width, height) by nearest pixel centres.
+    """Resize a (H, W) mask, confidence or depth to size (width, height) by nearest pixel centers.
 
-    The one way masks become another size. A mask of that size is returned as it is, not copied.
+    A mask of the right size is returned as it is, not copied. Masks made from scores at the right
+    size are more accurate: see `Segmenter.segment_batch`.
     """
     if mask.shape == (size[1], size[0]):
         return mask
@@ -56,6 +58,6 @@ def check_image(image: np.ndarray) -> None:
 
 
 def _readable_by_opencv(image: np.ndarray) -> np.ndarray:
-    """OpenCV walks padded rows without a copy, but not swapped or stepped pixels."""
+    """The image, copied if OpenCV cannot read its strides: it takes padded rows, but not others."""
     whole_pixels = image.strides[1:] == (3, 1) and image.strides[0] >= 3 * image.shape[1]
     return image if whole_pixels else np.ascontiguousarray(image)

@@ -4,8 +4,8 @@
     result = segmenter(frame)                    # (H, W, 3) uint8 of any size
     result.mask, result.counts                   # class per pixel, pixels per class
 
-The same code serves the node, the tools and the training's evaluation, so that all of them see the
-same pixels. It knows nothing of ROS, files of pictures, or which runtime is behind the backend.
+The node, the offline verbs and the training's evaluation share this code, so that all of them see
+the same pixels. It knows nothing of ROS, image files, or the runtime behind the backend.
 """
 
 from __future__ import annotations
@@ -29,23 +29,23 @@ Frame = tuple[np.ndarray, Literal["rgb", "bgr"]]
 
 
 class InferenceError(RuntimeError):
-    """The network's answer to one frame is unusable; the next one may be fine."""
+    """The network's output for one frame is unusable; the next frame may be fine."""
 
 
 @dataclass(frozen=True)
 class Segmentation:
-    """What is where in one frame."""
+    """The class of each pixel of one frame."""
 
     mask: np.ndarray  #: (H, W) uint8 class index, at the network's size or the one asked for
     confidence: np.ndarray | None  #: (h, w) uint8 probability at the network's size, 255 = 1.0
     counts: np.ndarray  #: (num_classes,) int64, pixels of each class in the mask
-    inference_seconds: float  #: time of resize and network, of all frames that ran at once
+    inference_seconds: float  #: resize and network, for all frames of the batch together
 
 
 class Segmenter:
-    """A model on a backend, from frames of any size to `Segmentation`s.
+    """A model on a backend: segments frames of any size.
 
-    Not thread-safe: one call at a time. Also a context manager, which closes it.
+    Not thread-safe: make one call at a time. As a context manager, it closes itself.
     """
 
     def __init__(
@@ -58,19 +58,22 @@ class Segmenter:
         batch: int = 1,
         report: Report = lambda line: None,
     ) -> None:
-        """Load a model and run it once, so that the first frame is as quick as the next.
+        """Load a model and run it once, so that the first frame is as fast as the next.
 
-        model: a file that was read, or a path or name as `model_file.model_path` takes them, of
-            which the backend takes the precision that suits it.
-        batch: as many frames as there will be at once; see `at_once`.
-        The others, and their errors: see `backends.create_backend`. ModelFileError
-        when the model cannot be read, InferenceError when it answers nonsense.
+        Args:
+            model: a model file already read, or a path or name as `model_file.model_path` takes
+                them; the backend picks the precision that suits it.
+            backend, device, threads, report: see `backends.create_backend`.
+            batch: most frames per call; see `at_once`.
+
+        Raises what `create_backend` raises, ModelFileError if the model cannot be read, and
+        InferenceError if its output is unusable.
         """
         self.backend = create_backend(
             model, backend, device, threads, report=report, batch=BatchProfile(1, batch, batch)
         )
         self.model = self.backend.model
-        #: Frames to give to `segment_batch` at once: 1 where the backend gains nothing from more.
+        #: Frames to pass to `segment_batch` per call: 1 if the backend gains nothing from more.
         self.at_once = batch if self.backend.gains_from_batches else 1
         width, height = self.model.info.input_size
         black = np.zeros((height, width, 3), np.uint8)
@@ -89,13 +92,16 @@ class Segmenter:
         confidence: bool = False,
         size: tuple[int, int] | None = None,
     ) -> Segmentation:
-        """Segment one frame, (H, W, 3) uint8 of any size and strides, channels in that order.
+        """Segment one frame and return a result that the caller may keep.
 
-        size: (width, height) wanted of the mask; see `segment_batch`.
+        Args:
+            image: (H, W, 3) uint8 of any size and strides.
+            channel_order: of the image.
+            confidence: compute it as well.
+            size: (width, height) wanted of the mask; see `segment_batch`.
 
-        The result is the caller's to keep. Raises ValueError for another shape, type or order,
-        InferenceError where the network's output is not finite (the graph then answers a value
-        that is no class).
+        Raises ValueError for another shape, type or order, and InferenceError if the network's
+        output is not finite (the graph then outputs a value that is no class).
         """
         (result,) = self.segment_batch([(image, channel_order)], confidence, [size])
         probability = result.confidence
@@ -111,14 +117,17 @@ class Segmenter:
         confidence: bool = False,
         sizes: Sequence[tuple[int, int] | None] | None = None,
     ) -> list[Segmentation]:
-        """Segment frames at once, of one size or several.
+        """Segment several frames in one call; they may differ in size.
 
-        sizes: (width, height) wanted of each frame's mask, None for the network's. Masks of that
-        size are made from the scores, enlarged before the argmax as published evaluations do it. A
-        backend that does not hand out scores gives the network's mask, for `resize_mask`.
+        Args:
+            frames: the images and their channel orders.
+            confidence: compute it as well.
+            sizes: (width, height) wanted of each frame's mask, None for the network's. The scores
+                are enlarged to it before the argmax, as published evaluations do. A backend that
+                does not return scores returns the network's mask instead; use `resize_mask` then.
 
-        The results lie in the backend's memory and are good until the next call. Errors as above,
-        for whichever frame it is.
+        The results lie in the backend's memory and are valid until the next call. Raises the same
+        errors as a call for one frame.
         """
         for image, order in frames:
             check_image(image)
@@ -133,13 +142,13 @@ class Segmenter:
         ]
 
     def _resize(self, frames: Sequence[Frame]) -> np.ndarray:
-        """(N, H, W, 3) uint8 RGB at the network's size, where the backend reads it the fastest."""
+        """(N, H, W, 3) uint8 RGB at the network's size, in the memory fastest for the backend."""
         size = self.model.info.input_size
         if len(frames) == 1 and frames[0][1] == "rgb" and frames[0][0].shape[1::-1] == size:
             return frames[0][0][np.newaxis]
         images = self.backend.input_memory(len(frames))
         for (image, order), place in zip(frames, images, strict=True):
-            if order == "bgr":  # after the resize: usually fewer pixels
+            if order == "bgr":  # converted after the resize, which usually leaves fewer pixels
                 cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB, dst=place)
             elif resize_image(image, size, place) is image:
                 np.copyto(place, image)
@@ -147,7 +156,7 @@ class Segmenter:
 
     def _count(self, mask: np.ndarray) -> np.ndarray:
         """Pixels of each class, (num_classes,) int64."""
-        # calcHist is three times as quick as np.bincount, and exact up to 2**24 pixels.
+        # calcHist is three times as fast as np.bincount, and exact up to 2**24 pixels.
         histogram = cv2.calcHist([mask], [0], None, [256], [0, 256]).ravel().astype(np.int64)
         counts = histogram[: len(self.model.info.labels)]
         strays = mask.size - int(counts.sum())

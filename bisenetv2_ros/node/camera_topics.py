@@ -24,7 +24,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from bisenetv2_ros.camera_view import View
-from bisenetv2_ros.image_conversion import ChannelOrder
+from bisenetv2_ros.image_conversion import ChannelOrder, ImageError
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
@@ -256,7 +256,13 @@ class CameraTopics:
 
     def decode(self, message: Any) -> tuple[np.ndarray, ChannelOrder]:
         """Pixels (H, W, 3) uint8 of an image message and their order. Raises ImageError."""
-        return decode(message, self.encoding)
+        try:
+            return decode(message, self.encoding)
+        except ImageError as error:
+            if error.cause != "encoding":
+                raise
+            hint = "if the pixels are of another one, name it in the parameter encodings"
+            raise ImageError(error.cause, f"{error}; {hint}") from None
 
     @property
     def watched(self) -> bool:

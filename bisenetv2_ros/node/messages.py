@@ -1,7 +1,7 @@
-"""Results to ROS messages: Image, ClassFractions, LabelInfo, CameraInfo, and a frame's latency.
+"""Results to ROS messages: images, clouds, ClassFractions, LabelInfo, CameraInfo; and the latency.
 
-Headers are put in as they are given: the camera's, unchanged. The module knows nothing of topics,
-clocks, models or how a mask is made.
+Headers are the camera's, unchanged. The module knows nothing of topics, clocks, models or how
+masks are made.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _PIXEL_SHAPES = {"mono8": (), "rgb8": (3,), "bgr8": (3,)}
 
 
 class ImageBuffer:
-    """One sensor_msgs/Image that is filled again and again, without a new allocation per frame.
+    """One reused sensor_msgs/Image, so that no frame allocates memory.
 
-    The message's data is an array.array written through a numpy view of it: with anything else
-    assigned to `data`, rclpy may look at every byte, which takes 260 ms for 1920x1080 rgb8. Pixels
-    that fill an array.array themselves become the data as they are. `fill` returns the same object
-    each time, so publish it before the next call.
+    The message's data is an array.array, written through a NumPy view: rclpy checks anything else
+    byte by byte, which takes 260 ms for 1920x1080 rgb8. Pixels that already fill an array.array
+    become the data without a copy. `fill` returns the same object each time: publish it before the
+    next call.
     """
 
     def __init__(self) -> None:
@@ -47,10 +47,10 @@ class ImageBuffer:
         self._pixels: np.ndarray = np.empty(0, np.uint8)
 
     def fill(self, header: Header, pixels: np.ndarray, encoding: str) -> Image:
-        """The message with this header and these pixels; its rows are not padded.
+        """Return the message with this header and these pixels, its rows without padding.
 
-        `pixels` is (H, W) uint8 for 'mono8' or (H, W, 3) uint8 for 'rgb8' and 'bgr8', and may be a
-        strided view. Raises ValueError for anything else.
+        pixels: (H, W) uint8 for 'mono8' or (H, W, 3) uint8 for 'rgb8' and 'bgr8'; may be a strided
+        view. Raises ValueError for anything else.
         """
         expected = _PIXEL_SHAPES.get(encoding)
         if expected is None:
@@ -113,7 +113,7 @@ def compressed_image(header: Header, format_: str, data: np.ndarray) -> Compress
 
 
 def _array_of(pixels: np.ndarray) -> array.array[int] | None:
-    """The array.array that the pixels fill from the first byte to the last; None for others."""
+    """The array.array that the pixels fill completely; None if there is none."""
     owner: Any = pixels
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -142,8 +142,8 @@ def class_fractions_message(
 def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
     """Seconds from a header's stamp to now, both of the node's clock.
 
-    NaN where the stamp is 0 (not set) or in the future (another clock, or time has jumped back): a
-    consumer must not take either for a fast answer.
+    NaN if the stamp is 0 (not set) or in the future (another clock, or time has jumped back): a
+    consumer must not mistake either for a fast answer.
     """
     stamp_nanoseconds = stamp.sec * 10**9 + stamp.nanosec
     if stamp_nanoseconds == 0 or stamp_nanoseconds > now_nanoseconds:
@@ -170,19 +170,19 @@ def scaled_camera_info(
     header: Header,
     box: tuple[int, int, int, int] | None = None,
 ) -> CameraInfo:
-    """The camera's calibration for its image resized to `size` (width, height) of the mask.
+    """Scale the camera's calibration to its image resized to `size` (width, height) of the mask.
 
-    box: (left, top, width, height) in pixels where only that part of the image is in the mask.
+    box: (left, top, width, height) in pixels, if only that part of the image is in the mask.
 
-    K and P are those of the mask: a region of interest and binning are worked into them, and the
-    result has neither. Distortion, its model and R are independent of the resolution and stay.
-    Matrices left at zero (an uncalibrated camera) stay zero.
+    K and P become those of the mask, with the region of interest and binning included; the result
+    has neither. Distortion, its model and R do not depend on the resolution and stay. Matrices left
+    at zero (an uncalibrated camera) stay zero.
 
     A pixel's centre has integer coordinates, as everywhere in ROS and OpenCV, and resizing keeps
     the image's edges, half a pixel outside of the outermost centres: u' = s (u + 0.5) - 0.5.
     (image_proc leaves the halves out; its principal point is up to half a mask pixel away.)
 
-    Raises ValueError where `info` does not tell the size of the image.
+    Raises ValueError if `info` does not say the size of the image.
     """
     width, height = info.roi.width or info.width, info.roi.height or info.height
     if not (width and height):
