@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import fnmatch
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -51,8 +52,9 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
         kind: one of `dataset_kinds()`, or the path of a data set's YAML file.
         root: folder of the data set; not looked at for `synthetic`.
         split: `train`, `val`, ... as the data set names it; or several, joined by `+`; and behind
-            a colon a pattern of the frames' names that keeps those frames, with `!` the others.
-            `train+val:!0006R0*` is all that is labelled but one sequence.
+            a colon a pattern of the frames' names that keeps those frames, with `!` the others, or
+            a range of their order. `train+val:!0006R0*` is all that is labelled but one sequence,
+            `train:..80%` the first four fifths.
 
     Raises:
         DatasetError: unknown kind, missing folder or split, no frames.
@@ -64,13 +66,17 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     files = [part for part in parts if isinstance(part, FileDataset)]
     if len(files) < len(parts):
         raise DatasetError(f"split {split!r}, expected the name of one split for {kind}")
-    kept = [
-        (frame, label)
-        for part in files
-        for frame, label in part.pairs
-        if not pattern
-        or fnmatch.fnmatchcase(frame.stem, pattern.removeprefix("!")) != pattern.startswith("!")
-    ]
+    pairs = [pair for part in files for pair in part.pairs]
+    if bounds := re.fullmatch(r"(?:(\d+)%)?\.\.(?:(\d+)%)?", pattern):
+        low, high = int(bounds[1] or 0), int(bounds[2] or 100)
+        kept = pairs[len(pairs) * low // 100 : len(pairs) * high // 100]
+    else:
+        kept = [
+            (frame, label)
+            for frame, label in pairs
+            if not pattern
+            or fnmatch.fnmatchcase(frame.stem, pattern.removeprefix("!")) != pattern.startswith("!")
+        ]
     if not kept:
         raise DatasetError(f"split {split!r}: no frame of {root} has a name that fits {pattern!r}")
     return FileDataset(

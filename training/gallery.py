@@ -11,8 +11,10 @@ from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import confusion_matrix, scores
 from bisenetv2_ros.training.datasets import Sample
 from bisenetv2_ros.training.evaluate import Mask
+from bisenetv2_ros.visualization import colorize
 
-PANEL_WIDTH = 320  # of each of the three pictures of a panel, pixels
+PANEL_WIDTH = 320  # of each of the three images of a panel, pixels
+GAP = 8  # between them
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Example:
 
 
 class Gallery:
-    """Keeps, of the samples it is shown, the first few, and the best and worst by mean IoU."""
+    """Keeps the first few of the samples it is shown, and the best and worst by mean IoU."""
 
     def __init__(self, labels: LabelSet, count: int = 4) -> None:
         self.labels = labels
@@ -50,15 +52,16 @@ class Gallery:
 
 
 def panel(example: Example, labels: LabelSet) -> Mask:
-    """Input | truth | prediction side by side, (h, 3 * PANEL_WIDTH, 3) uint8 RGB."""
-    colours = labels.colour_table()
+    """Compose input | truth | prediction, with white gaps, as (h, w, 3) uint8 RGB.
+
+    Each image is PANEL_WIDTH wide. Pixels without a class are black.
+    """
     height = max(1, round(PANEL_WIDTH * example.image.shape[0] / example.image.shape[1]))
     size = (PANEL_WIDTH, height)
-    return np.concatenate(
-        [
-            cv2.resize(example.image, size, interpolation=cv2.INTER_AREA),
-            cv2.resize(colours[example.label], size, interpolation=cv2.INTER_NEAREST),
-            cv2.resize(colours[example.mask], size, interpolation=cv2.INTER_NEAREST),
-        ],
-        axis=1,
+    gap = np.full((height, GAP, 3), 255, np.uint8)
+    truth, mask = (
+        colorize(cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST), labels)
+        for classes in (example.label, example.mask)
     )
+    image = cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)
+    return np.concatenate([image, gap, truth, gap, mask], axis=1)

@@ -1,42 +1,54 @@
-"""A run or an evaluation as a page: curves, IoU by class, confusion matrix, best and worst frames.
+"""A run or an evaluation as a page: curves, IoU by class, confusion matrix, worst and best frames.
 
-    DIR/report.html           links the pictures below, nothing else
+    DIR/report.html           links the images below, nothing else
     DIR/{training,iou,confusion}.png
-    DIR/{best,worst}_N.png    input | truth | prediction
+    DIR/{worst,best}_N.png    input | truth | prediction
 
 Needs matplotlib (of the `training` extra), imported on use. Knows nothing of networks.
 """
 
 from __future__ import annotations
 
+import datetime
 import html
-import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bisenetv2_ros import __version__
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import Scores, scores
 from bisenetv2_ros.training.gallery import Gallery, panel
+from bisenetv2_ros.training.run_record import read_metrics
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 INK = "#202124"
 ACCENT = "#1a66b5"
 MOST_CELLS_WITH_NUMBERS = 20  # classes up to which the confusion matrix shows percentages
+DPI = 110
+NOT_LOSSES = {"step", "loss", "lr", "images_per_second"}
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #202124; max-width: 62rem; margin: 2rem auto;
        padding: 0 1rem; }
 h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 img { max-width: 100%; } figure { margin: 1rem 0; } figcaption { color: #5f6368; }
-table { border-collapse: collapse; } td { padding: .1rem 1.2rem .1rem 0; }
+table { border-collapse: collapse; } td { padding: .1rem 1.2rem .1rem 0; vertical-align: top; }
+.note { border-left: 4px solid #c5221f; padding: .2rem 1rem; background: #fce8e6; }
+.legend { columns: 12rem; list-style: none; padding: 0; }
+.legend span { display: inline-block; width: 1.1rem; height: .8rem; margin-right: .5rem;
+               border: 1px solid #202124; }
 """
+
+Section = tuple[str, list[tuple[str, str]]]  # heading; file and caption of each image
 
 
 class ReportError(RuntimeError):
@@ -51,7 +63,7 @@ def write_report(
     facts: dict[str, str],
     history: Path | None = None,
 ) -> Path:
-    """Write the page and its pictures.
+    """Write the page and its images.
 
     Args:
         folder: made if need be; files of an earlier report are overwritten.
@@ -65,55 +77,96 @@ def write_report(
         The path of `report.html`.
 
     Raises:
-        ReportError: matplotlib is not installed.
-        OSError: a file cannot be written.
+        ReportError: if matplotlib is not installed.
+        OSError: if a file cannot be written.
     """
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise ReportError("drawing needs matplotlib: `pip install matplotlib`") from error
     folder.mkdir(parents=True, exist_ok=True)
-    result = scores(matrix)
+    result, labels = scores(matrix), gallery.labels
     facts = {
-        "mean IoU": f"{100 * result.mean_iou:.2f} %",
-        "pixel accuracy": f"{100 * result.pixel_accuracy:.2f} %",
+        "mean IoU": _percent(result.mean_iou),
+        "pixel accuracy": _percent(result.pixel_accuracy),
         **facts,
+        "written": f"{datetime.datetime.now():%Y-%m-%d %H:%M} by bisenetv2_ros {__version__}",
     }
-    sections: list[tuple[str, list[tuple[str, str]]]] = []
-    if history is not None:
-        _save(_draw_training(history), folder / "training.png")
+    sections: list[Section] = []
+    if history is not None and (records := read_metrics(history)):
+        _save(_draw_training(records), folder / "training.png")
         sections.append(("Training", [("training.png", "Loss, learning rate and validation")]))
-    _save(_draw_iou(result, gallery.labels), folder / "iou.png")
-    sections.append(("Classes", [("iou.png", "IoU of each class; dashed: their mean")]))
-    _save(_draw_confusion(matrix, gallery.labels), folder / "confusion.png")
-    caption = "Where the pixels of each class went, in percent of the row"
-    sections.append(("Confusion", [("confusion.png", caption)]))
-    for kind, examples in (("best", gallery.best), ("worst", gallery.worst)):
+    if not math.isnan(result.mean_iou):
+        _save(_draw_iou(result, labels), folder / "iou.png")
+        sections.append(("Classes", [("iou.png", "IoU of each class; dashed: their mean")]))
+        _save(_draw_confusion(matrix, labels), folder / "confusion.png")
+        caption = "Where the pixels of each class went, in percent of the row"
+        sections.append(("Confusion", [("confusion.png", caption)]))
+    for kind, examples in (("worst", gallery.worst), ("best", gallery.best)):
         shown = []
         for number, example in enumerate(examples, 1):
-            write_picture(folder / f"{kind}_{number}.png", panel(example, gallery.labels))
-            words = f"{example.name}: mean IoU {100 * example.score:.1f} %"
+            write_picture(folder / f"{kind}_{number}.png", panel(example, labels))
+            words = f"{example.name}: mean IoU {_percent(example.score)}"
             shown.append((f"{kind}_{number}.png", words))
-        sections.append((f"{kind.capitalize()} frames: input, truth, prediction", shown))
+        if shown:
+            sections.append((f"{kind.capitalize()} frames: input, truth, prediction", shown))
     page = folder / "report.html"
-    page.write_text(_page(title, facts, sections), encoding="utf-8")
+    page.write_text(
+        _page(title, facts, _notes(matrix, result, labels), labels, sections), encoding="utf-8"
+    )
     return page
 
 
+def _percent(value: float) -> str:
+    return "none" if math.isnan(value) else f"{100 * value:.2f} %"
+
+
+def _notes(matrix: NDArray[np.int64], result: Scores, labels: LabelSet) -> list[str]:
+    """What a reader must know before the numbers mean anything."""
+    notes = []
+    total, count = int(matrix.sum()), len(labels)
+    if not total:
+        notes.append("No pixel of this split has a label, so there is nothing to score.")
+    lost = int(matrix[:, count:].sum())
+    if lost:
+        notes.append(
+            f"{_percent(lost / total)} of the labelled pixels got no class: there the network's "
+            "output is not finite. Lower the learning rate, or go back to an earlier checkpoint."
+        )
+    absent = [n for n, pixels in zip(labels.names, matrix.sum(axis=1), strict=True) if not pixels]
+    if total and absent:
+        shown = ", ".join(absent[:12]) + (f" and {len(absent) - 12} more" if absent[12:] else "")
+        notes.append(f"Without a labelled pixel in this split: {shown}.")
+    return notes
+
+
 def _page(
-    title: str, facts: dict[str, str], sections: list[tuple[str, list[tuple[str, str]]]]
+    title: str,
+    facts: dict[str, str],
+    notes: list[str],
+    labels: LabelSet,
+    sections: list[Section],
 ) -> str:
     rows = "".join(
         f"<tr><td>{html.escape(name)}</td><td>{html.escape(value)}</td></tr>\n"
         for name, value in facts.items()
     )
-    body = ""
-    for heading, pictures in sections:
+    body = "".join(f'<p class="note">{html.escape(note)}</p>\n' for note in notes)
+    legend = "".join(
+        f'<li><span style="background: rgb{colour}"></span>{html.escape(name)}</li>\n'
+        for name, colour in [
+            *zip(labels.names, labels.palette, strict=True),
+            ("no label (truth), no class (prediction)", (0, 0, 0)),
+        ]
+    )
+    for heading, images in sections:
         body += f"<h2>{html.escape(heading)}</h2>\n"
-        for file, caption in pictures:
+        if "truth" in heading:
+            body += f'<ul class="legend">\n{legend}</ul>\n'
+        for file, caption in images:
             words = html.escape(caption)
-            body += f'<figure><img src="{file}" alt="{words}"><figcaption>{words}</figcaption>'
-            body += "</figure>\n"
+            body += f'<figure><a href="{file}"><img src="{file}" alt="{words}"></a>'
+            body += f"<figcaption>{words}</figcaption></figure>\n"
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<meta charset="utf-8">\n'
         f"<title>{html.escape(title)}</title>\n<style>{STYLE}</style>\n"
@@ -121,35 +174,42 @@ def _page(
     )
 
 
+# --- plots ----------------------------------------------------------------------------------------
+
+
 def _figure(width: float, height: float) -> Figure:
     # without pyplot: no display, no global state
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained")
 
 
 def _save(figure: Figure, path: Path) -> None:
+    figure.draw_without_rendering()  # constrained layout measures labels in a pass of its own
     figure.savefig(path, facecolor="white")
 
 
-def _draw_training(history: Path) -> Figure:
+def _draw_training(records: Sequence[dict[str, Any]]) -> Figure:
     """Loss of each head, learning rate, and mean IoU of the validations over the steps."""
-    records = [json.loads(line) for line in history.read_text(encoding="utf-8").splitlines()]
+    from matplotlib import colormaps
+
     steps = [r for r in records if "loss" in r]
-    validations = [r for r in records if "val_miou" in r]
+    validations = [r for r in records if r.get("val_miou") is not None]
     figure = _figure(9, 7.5)
     loss, rate, miou = figure.subplots(3, 1, sharex=True, height_ratios=(3, 1, 2))
     x = [r["step"] for r in steps]
-    known = {"step", "loss", "lr", "images_per_second"}
-    for name in [key for key in steps[0] if key not in known] if steps else []:
-        values = _smooth([r[name] for r in steps])
+    names = [key for key in steps[0] if key not in NOT_LOSSES] if steps else []
+    others = iter(colormaps["tab10"](range(1, 10)))  # without its blue, which is the main head's
+    for name in names:
+        values = _smooth([r.get(name, math.nan) for r in steps])
         main = name == "main"
-        loss.plot(x, values, label=name, lw=1.8 if main else 0.9, color=ACCENT if main else None)
+        loss.plot(
+            x, values, label=name, lw=1.8 if main else 1.1, color=ACCENT if main else next(others)
+        )
     loss.set_ylabel("loss, smoothed")
-    loss.set_yscale("log")
-    loss.yaxis.set_major_formatter("{x:g}")
-    loss.yaxis.set_minor_formatter("{x:g}")
-    loss.legend(fontsize=8, ncols=5)
+    _log_axis(loss)
+    if names:
+        loss.legend(fontsize=8, ncols=5)
     rate.plot(x, [r["lr"] for r in steps], color=INK, lw=1)
     rate.set_ylabel("learning rate")
     miou.plot(
@@ -157,11 +217,24 @@ def _draw_training(history: Path) -> Figure:
         [100 * r["val_miou"] for r in validations],
         marker="o", ms=3, color=ACCENT,
     )  # fmt: skip
+    if not validations:
+        miou.text(0.5, 0.5, "no validation", transform=miou.transAxes, ha="center")
     miou.set_ylabel("validation mIoU, %")
     miou.set_xlabel("step")
+    miou.xaxis.get_major_locator().set_params(integer=True)
     for axes in (loss, rate, miou):
         _tidy(axes)
     return figure
+
+
+def _log_axis(axes: Axes) -> None:
+    """A logarithmic y axis with plain numbers: 1, 2 and 5 of each decade, none over another."""
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _smooth(values: list[float], window: int = 25) -> list[float]:
@@ -179,10 +252,11 @@ def _draw_iou(result: Scores, labels: LabelSet) -> Figure:
     values = [100 * result.iou[c] for c in order]
     colours = [tuple(v / 255 for v in labels.palette[c]) for c in order]
     axes.barh([labels.names[c] for c in order], values, color=colours, edgecolor=INK, lw=0.5)
-    for row, value in enumerate(values):
-        axes.text(value + 0.7, row, f"{value:.1f}", va="center", fontsize=8)
     axes.axvline(100 * result.mean_iou, color=INK, ls="--", lw=1)
+    for row, value in enumerate(values):  # in a column of their own, which no line crosses
+        axes.text(107, row, f"{value:.1f}", va="center", ha="right", fontsize=8)
     axes.set_xlim(0, 108)
+    axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("IoU, %")
     axes.margins(y=0.01)
     _tidy(axes)
@@ -194,25 +268,25 @@ def _draw_confusion(matrix: NDArray[np.int64], labels: LabelSet) -> Figure:
     count = len(labels)
     rows = matrix.sum(axis=1, keepdims=True)
     share = 100 * matrix[:, :count] / np.maximum(rows, 1)
-    side = min(16.0, 3 + 0.48 * count)
-    figure = _figure(side, side * 0.9)
+    numbers = count <= MOST_CELLS_WITH_NUMBERS
+    side = 3 + (0.48 if numbers else 0.16) * count  # inches; 0.16 holds a line of the labels
+    figure = _figure(side, side * 0.9 if numbers else side)
     axes = figure.subplots()
     axes.imshow(np.where(rows > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
-    small = 7 if count <= MOST_CELLS_WITH_NUMBERS else 3.5
-    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=small + 1)
-    axes.set_yticks(range(count), labels.names, fontsize=small + 1)
+    axes.set_xticks(range(count), labels.names, rotation=90, fontsize=8)
+    axes.set_yticks(range(count), labels.names, fontsize=8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
-    if count <= MOST_CELLS_WITH_NUMBERS:
+    if numbers:
         for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
             value = share[row, column]
             colour = "white" if value > 60 else INK
             axes.text(
-                column, row, f"{value:.0f}", ha="center", va="center", fontsize=small, color=colour
+                column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour
             )
     return figure
 
 
-def _tidy(axes: Any) -> None:
+def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25, lw=0.6)
     axes.spines[["top", "right"]].set_visible(False)

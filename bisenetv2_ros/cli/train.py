@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 OWN_DATA = "finetune"  # the recipe for a folder of one's own
+FEWEST_TO_SPLIT = 5  # frames
 OWN_START = "bisenetv2_camvid_640x480_float32"  # the weights that it starts from
 
 
@@ -105,9 +106,10 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     from tqdm import tqdm
 
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
+    from bisenetv2_ros.training.checks import same_files
     from bisenetv2_ros.training.dataset_layouts import load_dataset
     from bisenetv2_ros.training.distributed import find_place
-    from bisenetv2_ros.training.plan import plan
+    from bisenetv2_ros.training.plan import hold_out, plan
     from bisenetv2_ros.training.recipe import load_recipe, override, recipe_from_dict
 
     data, output, start = args.data, args.output, args.start
@@ -135,6 +137,17 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     say: Callable[[str], None] = tqdm.write if place.is_first else lambda _: None
     training = load_dataset(recipe.dataset, data, recipe.train_split)
     validation = load_dataset(recipe.dataset, data, recipe.val_split)
+    if (
+        recipe.adapt
+        and not done
+        and not given & {"train_split", "val_split"}
+        and len(training) >= FEWEST_TO_SPLIT
+        and same_files(training, validation)
+    ):
+        recipe = hold_out(recipe)
+        training = load_dataset(recipe.dataset, data, recipe.train_split)
+        validation = load_dataset(recipe.dataset, data, recipe.val_split)
+        say("no val split: the last fifth of the frames, in the order of their names, is for that")
     if done < recipe.iterations and (args.resume or not list_checkpoints(output)):
         recipe = plan(recipe, given, training, validation, place, start, say, done)
     say(f"{describe(recipe)}\noutput: {output}")
