@@ -270,7 +270,7 @@ def test_gallery_keeps_first_best_and_worst():
     assert [e.name for e in gallery.worst] == ["f1", "f3"]
     assert gallery.best[0].score == 1.0
     assert gallery.best[1].score == pytest.approx((4 / 5 + 0) / 2)  # sky, and building not there
-    assert panel(gallery.best[0], CAMVID).shape == (256, 960, 3)
+    assert panel(gallery.best[0], CAMVID).shape == (256, 976, 3)
 
 
 # --- the verb -------------------------------------------------------------------------------------

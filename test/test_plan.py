@@ -13,6 +13,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from labelled_set import CLASSES, write_set  # noqa: E402
+
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.model_file import models_directory  # noqa: E402
 from bisenetv2_ros.training import outlook, plan, run_record  # noqa: E402
@@ -24,22 +26,7 @@ from bisenetv2_ros.training.recipe import load_recipe  # noqa: E402
 from bisenetv2_ros.training.run_record import duration  # noqa: E402
 from bisenetv2_ros.training.starting_weights import settings_of  # noqa: E402
 
-CLASSES = "name: yard\nclasses: [{name: ground}, {name: wall}, {name: sky}]\n"
 CPU = Place(0, 1, torch.device("cpu"))
-
-
-def write_set(root: Path, count: int = 10, size: tuple[int, int] = (96, 72)) -> Path:
-    """Frames of three stripes, whose colours tell the classes."""
-    rng = np.random.default_rng(0)
-    for kind in ("images", "labels"):
-        (root / kind).mkdir(parents=True)
-    for i in range(count):
-        label = np.repeat(np.arange(3, dtype=np.uint8), size[1] // 3)[:, None].repeat(size[0], 1)
-        frame = 60 * label[..., None] + rng.integers(0, 50, (*label.shape, 3), np.uint8)
-        cv2.imwrite(str(root / "images" / f"{i:02}.png"), frame)
-        cv2.imwrite(str(root / "labels" / f"{i:02}.png"), label)
-    (root / "classes.yaml").write_text(CLASSES)
-    return root
 
 
 @pytest.fixture

@@ -58,13 +58,17 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its last weights in evaluation mode, and what its run said of it."""
+    """A network with its last weights in evaluation mode, and what its run said of it.
+
+    data_folder: where the run's data lay, if it says so.
+    """
 
     network: BiSeNetV2
     recipe: Recipe
     labels: LabelSet
     step: int
     revision: str
+    data_folder: Path | None = None
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -198,7 +202,12 @@ def load_network(path: str | Path) -> TrainedNetwork:
         lines = " ".join(str(error).split())
         raise CheckpointError(f"{run}: weights do not fit the recipe's model: {lines}") from error
     return TrainedNetwork(
-        network.eval(), recipe, labels, checkpoint.step, str(header.get("revision", "unknown"))
+        network.eval(),
+        recipe,
+        labels,
+        checkpoint.step,
+        str(header.get("revision", "unknown")),
+        Path(header["data_folder"]) if header.get("data_folder") else None,
     )
 
 

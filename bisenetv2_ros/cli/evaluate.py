@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from bisenetv2_ros.labels import LabelSet
     from bisenetv2_ros.metrics import Scores
-    from bisenetv2_ros.training.datasets import Sample
+    from bisenetv2_ros.training.datasets import DatasetError, Sample
     from bisenetv2_ros.training.evaluate import Mask
 
 
@@ -39,12 +39,14 @@ examples:
   bisenetv2 evaluate my_model.onnx --data DIR --crop '0 0.25 1 1'      without the upper quarter
   bisenetv2 evaluate runs/cityscapes --data DIR --split test --submission out
 """
-    parser.add_argument("model", help="run folder, checkpoint folder, or model file (.onnx)")
+    parser.add_argument(
+        "model", help="folder of a run, of a checkpoint or of `deploy`, or a model file (.onnx)"
+    )
     parser.add_argument("--dataset", default="", help="(default: what the model was trained on)")
     parser.add_argument(
-        "--data", type=Path, default=Path(), metavar="DIR", help="folder of the data set"
+        "--data", type=Path, metavar="DIR", help="folder of the data set (default: the run's)"
     )
-    parser.add_argument("--split", default="val", help="(default: %(default)s)")
+    parser.add_argument("--split", help="(default: the run's validation split; val)")
     parser.add_argument(
         "--crop",
         type=_crop,
@@ -89,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         predict, labels, trained_on, facts, skips = _open_model(args)
         kind = args.dataset or trained_on
-        dataset = load_dataset_of(labels, args.model, kind, args.data, args.split)
+        dataset = load_dataset_of(labels, args.model, kind, args.data or Path(), args.split)
         if args.submission and dataset.labels.name != "cityscapes19":
             raise UserError(f"--submission is for cityscapes, not for {kind}")
         if args.crop and args.submission:
@@ -142,9 +144,13 @@ def run(args: argparse.Namespace) -> int:
 def _open_model(
     args: argparse.Namespace,
 ) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str], bool]:
-    """-> predictor, classes, data set it was trained on, facts to print, whether to skip damage."""
+    """-> predictor, classes, its data set, facts, whether its run skips damaged samples.
+
+    Sets `args.data` and `args.split`, if they are not given, to those of the run.
+    """
     averages = args.flip or args.scales != (1.0,) or args.full_size
-    if args.model.endswith(".onnx"):
+    if args.model.endswith(".onnx") or any(Path(args.model).glob("*.onnx")):
+        args.split = args.split or "val"
         if averages:
             raise UserError(
                 "--flip, --scales and --full-size need a checkpoint: a model file gives masks of "
@@ -194,6 +200,9 @@ def _open_model(
             scales=args.scales,
             full_size=args.full_size,
         )
+    args.split = args.split or trained.recipe.val_split
+    if not args.data and trained.data_folder and not args.dataset:
+        args.data = trained.data_folder
     skips = trained.recipe.damaged == "skip"
     return predict, trained.labels, trained.recipe.dataset, facts, skips
 

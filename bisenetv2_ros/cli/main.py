@@ -54,6 +54,9 @@ VERBS: dict[str, Verb] = {
         "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labelled data set"
     ),
     "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
+    "deploy": Verb(
+        "bisenetv2_ros.cli.deploy", "Make the model files of a run that the node runs, scored"
+    ),
     "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
     "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
     "resize": Verb("bisenetv2_ros.cli.resize", "Fit a model file to pictures of another size"),

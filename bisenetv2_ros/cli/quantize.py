@@ -35,7 +35,8 @@ example:
         "--output",
         type=Path,
         metavar="FILE",
-        help="(default: beside the model, 'int8' for 'float32' in its name; of the package's here)",
+        help="(default: beside the model, 'int8' for 'float32' in its name or behind it; of the "
+        "package's here)",
     )
     parser.add_argument(
         "--for-tensorrt",
@@ -54,7 +55,9 @@ def run(args: argparse.Namespace) -> int:
         model = model_path(args.model)
         # One of the package's own is named without a place; its int8 file comes here, not there.
         beside = model if model == Path(args.model) else Path(model.name)
-        path = args.output or beside.with_name(beside.name.replace("float32", "int8"))
+        stem = beside.stem.replace("float32", "int8")
+        stem += "" if "int8" in stem else "_int8"
+        path = args.output or beside.with_name(f"{stem}.onnx")
         refuse_overwriting(path, model, Path(args.data))
         frames = sample_frames(args.data, args.frames)
         agreement = quantize_model(

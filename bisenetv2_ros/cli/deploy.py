@@ -1,0 +1,48 @@
+"""`bisenetv2 deploy`: from a run to a folder of model files that the node runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+Writes NAME_float32.onnx, NAME_float16.onnx, NAME_int8.onnx (calibrated on the run's own training
+frames) and MODEL_CARD.md into the folder NAME, each file scored on the run's validation split and
+timed here.
+
+examples:
+  bisenetv2 deploy runs/my_set -o my_model
+  ros2 launch bisenetv2_ros segment.launch.py model:=$PWD/my_model
+                                       the node takes the file that suits its backend
+"""
+    parser.add_argument("run", type=Path, help="folder of a run or of one checkpoint")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="folder of the data set (default: the run's)"
+    )
+    parser.add_argument(
+        "--licence", default="not stated", help="of weights and training data, kept in the files"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Deploy; 0 if all three files are written, 1 if int8 is missing."""
+    from bisenetv2_ros.backends import BackendUnavailable
+    from bisenetv2_ros.training.deploy import deploy, table
+    from bisenetv2_ros.training.export import ExportError
+
+    try:
+        deployed = deploy(args.run, args.output, args.data, args.licence)
+    except (ValueError, ExportError, BackendUnavailable) as error:
+        raise UserError(str(error)) from error
+    print("", *table(deployed), "", sep="\n")
+    print(f"card: {args.output / 'MODEL_CARD.md'}")
+    print(f"run it: ros2 launch bisenetv2_ros segment.launch.py model:={args.output.resolve()}")
+    return 0 if any(file.path.stem.endswith("_int8") for file in deployed) else 1

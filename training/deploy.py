@@ -1,0 +1,279 @@
+"""From a run to a folder that a robot runs: one model in three precisions, scored, with a card.
+
+    DIR/NAME_float32.onnx, NAME_float16.onnx, NAME_int8.onnx
+    DIR/MODEL_CARD.md
+
+int8 is calibrated on the run's own training frames, all are scored on its validation split. Knows
+nothing of the command line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import statistics
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
+from bisenetv2_ros.metrics import Scores, scores
+from bisenetv2_ros.model_file import ModelInfo, read_model_file, write_model_file
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.training.checkpoint import TrainedNetwork, load_network, read_run_header
+from bisenetv2_ros.training.dataset_layouts import load_dataset_of
+from bisenetv2_ros.training.datasets import Dataset, DatasetError
+from bisenetv2_ros.training.evaluate import Mask, evaluate
+from bisenetv2_ros.training.export import DeployedModel, export_model
+from bisenetv2_ros.training.run_record import Say
+
+CALIBRATION_FRAMES = 48
+COMPARED_FRAMES = 4  # on which an exported file must do what the network does
+SCORED_FRAMES = 500  # of the validation split, at most
+KEPT_MASKS = 100  # of them, to compare the files with float32
+TIMED_FRAMES = 20
+
+
+class DeployError(ValueError):
+    """A run that cannot be deployed; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """One file and what it is worth.
+
+    Attributes:
+        path: the file.
+        result: its scores on the validation split.
+        agreement: fraction of the pixels with the float32 file's class, 0..1.
+        milliseconds: median time of a frame, resize and network.
+        runs_on: backend and device of that time.
+    """
+
+    path: Path
+    result: Scores
+    agreement: float
+    milliseconds: float
+    runs_on: str
+
+
+def deploy(
+    run: Path, folder: Path, data: Path | None = None, licence: str = "not stated", say: Say = print
+) -> list[Deployed]:
+    """Export a run in every precision, score each file and write the model card.
+
+    Args:
+        run: folder of a run or of one checkpoint.
+        folder: new or empty; its name is the model's.
+        data: folder of the data set; None for the one that the run was trained on.
+        licence: of weights and training data, kept in the files.
+        say: receives a line for each step.
+
+    Returns:
+        The files. int8 is missing, and that is told, if its masks are too far from float32's.
+
+    Raises:
+        DeployError: if the folder is in use or the data set is not there.
+        CheckpointError, DatasetError, ExportError: if run or data cannot be used.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise DeployError(f"{folder}: in use, expected a new folder")
+    trained = load_network(run)
+    recipe, labels = trained.recipe, trained.labels
+    data = data or trained.data_folder
+    if data is None or not data.is_dir():
+        where = f"was in {data}, which is gone" if data else "is nowhere said to lie"
+        raise DeployError(f"{run}: its data set {where}: expected --data DIR")
+    training, validation = (
+        load_dataset_of(labels, run, recipe.dataset, data, split)
+        for split in (recipe.train_split, recipe.val_split)
+    )
+    info = ModelInfo(
+        labels=labels,
+        dataset=recipe.dataset,
+        input_size=recipe.input_size,
+        precision="float32",
+        metrics={},
+        source_revision=trained.revision,
+        licence=licence,
+    )
+    network = DeployedModel(trained.network, recipe.mean, recipe.std)
+    compared = _frames(validation, COMPARED_FRAMES)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {p: folder / f"{folder.name}_{p}.onnx" for p in ("float32", "float16", "int8")}
+    for precision in ("float32", "float16"):
+        say(f"exporting {precision}")
+        chosen = dataclasses.replace(info, precision=precision)
+        export_model(network, chosen, paths[precision], compared)
+    frames = _frames(training, CALIBRATION_FRAMES)
+    say(f"calibrating int8 on {len(frames)} frames of the training split")
+    try:
+        quantize_model(paths["float32"], paths["int8"], frames)
+    except QuantizationError as error:
+        say(f"no int8: {error}")
+        del paths["int8"]
+    deployed = _score(paths, validation, recipe.damaged == "skip", say)
+    for file in deployed:
+        _write_scores(file, f"{recipe.dataset} {recipe.val_split} mIoU")
+    card = _card(folder, trained, run, data, deployed, len(training), len(validation), licence)
+    (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+    return deployed
+
+
+def table(deployed: list[Deployed]) -> list[str]:
+    """Lines of a Markdown table of the files, the same for terminal and card."""
+    header = ("file", "MB", "mIoU %", "as float32 %", "ms", "on")
+    rows = [
+        (
+            file.path.name,
+            f"{file.path.stat().st_size / 1e6:.1f}",
+            f"{100 * file.result.mean_iou:.2f}",
+            f"{100 * file.agreement:.2f}",
+            f"{file.milliseconds:.1f}",
+            file.runs_on,
+        )
+        for file in deployed
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    lines = [header, tuple("-" * width for width in widths), *rows]
+    return [
+        f"| {' | '.join(cell.ljust(w) for cell, w in zip(line, widths, strict=True))} |"
+        for line in lines
+    ]
+
+
+def _frames(dataset: Dataset, count: int) -> list[np.ndarray]:
+    """At most so many frames, (H, W, 3) uint8 RGB, spread over a split; damaged ones left out."""
+    count = min(count, len(dataset))
+    frames = []
+    problem: DatasetError | None = None
+    for i in range(count):
+        try:
+            frames.append(dataset[i * len(dataset) // count].image)
+        except DatasetError as error:
+            problem = error
+    if not frames:
+        raise problem or DatasetError(f"{dataset.labels.name}: no frames")
+    return frames
+
+
+class _Part:
+    """Every n-th sample of a data set that is larger than need be."""
+
+    def __init__(self, whole: Dataset, count: int) -> None:
+        self.whole, self.count = whole, min(count, len(whole))
+        self.labels = whole.labels
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.whole[index * len(self.whole) // self.count]
+
+
+def _score(
+    paths: dict[str, Path], validation: Dataset, skip_damaged: bool, say: Say
+) -> list[Deployed]:
+    part = _Part(validation, SCORED_FRAMES)
+    expected: list[Mask] = []  # the float32 file's masks of the first frames
+    timed = _frames(part, TIMED_FRAMES)
+    deployed = []
+    for precision, path in paths.items():
+        say(f"scoring {precision} on {len(part)} frames of the validation split")
+        with Segmenter(path) as segmenter:
+            masks: list[Mask] = []
+
+            def predict(
+                image: Mask, segmenter: Segmenter = segmenter, masks: list[Mask] = masks
+            ) -> Mask:
+                mask = segmenter(image, size=(image.shape[1], image.shape[0])).mask
+                if len(masks) < KEPT_MASKS:
+                    masks.append(mask)
+                return mask
+
+            damaged: Callable[[DatasetError], None] | None = (
+                (lambda error: say(f"left out: {error}")) if skip_damaged else None
+            )
+            matrix = evaluate(predict, part, on_damaged=damaged)
+            seconds = [segmenter(frame).inference_seconds for frame in timed]
+            runs_on = f"{segmenter.backend.name}, {segmenter.backend.device}"
+        expected = expected or masks
+        equal = [(mask == first).mean() for mask, first in zip(masks, expected, strict=True)]
+        milliseconds = 1000 * statistics.median(seconds)
+        agreement = float(np.mean(equal))
+        deployed.append(Deployed(path, scores(matrix), agreement, milliseconds, runs_on))
+    return deployed
+
+
+def _write_scores(file: Deployed, name: str) -> None:
+    """Put a file's own score into its metadata."""
+    if not np.isfinite(file.result.mean_iou):
+        return
+    info = read_model_file(file.path).info
+    metrics = {name: round(float(file.result.mean_iou), 4)}
+    write_model_file(onnx.load(file.path), dataclasses.replace(info, metrics=metrics), file.path)
+
+
+def _card(
+    folder: Path,
+    trained: TrainedNetwork,
+    run: Path,
+    data: Path,
+    deployed: list[Deployed],
+    training: int,
+    validation: int,
+    licence: str,
+) -> str:
+    recipe, labels = trained.recipe, trained.labels
+    width, height = recipe.input_size
+    start = read_run_header(run if (run / "recipe.json").is_file() else run.parent.parent)
+    source = (start.get("start") or {}).get("source", "random weights")
+    best = deployed[-1]
+    iou = "\n".join(
+        f"| {name} | {'-' if np.isnan(value) else f'{100 * value:.1f}'} |"
+        for name, value in zip(labels.names, best.result.iou, strict=True)
+    )
+    return f"""\
+# {folder.name}
+
+BiSeNetV2 for {len(labels)} classes ({", ".join(labels.names)}), input {width}x{height}. Made by
+`bisenetv2 deploy` on {datetime.date.today()}.
+
+```sh
+ros2 launch bisenetv2_ros segment.launch.py model:={folder.resolve()}
+```
+
+The node takes the file that suits its backend.
+
+## Files
+
+mIoU is the mean intersection over union on the validation split; "as float32" the fraction of
+pixels with the float32 file's class; ms the median time of a frame on the machine that made this.
+
+{chr(10).join(table(deployed))}
+
+## Classes ({best.path.name})
+
+| class | IoU % |
+|---|---|
+{iou}
+
+## Training
+
+| | |
+|---|---|
+| data | {labels.name} ({recipe.dataset}) in `{data}` |
+| trained on | {training} frames (`{recipe.train_split}`) |
+| scored on | {validation} frames (`{recipe.val_split}`) |
+| steps | {trained.step} of {recipe.batch_size} frames, recipe `{recipe.name}` |
+| started from | {source} |
+| code | {trained.revision} |
+| licence | {licence} |
+
+The scores hold for frames like those of the validation split: other places, seasons, light and
+cameras score lower. Nothing here says that the model is fit for a safety function.
+"""
