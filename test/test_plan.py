@@ -147,22 +147,6 @@ def test_a_smaller_batch_that_fits_is_named(my_set: Path, monkeypatch):
     assert outlook.measure(recipe, training, CPU).seconds == 1.0
 
 
-def test_no_sample_ends_the_run_later(my_set: Path, capsys):
-    """Every file is read before the first step: one that only the last epoch would meet as well."""
-    for name in ("images/01.png", "labels/07.png"):
-        (my_set / name).write_bytes((my_set / name).read_bytes()[:60])
-    assert train("--data", "my_set", "iterations=2") == 2
-    error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "images/01.png" in error and "so are 1 others, `bisenetv2 check-data` names" in error
-    assert not Path("runs").exists()
-
-
-def test_a_class_without_a_pixel_is_told(my_set: Path, capsys):
-    (my_set / "classes.yaml").write_text(CLASSES.replace("]", ", {name: water}]"))
-    assert train("--data", "my_set", "iterations=1", "batch_size=2") == 0
-    assert "no pixel of the training labels is water" in capsys.readouterr().out
-
-
 def test_nothing_to_train_on_is_told(tmp_path: Path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert train() == 2

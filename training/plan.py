@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from bisenetv2_ros.training.checks import check_classes, check_fit, check_samples
+from bisenetv2_ros.training.checks import check_classes, check_fit
 from bisenetv2_ros.training.datasets import Dataset, DatasetError
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.outlook import Outlook, measure
@@ -77,8 +77,6 @@ def plan(
             recipe = _changed(recipe, given, classes, say, "from the data set")
     check_fit(recipe, place)
     check_classes(recipe, training)
-    if place.is_first and not done:
-        check_samples(training, recipe, say)
     outlook = measure(recipe, training, place)
     if recipe.adapt and not done:
         by_time = place.device.type == "cpu" and place.processes == 1

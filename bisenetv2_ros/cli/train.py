@@ -106,8 +106,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     from tqdm import tqdm
 
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
-    from bisenetv2_ros.training.checks import same_files
-    from bisenetv2_ros.training.dataset_layouts import load_dataset
+    from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
     from bisenetv2_ros.training.distributed import find_place
     from bisenetv2_ros.training.plan import hold_out, plan
     from bisenetv2_ros.training.recipe import load_recipe, override, recipe_from_dict
