@@ -65,7 +65,7 @@ def bytes_of(count: int) -> array.array[int]:
 BAD = {
     "raw": [
         ("encoding", raw(encoding="")),
-        ("encoding", raw(encoding="8UC3")),
+        ("encoding", raw(encoding="32FC3")),
         ("encoding", raw(encoding="32FC1")),
         ("encoding", raw(encoding="rgb8 " * 1000)),
         ("size", raw(width=0)),
