@@ -35,10 +35,13 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
 	@. ./env.sh && { code=0; { $(LINT); } || code=1; \
-	  python -m pytest --ignore $(RUNS) || code=1; python -m pytest $(RUNS) || code=1; \
+	  $(PYTEST) --ignore $(RUNS) || code=1; $(PYTEST) $(RUNS) || code=1; \
 	  exit $$code; }
 
-# In a process of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
+# Many tests wait for processes: a few at once leave no core idle.
+PYTEST = python -m pytest -n 3 --dist worksteal
+
+# In processes of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
 # process, torch once crashed in a bfloat16 convolution on a CPU with AMX.
 RUNS = test/test_training_run.py
 
