@@ -13,9 +13,9 @@ import pytest
 from gpu_maximum import mask_of_logits
 from onnx import TensorProto, helper, numpy_helper
 
-from bisenetv2_ros.backends import create_backend
+from bisenetv2_ros.backends import create_backend, model_for
 from bisenetv2_ros.backends.engine_builder import _extract
-from bisenetv2_ros.backends.tail import Tail, find_tail, sum_logits_for_nan
+from bisenetv2_ros.backends.tail import Tail, enlarge_in_float16, find_tail, sum_logits_for_nan
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import MASK, NO_CLASS, model_path, read_model_file
@@ -248,6 +248,43 @@ def test_engines_are_built_from_graphs_whose_test_cannot_skip_nan(name: str, wro
     built = onnx.load_from_string(_extract(model_path(name).read_bytes(), [MASK]))
     mask = mask_of_logits(built, logits)
     assert (mask[0] < 11).all() and (mask[1] == NO_CLASS).all()
+
+
+def test_masks_of_a_float16_file_are_enlarged_in_float16_on_a_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Some pixels on the seams change, and nothing is lost: NaN is still seen, and overflow."""
+    runtime = pytest.importorskip("onnxruntime")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    model = model_for("", "tensorrt")
+    data = model.path.read_bytes()
+    built = onnx.load_from_string(_extract(data, [MASK]))
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(built).graph.value_info
+    }
+    assert types[resize(built).output[0]] == TensorProto.FLOAT16
+    scene = StreetScene(5, model.info.input_size)
+    images = np.stack([scene.render(2.0 * n)[0] for n in range(2)])
+    masks = []
+    for graph in (onnx.load_from_string(data), built):
+        session = runtime.InferenceSession(graph.SerializeToString())
+        masks.append(session.run([MASK], {"image": images})[0])
+    assert 0.9995 < np.mean(masks[0] == masks[1]) <= 1
+
+    whole = onnx.load_from_string(_extract(data, [MASK, "confidence"]))
+    assert {types[name] for name in resize(built).output} == {TensorProto.FLOAT16}
+    inferred = onnx.shape_inference.infer_shapes(whole).graph.value_info
+    enlarged = next(value for value in inferred if value.name == resize(whole).output[0])
+    assert enlarged.type.tensor_type.elem_type == TensorProto.FLOAT, "confidence needs the digits"
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_other_precisions_are_enlarged_in_float32(name: str):
+    built = onnx.load_from_string(_extract(model_path(name).read_bytes(), [MASK]))
+    before = built.SerializeToString()
+    enlarge_in_float16(built)
+    assert built.SerializeToString() == before
 
 
 def another_sum(model: onnx.ModelProto) -> None:

@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.backends.base import BackendUnavailable, BatchProfile, Report, refused
 from bisenetv2_ros.backends.engine_cache import Parts
-from bisenetv2_ros.backends.tail import sum_logits_for_nan
+from bisenetv2_ros.backends.tail import enlarge_in_float16, sum_logits_for_nan
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 #: The engines of a model by name, with the outputs of each: masks alone do not pay for confidence.
 ENGINES = {"mask": OUTPUTS[:1], "mask+confidence": OUTPUTS}
-RECIPE = 2  #: version of how engines are built here; a change of it builds all engines again
+RECIPE = 3  #: version of how engines are built here; a change of it builds all engines again
 OLDEST = 10  #: version of TensorRT; older ones know no graphs with types of their own
 MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  #: as tried; each may be there
 _PERIOD = 0.05  # seconds between looks at what the builder reports, and at whether to cancel
@@ -342,6 +342,7 @@ def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
     model = onnx.load_from_string(data)
     sum_logits_for_nan(model.graph)
     part = onnx.utils.Extractor(model).extract_model([INPUT], list(outputs))
+    enlarge_in_float16(part)
     return part.SerializeToString()
 
 

@@ -248,3 +248,39 @@ def sum_logits_for_nan(graph: onnx.GraphProto) -> None:
         place + 1, helper.make_node("ReduceSum", [magnitude, axes], [total], keepdims=1)
     )
     tests[0].input[0] = total
+
+
+def enlarge_in_float16(model: onnx.ModelProto) -> None:
+    """Let a float16 file's logits be enlarged and compared in float16, for a GPU.
+
+    That halves the largest tensors of the graph and changes some pixels on the seams between
+    classes. Leaves a graph as it is if its network ends in float32, or if something else than the
+    mask is made of the enlarged logits, such as confidence: it would have too few digits.
+    """
+    import onnx
+
+    graph = model.graph
+    tail = find_tail(graph)
+    if tail is None:
+        return
+    users: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in node.input:
+            users.setdefault(name, []).append(node)
+    cast = next((node for node in graph.node if tail.logits in node.output), None)
+    resize = next(node for node in users[tail.logits] if node.op_type == "Resize")
+    largest = users[resize.output[0]]
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
+    }
+    if (
+        cast is None
+        or cast.op_type != "Cast"
+        or types.get(cast.input[0]) != onnx.TensorProto.FLOAT16
+        or [node.op_type for node in largest] != ["TopK"]
+        or largest[0].output[0] in users
+    ):
+        return
+    resize.input[0] = cast.input[0]
+    del graph.value_info[:]  # of types that may be others now
