@@ -47,6 +47,7 @@ from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.sources.bag import BagFrames
 from bisenetv2_ros.sources.frame import SourceError
 from bisenetv2_ros.sources.frame_source import open_source
+from bisenetv2_ros.sources.recording import Recording
 
 SEPARATOR = "=" * 80 + "\n"
 DEFINITIONS = {
@@ -499,6 +500,32 @@ def test_ros1_bag_that_breaks_off(tmp_path):
     numbers, (text,) = read(drive)
     assert numbers == list(range(len(numbers))) and len(numbers) > 1
     assert f"{drive}: breaks off after {len(numbers)} messages" in text
+
+
+@pytest.mark.parametrize(("write", "suffix"), [(write_mcap, "mcap"), (write_db3, "db3")])
+def test_copy_of_a_killed_process_can_be_read(tmp_path, model, write, suffix):
+    drive = write(tmp_path / f"drive.{suffix}", 6)
+    code = (
+        "import os, signal, sys\n"
+        "from bisenetv2_ros.cli.main import main\n"
+        "from bisenetv2_ros.offline.result_files import ResultFiles\n"
+        "write = ResultFiles.write\n"
+        "def write_and_die(results, *arguments):\n"
+        "    write(results, *arguments)\n"
+        "    if results.frames == 3:\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "ResultFiles.write = write_and_die\n"
+        "main(sys.argv[1:])\n"
+    )
+    words = [drive, "-o", tmp_path / "out", "--model", model, "--backend", "onnxruntime"]
+    command = [sys.executable, "-c", code, "predict", *map(str, words), "--save", "bag"]
+    paths = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": paths}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    numbers, lost = read(tmp_path / "out" / "bag")
+    assert numbers == [0, 1, 2] and len(lost) == (suffix == "mcap")
+    masks = [m for m in Recording(tmp_path / "out" / "bag").counts.items() if "mask" in m[0].topic]
+    assert [count for _, count in masks] == [3]
 
 
 # Topics and encodings ----------------------------------------------------------------------------
