@@ -129,8 +129,7 @@ def check_driver(check: Checks) -> None:
     def page_lock() -> str:
         blocks = [output_memory((24, 32)) for _ in range(64)] + [output_memory((480, 640))]
         locked = sum(cuda.page_lock(block) for block in blocks)
-        assert locked in (0, len(blocks)), f"{locked} of {len(blocks)}"
-        return "the driver locks it" if locked else "the driver cannot: masks are copied once more"
+        return f"{locked} of {len(blocks)} blocks are locked; masks in others are copied once more"
 
     def spoilt_recording() -> str:
         try:
@@ -368,7 +367,7 @@ def check_lost_device(check: Checks) -> None:
 #: By name, in the order that matters if time runs out: the part, and its limit in seconds.
 PARTS: dict[str, tuple[Callable[[Checks], None], float]] = {
     "driver": (check_driver, 60),
-    "float16": (functools.partial(check_model, precision="float16"), 240),
+    "float16": (functools.partial(check_model, precision="float16"), 400),
     "lost": (check_lost_device, 60),
     "nan": (check_broken_model, 120),
     "batches": (check_batches, 240),
