@@ -210,6 +210,16 @@ def test_more_steps_are_another_run(finished: Path, capsys):
     assert f"`bisenetv2 train --from {finished} --output {finished}_longer" in error
 
 
+def test_other_steps_than_the_plan_s_are_told_too(finished: Path, capsys):
+    """Also if they are fewer than the run's warm-up, and with no recipe given."""
+    header = read_run_header(finished)
+    header["recipe"] |= {"iterations": 100, "warmup": 20}
+    (finished / "recipe.json").write_text(json.dumps(header))
+    assert train("--resume", "--output", str(finished), "iterations=8") == 2
+    error = capsys.readouterr().err.strip()
+    assert "cannot resume with iterations = 8, the run was started with 100" in error
+
+
 def test_nothing_labelled_is_no_nan_in_the_records(my_set: Path, capsys):
     for split, value in (("train", 0), ("val", 255)):
         for kind in ("images", "labels"):

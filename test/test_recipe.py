@@ -187,6 +187,13 @@ def test_a_recipe_is_checked_however_it_is_made():
         Recipe(**MINIMUM, warmup=11)
 
 
+def test_a_warm_up_fits_the_steps_that_are_given():
+    assert load_recipe("camvid_cpu", ["iterations=60"]).warmup == 1, "100 of 4000"
+    assert load_recipe("camvid_cpu", ["iterations=1000"]).warmup == 100, "it fits"
+    with pytest.raises(RecipeError, match=r"warmup is 70, expected 0\.\.60"):
+        load_recipe("camvid_cpu", ["iterations=60", "warmup=70"])
+
+
 def test_recipes_of_earlier_runs_load():
     """As a recipe.json of July has it: no key of later, whole numbers where floats are meant."""
     earlier = {

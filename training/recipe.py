@@ -268,10 +268,12 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Put overrides `key=value` (see `load_recipe`) into a copy of a recipe's plain values.
 
+    A warm-up that is longer than the steps given takes the same share of them as before.
+
     Raises:
         RecipeError: if one is not of this form.
     """
-    values = copy.deepcopy(values)
+    before, values = values, copy.deepcopy(values)
     for given in overrides:
         key, equals, text = given.partition("=")
         if not equals:
@@ -286,6 +288,12 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
             target[leaf] = parse_yaml(text)
         except YamlError as error:
             raise RecipeError(f"override {given!r}: {error}") from error
+    warmup: Any = values.get("warmup")
+    steps: Any = values.get("iterations")
+    whole: Any = before.get("iterations")
+    numbers = isinstance(warmup, int) and isinstance(steps, int) and isinstance(whole, int)
+    if numbers and warmup == before.get("warmup") and warmup > steps >= 0:
+        values["warmup"] = warmup * steps // whole
     return values
 
 

@@ -75,18 +75,19 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
     """
     earlier = read_run_header(run)
     before = recipe_from_dict(earlier["recipe"], str(run / "recipe.json")).to_dict()
-    for key, value in header["recipe"].items():
+    now = header["recipe"]
+    for key in ("iterations", *now):  # more steps change the warm-up too
+        value = now[key]
         if key in FREE_KEYS or before[key] == value:
             continue
         message = (
             f"{run}: cannot resume with {key} = {value}, the run was started with {before[key]}"
         )
-        if key in ("iterations", "warmup"):
-            steps = header["recipe"]["iterations"]
+        if key == "iterations":
             message += (
                 "; its learning rate follows that number: to train longer, start another run from "
                 f"this one, `bisenetv2 train --from {run} --output {run}_longer ... "
-                f"iterations={steps}`"
+                f"iterations={value}`"
             )
         raise CheckpointError(message)
     names, known = (tuple(h["labels"]["names"]) for h in (header, earlier))
