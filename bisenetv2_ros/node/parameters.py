@@ -2,7 +2,7 @@
 
 The dataclass `Parameters` is the table: name, type, default, unit, range, and whether the
 parameter may change while the node runs. `ros2 param describe`, config/segment.yaml's test and the
-README's table (`python -m bisenetv2_ros.node.parameters`) all come from it.
+docs/parameters.md (`python -m bisenetv2_ros.node.parameters`) all come from it.
 
 Dynamic parameters are validated by their descriptors (rclpy refuses a value outside the range and
 says why) and take effect when the node next calls `read`, once a frame: no callback runs on a
@@ -345,7 +345,7 @@ def read(node: Node) -> Parameters:
 
 
 def markdown() -> str:
-    """The table of all parameters for the README."""
+    """Return the table of all parameters for docs/parameters.md."""
     lines = ["| parameter | default | values | dynamic | meaning |", "|---|---|---|---|---|"]
     for name, field in FIELDS.items():
         lines.append(
