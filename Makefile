@@ -59,7 +59,8 @@ docs: | python ## make web pages of README.md, docs/ and the others in build/doc
 	@test -x build/docs_env/bin/pip || $(PYTHON) -m venv build/docs_env
 	@build/docs_env/bin/pip install --quiet --disable-pip-version-check -r requirements/docs.txt
 	@build/docs_env/bin/sphinx-build -W --keep-going -q -E -c docs . build/docs
-	@echo 'Made build/docs/docs/index.html'
+	@printf '<meta http-equiv="refresh" content="0; url=docs/index.html">\n' > build/docs/index.html
+	@echo 'Made build/docs/index.html'
 
 lock: ## resolve requirements/*.in anew into the pinned lists
 	@scripts/lock
