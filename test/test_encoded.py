@@ -326,3 +326,35 @@ def test_threads_do_not_wait_for_each_other_nor_take_their_complaints(tmp_path, 
     thread.join()
     assert seen == []  # it might have been the other's
     assert capfd.readouterr().err == "a log line\n"
+
+
+XMP = b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/>'
+
+
+def with_notes(suffix: str, how: str) -> bytes:
+    """An image whose orientation, 6, is not where EXIF has it."""
+    plain = encode(suffix, RED_TOP)
+    if how == "ImageMagick":
+        profile = b"\nexif\n      32\n" + (b"Exif\0\0" + exif(6)).hex().encode() + b"\n"
+        text = b"Raw profile type exif\0\0" + zlib.compress(profile)
+        return plain[:33] + chunk(b"zTXt", text) + plain[33:]
+    if suffix == ".png":
+        return plain[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + XMP) + plain[33:]
+    if suffix == ".jpg":
+        content = b"http://ns.adobe.com/xap/1.0/\0" + XMP
+        return plain[:2] + b"\xff\xe1" + struct.pack(">H", len(content) + 2) + content + plain[2:]
+    sides = struct.pack("<I", WIDTH - 1)[:3] + struct.pack("<I", HEIGHT - 1)[:3]
+    header = struct.pack("<I", 4) + sides
+    return riff((b"VP8X", header), (plain[12:16], plain[20:]), (b"XMP ", XMP))
+
+
+@pytest.mark.parametrize(
+    ("suffix", "how"),
+    [(".png", "ImageMagick"), (".png", "XMP"), (".jpg", "XMP"), (".webp", "XMP")],
+)
+def test_orientation_is_found_in_other_places(tmp_path, suffix, how):
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(with_notes(suffix, how))
+    image = read_image(path)
+    assert image.shape == (WIDTH, HEIGHT, 3)
+    assert np.abs(image.astype(int) - np.rot90(RED_TOP[..., ::-1], -1)).mean() < 12

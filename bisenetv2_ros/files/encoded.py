@@ -51,7 +51,10 @@ _JPEG_PIXELS_PER_BYTE = 64 * 8
 # What hostile files could make endless. OpenCV's own PNGs have a chunk for 8 KiB; progressive JPEGs
 # have about ten scans, and each costs a pass over the whole image.
 _MAX_PARTS = 100_000
+_MAX_PROFILE = 1 << 20
 _JPEG_MAX_SCANS = 100
+
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:=[\"']|>)\s*([1-8])")
 
 FORMATS = "JPEG, PNG, WebP, BMP, TIFF or PNM"
 _VIDEO = "a video"
@@ -222,6 +225,12 @@ def _orientation(exif: memoryview) -> int:
     return 1
 
 
+def _xmp_orientation(xmp: bytes) -> int:
+    """That of an XMP packet."""
+    found = _XMP_ORIENTATION.search(xmp)
+    return int(found[1]) if found else 1
+
+
 # PNG ---------------------------------------------------------------------------------------------
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -246,6 +255,24 @@ def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
     raise ImageError("decode", f"PNG has more than {_MAX_PARTS} chunks")
 
 
+def _png_orientation(kind: bytes, content: memoryview) -> int:
+    """That of EXIF in a chunk of its own, of XMP, or of EXIF as ImageMagick writes it."""
+    if kind == b"eXIf":
+        return _orientation(content)
+    keyword, _, text = bytes(content).partition(b"\0")
+    if keyword == b"XML:com.adobe.xmp":
+        return _xmp_orientation(text)
+    if keyword not in (b"Raw profile type exif", b"Raw profile type APP1"):
+        return 1
+    try:
+        if kind == b"zTXt":
+            text = zlib.decompressobj().decompress(text[1:], _MAX_PROFILE)
+        profile = bytes.fromhex(b"".join(text.split()[2:]).decode("ascii"))
+    except (zlib.error, ValueError):
+        return 1
+    return _orientation(memoryview(profile.removeprefix(_EXIF)))
+
+
 def _png_header(data: memoryview) -> Header:
     header, frames = Header(0, 0), 0
     parts: set[bytes] = set()
@@ -253,8 +280,8 @@ def _png_header(data: memoryview) -> Header:
         if kind == b"IHDR":
             width, height = struct.unpack_from(">II", content)
             header = header._replace(width=width, height=height)
-        elif kind == b"eXIf":
-            header = header._replace(orientation=_orientation(content))
+        elif kind in (b"eXIf", b"iTXt", b"zTXt", b"tEXt") and header.orientation == 1:
+            header = header._replace(orientation=_png_orientation(kind, content))
         elif kind == b"acTL":
             frames = struct.unpack_from(">I", content)[0]
         elif kind == b"IDAT" and not parts & {b"IDAT", b"fcTL"} and frames:
@@ -291,7 +318,7 @@ def _jpeg_header(data: memoryview) -> Header:
 def _walk_jpeg(data: memoryview) -> _Jpeg:
     """Follow the segments from the first to the last."""
     position, scans, header = len(_JPEG), 0, None
-    orientation, progressive = 1, False
+    orientation, xmp_orientation, progressive = 1, 1, False
     missing: dict[int, int] = {}  # component: bits, one for each of 64 coefficients
     for _ in range(_MAX_PARTS):
         match = _JPEG_MARKER.match(data, position)
@@ -313,6 +340,8 @@ def _walk_jpeg(data: memoryview) -> _Jpeg:
             missing = dict.fromkeys(components, (1 << 64) - 1)
         elif marker == _JPEG_APP1 and data[position + 2 : position + 8] == _EXIF:
             orientation = _orientation(data[position + 8 : position + length])
+        elif marker == _JPEG_APP1 and bytes(data[position + 2 : position + 7]) == b"http:":
+            xmp_orientation = _xmp_orientation(bytes(data[position : position + length]))
         elif marker == _JPEG_SCAN:
             scans += 1
             _take_scan(data[position : position + length], progressive, missing)
@@ -329,6 +358,8 @@ def _walk_jpeg(data: memoryview) -> _Jpeg:
         )
     if any(missing.values()):
         raise ImageError("decode", "JPEG lacks scans, expected all coefficients of all components")
+    if orientation == 1:
+        orientation = xmp_orientation
     return _Jpeg(header._replace(orientation=orientation), len(missing), progressive, match.start())
 
 
@@ -399,6 +430,8 @@ def _webp_header(data: memoryview) -> Header:
         elif kind == b"EXIF":
             exif = content[6:] if bytes(content[:6]) == _EXIF else content
             orientation = _orientation(exif)
+        elif kind == b"XMP " and orientation == 1:
+            orientation = _xmp_orientation(bytes(content))
         frames += kind == b"ANMF"
         position += 8 + length + length % 2
     else:
