@@ -67,13 +67,10 @@ class Recording:
                 self._amiss.append(f"{file}: {reason}")
         if not self.files:
             raise BagError(self._amiss[-1] if self._amiss else f"{path}: there is no recording")
+        #: Every channel of every file, and how many messages it has.
+        self.counts = {c: count for file in self.files for c, count in file.counts.items()}
         self._compare_counts(path)
         self.files.sort(key=lambda file: file.start_time)  # by name before, and that is stable
-
-    @property
-    def counts(self) -> dict[Channel, int]:
-        """Every channel of every file, and how many messages it has."""
-        return {channel: count for file in self.files for channel, count in file.counts.items()}
 
     @property
     def paths(self) -> tuple[Path, ...]:
