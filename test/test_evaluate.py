@@ -381,3 +381,15 @@ def test_verb_refuses_other_classes(run, cityscapes, capsys):
     words = (run / "run", "--dataset", "cityscapes", "--data", cityscapes)
     assert evaluate_verb(*words) == 2
     assert "knows the 11 classes of camvid11, expected the 19" in capsys.readouterr().err
+
+
+def test_a_model_is_named_as_everywhere(run, tmp_path, monkeypatch, capsys):
+    """By a folder of files, by a name; a path that is nothing is told as such."""
+    words = ("--frame-count", "2", "-o", str(tmp_path / "mine/m_float32.onnx"))
+    (tmp_path / "mine").mkdir()
+    assert cli.main(["export", str(run / "run"), *words]) == 0
+    for name in (tmp_path / "mine", tmp_path / "mine/m"):
+        assert evaluate_verb(name, "--dataset", "camvid", "--data", run / "data") == 0
+        assert "network at 64x48" in capsys.readouterr().out
+    assert evaluate_verb(tmp_path / "nothing/here", "--data", run / "data") == 2
+    assert "nothing/here" in capsys.readouterr().err

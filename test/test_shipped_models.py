@@ -6,13 +6,13 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.metrics import confusion_matrix, scores
+from bisenetv2_ros.metrics import scores
 from bisenetv2_ros.model_file import ModelFile, model_path, read_model_file
-from bisenetv2_ros.resize import resize_mask
 from bisenetv2_ros.segmenter import Segmenter
 
 MODELS = sorted((share_directory() / "models").glob("*.onnx"))
@@ -24,16 +24,15 @@ needs_camvid = pytest.mark.skipif(
 
 def mean_iou(model: ModelFile, kind: str, root: str) -> float:
     """mIoU of a model file over the val split of a data set, at the labels' size."""
-    datasets = pytest.importorskip("bisenetv2_ros.training.datasets")
-    dataset = datasets.load_dataset(kind, root, "val")
-    total = 0
+    layouts = pytest.importorskip("bisenetv2_ros.training.dataset_layouts")
+    evaluation = pytest.importorskip("bisenetv2_ros.training.evaluate")
+    dataset = layouts.load_dataset(kind, root, "val")
     with Segmenter(model) as segmenter:
-        for index in range(len(dataset)):
-            sample = dataset[index]
-            height, width = sample.label.shape
-            mask = resize_mask(segmenter(sample.image).mask, (width, height))
-            total = total + confusion_matrix(sample.label, mask, len(CAMVID))
-    return scores(total).mean_iou
+
+        def predict(image: np.ndarray) -> np.ndarray:
+            return segmenter(image, size=(image.shape[1], image.shape[0])).mask
+
+        return scores(evaluation.evaluate(predict, dataset)).mean_iou
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)

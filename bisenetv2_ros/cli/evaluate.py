@@ -40,7 +40,8 @@ examples:
   bisenetv2 evaluate runs/cityscapes --data DIR --split test --submission out
 """
     parser.add_argument(
-        "model", help="folder of a run, of a checkpoint or of `deploy`, or a model file (.onnx)"
+        "model",
+        help="folder of a run, of a checkpoint or of `deploy`, a model file (.onnx), or its name",
     )
     parser.add_argument("--dataset", default="", help="(default: what the model was trained on)")
     parser.add_argument(
@@ -149,7 +150,7 @@ def _open_model(
     Sets `args.data` and `args.split`, if they are not given, to those of the run.
     """
     averages = args.flip or args.scales != (1.0,) or args.full_size
-    if args.model.endswith(".onnx") or any(Path(args.model).glob("*.onnx")):
+    if _is_model(args.model):
         args.split = args.split or "val"
         if averages:
             raise UserError(
@@ -205,6 +206,20 @@ def _open_model(
         args.data = trained.data_folder
     skips = trained.recipe.damaged == "skip"
     return predict, trained.labels, trained.recipe.dataset, facts, skips
+
+
+def _is_model(name: str) -> bool:
+    """Whether this is a model file, or a name or folder of some, and not a run or checkpoint."""
+    from bisenetv2_ros.model_file import ModelFileError, model_files
+
+    if name.endswith(".onnx"):
+        return True
+    if any((Path(name) / file).is_file() for file in ("recipe.json", "model.safetensors")):
+        return False
+    try:
+        return bool(model_files(name))
+    except ModelFileError:
+        return False
 
 
 def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
