@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -39,7 +40,7 @@ from bags import (
     write_db3,
     write_mcap,
 )
-from mcap.writer import CompressionType
+from mcap.writer import CompressionType, IndexType
 from rosbags.highlevel import AnyReader
 from tiny_model import tiny_info, write_tiny_model
 
@@ -172,6 +173,22 @@ def test_types_without_a_definition_keep_their_name(tmp_path, predict):
     rows = recorded(everything(new)["messages"])
     assert len(rows) == 6
     assert {row[3][0] for row in rows if row[0] == "/odd"} == {"a/msg/C"}
+
+
+def test_every_way_of_writing_an_mcap_is_read_whole(tmp_path):
+    """Summaries may lack any part, and then nothing must be missing, nor be called lost."""
+    switches = ("use_chunking", "repeat_channels", "repeat_schemas", "use_statistics")
+    switches += ("use_summary_offsets", "enable_crcs", "enable_data_crcs")
+    indexes = (IndexType.ALL, IndexType.NONE, IndexType.CHUNK, IndexType.MESSAGE)
+    for values in itertools.product((True, False), repeat=len(switches)):
+        for index in indexes:
+            options = dict(zip(switches, values, strict=True)) | {"index_types": index}
+            others = (("/b", "json", None, b"{}"),)
+            drive = write_mcap(tmp_path / "a.mcap", 3, others, chunk_size=5000, **options)
+            recording, lost = Recording(drive), []
+            messages = list(recording.messages(recording.counts, lost.append))
+            assert len(messages) == 6 and not lost, options
+            assert [m.data for m in messages[::2]] == [image_bytes(n) for n in range(3)], options
 
 
 # Folders and files that break off ----------------------------------------------------------------

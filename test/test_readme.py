@@ -17,7 +17,9 @@ COMMAND_LINE = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_parameters_is_the_code_s():
-    found = re.search(r"<!-- parameters:[^\n]*-->\n(.*?)<!-- end of parameters -->", PARAMETERS, re.S)
+    found = re.search(
+        r"<!-- parameters:[^\n]*-->\n(.*?)<!-- end of parameters -->", PARAMETERS, re.S
+    )
     assert found
     assert found[1].strip() == parameters.markdown().strip(), (
         "write it anew: python -m bisenetv2_ros.node.parameters"
