@@ -489,6 +489,23 @@ def test_a_gpu_runs_the_package_s_model_in_float16_made_once(cache: Path):
     assert model_for("", "openvino").info.precision == "int8"
 
 
+def test_of_several_processes_one_makes_the_float16_file(cache: Path):
+    code = (
+        "import logging; logging.basicConfig(level='INFO')\n"
+        "from bisenetv2_ros.backends import model_for\n"
+        "print(model_for('', 'tensorrt').info.precision)"
+    )
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(timeout=HANG) for process in processes]
+    assert [output.split() for output, _ in outputs] == [[b"float16"]] * 3, outputs
+    assert sum(b" is made from " in errors for _, errors in outputs) == 1, outputs
+
+
 @pytest.mark.parametrize("precision", ["float32", "int8"])
 def test_a_file_that_is_named_is_the_one_that_runs(precision: str, cache: Path):
     name = f"bisenetv2_camvid_640x480_{precision}"

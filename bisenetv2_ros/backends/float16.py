@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.files.paths import naming, replacing
@@ -35,19 +36,29 @@ def float16_of(source: ModelFile) -> ModelFile:
     name = f"{source.name.removesuffix('_float32')}_float16.onnx"
     try:
         path = cache_directory() / "models" / f"{source.sha256[:32]}-{_RECIPE}" / name
-        if path.is_file():
-            try:
-                return read_model_file(path)
-            except ModelFileError as error:
-                _log.warning("%s: it is made again", error)
+        if kept := _kept(path):  # before anything is written: the cache may be read-only
+            return kept
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_half_model(source, path)
-        made = read_model_file(path)
+        with FileLock(f"{path}.lock"):  # of several processes, one makes it
+            if kept := _kept(path):
+                return kept
+            write_half_model(source, path)
+            made = read_model_file(path)
     except (OSError, RuntimeError, ModelFileError) as error:
         _log.warning("%s has no float16 form, it runs as it is: %s", source.name, error)
         return source
     _log.info("%s is made from %s", path, source.path)
     return made
+
+
+def _kept(path: Path) -> ModelFile | None:
+    if not path.is_file():
+        return None
+    try:
+        return read_model_file(path)
+    except ModelFileError as error:
+        _log.warning("%s: it is made again", error)
+        return None
 
 
 def write_half_model(source: ModelFile, path_out: Path) -> None:
