@@ -545,6 +545,27 @@ def test_copy_of_a_killed_process_can_be_read(tmp_path, model, write, suffix):
     assert [count for _, count in masks] == [3]
 
 
+@pytest.mark.parametrize(("write", "suffix"), [(write_mcap, "mcap"), (write_db3, "db3")])
+@pytest.mark.parametrize("limit", [1, 20_000, 60_000])
+def test_copy_that_does_not_fit_is_named(tmp_path, model, write, suffix, limit):
+    drive = write(tmp_path / f"drive.{suffix}", 40)
+    code = (
+        "import resource, sys\n"
+        "from bisenetv2_ros.cli.main import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+    words = [drive, "-o", tmp_path / "out", "--model", model, "--backend", "onnxruntime"]
+    command = [sys.executable, "-c", code, str(limit), "predict", *map(str, words)]
+    paths = os.pathsep.join(filter(None, sys.path))
+    done = subprocess.run(
+        [*command, "--save", "bag"], env={**os.environ, "PYTHONPATH": paths}, check=False,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    assert f"{tmp_path / 'out' / 'bag' / f'bag.{suffix}'}'" in done.stderr.splitlines()[-1]
+
+
 # Topics and encodings ----------------------------------------------------------------------------
 
 

@@ -23,6 +23,7 @@ from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.sources.bag_file import (
     ZSTD_MAGIC,
     Attachment,
+    BagFile,
     Channel,
     Lost,
     Message,
@@ -65,12 +66,14 @@ class BagWriter:
         #: Of rosbag2's metadata: from 9 on, policies of QoS have names, before they have numbers.
         self.version = 9 if any(map(_names_policies, original.counts)) else 8
         path.mkdir(parents=True)
-        if all(isinstance(file, SqliteFile) for file in original.files):
-            self._storage: _Storage = _SqliteStorage(path / f"{path.name}.db3")
-        else:
-            file = original.files[0]
-            name = path / f"{path.name}.mcap"
-            self._storage = _McapStorage(name, file.compression, file.profile)
+        sqlite = all(isinstance(file, SqliteFile) for file in original.files)
+        self._file = path / f"{path.name}.{'db3' if sqlite else 'mcap'}"
+        with self._naming():
+            self._storage: _Storage = (
+                _SqliteStorage(self._file)
+                if sqlite
+                else _McapStorage(self._file, original.files[0])
+            )
         equal: dict[tuple[Any, ...], int] = {}  # channels that go on in a further file
         for file in original.files:
             same: Counter[tuple[Any, ...]] = Counter()
@@ -122,7 +125,7 @@ class BagWriter:
 
     def close(self) -> None:
         """Complete the file, and describe it in metadata.yaml."""
-        file = self._storage.path
+        file = self._file
         with self._naming():
             final = file.with_name(f"{file.name}.zstd") if self._compresses_file else file
             metadata = self._metadata(final.name)
@@ -138,11 +141,11 @@ class BagWriter:
     def _naming(self) -> Iterator[None]:
         """Make errors of writing OSErrors that name the file."""
         try:
-            with naming(self._storage.path):
+            with naming(self._file):
                 yield
         except sqlite3.Error as error:
             code = errno.ENOSPC if "full" in str(error) else errno.EIO
-            raise OSError(code, str(error), str(self._storage.path)) from error
+            raise OSError(code, str(error), str(self._file)) from error
 
     def _metadata(self, name: str) -> dict[str, Any]:
         """The content of metadata.yaml."""
@@ -204,7 +207,6 @@ class _Storage(ABC):
     """A file of messages that is being written."""
 
     identifier: str  #: as rosbag2 names the format
-    path: Path
 
     @abstractmethod
     def add(self, number: int, channel: Channel) -> None: ...
@@ -226,11 +228,11 @@ class _Storage(ABC):
 class _McapStorage(_Storage):
     identifier = "mcap"
 
-    def __init__(self, path: Path, compression: str, profile: str) -> None:
-        self.path = path
+    def __init__(self, path: Path, original: BagFile) -> None:
         self._file = path.open("wb")
-        self._writer = mcap.Writer(self._file, compression=_COMPRESSIONS.get(compression, _DEFAULT))
-        self._writer.start(profile)
+        compression = _COMPRESSIONS.get(original.compression, _DEFAULT)
+        self._writer = mcap.Writer(self._file, compression=compression)
+        self._writer.start(original.profile)
         self._schemas: dict[Any, int] = {None: 0}
         self._ids: dict[int, int] = {}
 
@@ -275,7 +277,6 @@ class _SqliteStorage(_Storage):
     identifier = "sqlite3"
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self._database = sqlite3.connect(path)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=NORMAL")
