@@ -10,6 +10,10 @@ from types import ModuleType, SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+
+pytest.importorskip("rclpy", reason="needs a ROS 2")
+pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
+
 from bisenetv2_ros.msg import ClassFractions
 from builtin_interfaces.msg import Time
 from rclpy.serialization import deserialize_message, serialize_message
