@@ -33,7 +33,7 @@ from bisenetv2_ros.street.scene import StreetScene
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "own_robot.md"
 TOPIC = "/front/image_raw"
 SIZE = (96, 72)
-RATE, SECONDS = 2, 24
+RATE, SECONDS = 2, 20
 T0 = 1_700_000_000
 CLASSES = {"ground": (128, 64, 128), "things": (220, 20, 60), "sky": (70, 130, 180)}
 GROUND = [CAMVID.names.index(name) for name in ("road", "pavement")]
