@@ -3,7 +3,7 @@
     RUN/recipe.json               every choice, versions, data fingerprint
     RUN/checkpoints/step_00001000/
         model.safetensors         weights as trained
-        ema.safetensors           their moving average, where the recipe keeps one
+        ema.safetensors           their moving average, if the recipe keeps one
         momentum.safetensors      momentum of each parameter
         state.json                step, loss scale
 
@@ -34,7 +34,7 @@ PARTIAL = ".partial-"
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that cannot be read; the message names the file and what is wrong with it."""
+    """A checkpoint cannot be read; the message names the file and what is wrong with it."""
 
 
 @dataclass
@@ -140,7 +140,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def load_newest(run: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:
-    """The newest checkpoint of a run that reads whole; damaged ones are named and passed over."""
+    """Load the newest intact checkpoint of a run; logs damaged ones and skips them."""
     for folder in reversed(list_checkpoints(run)):
         try:
             return load_checkpoint(folder)
@@ -159,7 +159,7 @@ def write_run_header(run: Path, header: dict[str, Any]) -> None:
 
 
 def read_run_header(run: Path) -> dict[str, Any]:
-    """Read `run/recipe.json`; CheckpointError where it is missing or damaged."""
+    """Read `run/recipe.json`. Raises CheckpointError if it is missing or damaged."""
     header = _read_json(run / "recipe.json")
     for key in ("recipe", "labels", "data"):
         if not isinstance(header.get(key), dict):
@@ -168,10 +168,10 @@ def read_run_header(run: Path) -> dict[str, Any]:
 
 
 def load_network(path: str | Path) -> TrainedNetwork:
-    """The trained network of a run folder, or of one of its checkpoint folders, on the CPU.
+    """Load the trained network of a run folder, or of one of its checkpoint folders, on the CPU.
 
-    The moving average is taken where there is one. Booster heads are loaded too; in evaluation
-    mode they take no part.
+    Takes the moving average if there is one. Booster heads are loaded too, but unused in evaluation
+    mode.
 
     Raises:
         CheckpointError: naming the path, and what was expected there.

@@ -1,6 +1,6 @@
-"""The processes of a run: which of them this one is, what they agree on, when they are to stop.
+"""The processes of a run: this one's rank, what all agree on, when to stop.
 
-Started alone, a run is one process; started by torchrun, one a device, on one or several machines.
+A run is one process; started by torchrun, one per device, on one or several machines.
 Knows nothing of networks or data.
 """
 
@@ -25,7 +25,7 @@ ONE_REQUEST = 2.0  # seconds, see StopRequest
 
 @dataclass(frozen=True)
 class Place:
-    """Where this process stands among those of the run, and the device it computes on."""
+    """Rank of this process, number of processes, and the device it computes on."""
 
     rank: int
     processes: int
@@ -33,11 +33,11 @@ class Place:
 
     @property
     def is_first(self) -> bool:
-        """Whether this process is the one that writes files and speaks."""
+        """Whether this process writes the files and the log."""
         return self.rank == 0
 
     def any(self, fact: bool) -> bool:
-        """Whether it is true in any of the processes. All of them have to ask."""
+        """Whether it is true in any of the processes. A collective call."""
         if self.processes == 1:
             return fact
         vote = torch.tensor(float(fact), device=self.device)
@@ -45,9 +45,9 @@ class Place:
         return vote.item() > 0
 
     def mean(self, values: dict[str, Tensor]) -> dict[str, float]:
-        """The mean of each scalar over the processes. All of them have to ask.
+        """Return the mean of each scalar over the processes. A collective call.
 
-        Waits for the device, once.
+        Waits for the device once.
         """
         together = torch.stack(list(values.values()))
         if self.processes > 1:
@@ -56,9 +56,9 @@ class Place:
         return dict(zip(values, together.tolist(), strict=True))
 
     def from_first(self, value: T) -> T:
-        """What the first process gives, for every process. All of them have to ask.
+        """Return the first process's value in every process. A collective call.
 
-        For hosts without a common disk: what only the first one has is read by the first one.
+        For hosts without a shared disk, on which only the first process can read the run.
         """
         if self.processes == 1:
             return value
@@ -105,17 +105,17 @@ def join_processes(device: str) -> Place:
 
 
 def leave_processes(place: Place) -> None:
-    """End the process group, if there is one, once every process is done."""
+    """Wait for every process, then end the process group."""
     if place.processes > 1:
         torch.distributed.barrier()
         torch.distributed.destroy_process_group()
 
 
 class StopRequest:
-    """SIGTERM and SIGINT ask for the end of the current step; a second one is not caught.
+    """SIGTERM and SIGINT request a stop after the current step; a second one is not caught.
 
-    Of several processes, each may be sent the signal by the system (systemd, Slurm) and once more
-    by torchrun, which passes it on: there, what comes within ONE_REQUEST counts as one.
+    With several processes, the system (systemd, Slurm) may signal each of them, and torchrun passes
+    the signal on once more. Signals within ONE_REQUEST therefore count as one.
     """
 
     def __init__(self, processes: int = 1) -> None:

@@ -37,7 +37,7 @@ from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.gallery import Gallery, panel
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
 
-QUIET = 15.0  # seconds between lines of progress where there is no terminal
+QUIET = 15.0  # seconds between lines of progress without a terminal
 
 Say = Callable[[str], None]
 
@@ -46,7 +46,7 @@ FREE_KEYS = ("name", "workers", "validate_every", "checkpoint_every")
 
 
 def run_header(recipe: Recipe, dataset: Dataset, place: Place) -> dict[str, Any]:
-    """Collect what a reader of the run needs to know in years to come, as JSON values."""
+    """Collect what identifies and reproduces the run, as JSON values."""
     on_gpu = place.device.type == "cuda"
     return {
         "recipe": recipe.to_dict(),
@@ -110,7 +110,7 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """sha256 over names and sizes of the files, so that a changed data set is noticed."""
+    """Return the SHA-256 of names and sizes of the files, to notice a changed data set."""
     digest = hashlib.sha256(dataset.labels.name.encode())
     if isinstance(dataset, FileDataset):
         for pair in dataset.pairs:
@@ -123,9 +123,10 @@ def fingerprint(dataset: Dataset) -> str:
 
 
 def source_revision() -> str:
-    """Commit of the source tree, `-dirty` where it was changed, or the package version.
+    """Return the commit of the source tree, with `-dirty` if it was changed.
 
-    The latter also where the package is installed within somebody else's repository.
+    Returns the package version if there is no source tree, also if the package is installed inside
+    another repository.
     """
     file = Path(__file__).resolve()
 
@@ -142,10 +143,9 @@ def source_revision() -> str:
 
 
 class RunLog:
-    """Progress bar, `metrics.jsonl`, and TensorBoard events where tensorboard is installed.
+    """Progress bar, `metrics.jsonl`, and TensorBoard events if tensorboard is installed.
 
-    On resuming, what an earlier process wrote of steps after `first_step` is dropped: those steps
-    are done again.
+    Resuming drops the records of steps after `first_step`, because those steps are repeated.
     """
 
     def __init__(self, run: Path, first_step: int, recipe: Recipe, say: Callable[[str], None]):
@@ -165,7 +165,7 @@ class RunLog:
                 total=self.recipe.iterations,
                 initial=self.first_step,
                 unit="step",
-                disable=None,  # where there is no terminal
+                disable=None,  # without a terminal
                 dynamic_ncols=True,
             )
         )
@@ -182,7 +182,7 @@ class RunLog:
         self._open.close()
 
     def step(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """Note optimizer step number `step`, counted from 1."""
+        """Record optimizer step `step`, counted from 1."""
         now = time.monotonic()
         speed = self.recipe.batch_size / (now - self.last_time)
         self.last_time = now
@@ -203,7 +203,7 @@ class RunLog:
             self.told = now
 
     def validation(self, step: int, result: Scores, gallery: Gallery) -> None:
-        """Note a validation: mean IoU, the IoU of each class, and pictures."""
+        """Record a validation: mean IoU, the IoU of each class, and images of the first frames."""
         names = gallery.labels.names
         classes = {
             name: None if math.isnan(value) else round(float(value), 5)
@@ -230,7 +230,7 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the records of a `metrics.jsonl`; a last line cut by a full disk is left out."""
+    """Read the records of a `metrics.jsonl`; skips a last line cut by a full disk."""
     if not path.is_file():
         return []
     records = []

@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class DataLoadingError(RuntimeError):
-    """Data workers that died or hang; the message says what is known."""
+    """Data workers died or hang; the message says what is known."""
 
 
 class TrainingStream(TorchDataset[Batch]):
@@ -55,9 +55,9 @@ class TrainingStream(TorchDataset[Batch]):
         )
 
     def __getitem__(self, k: int) -> Batch:
-        """-> image (h, w, 3) uint8, label (h, w) uint8, damaged samples passed over () int64.
+        """Return image (h, w, 3) uint8, label (h, w) uint8, damaged samples skipped () int64.
 
-        DatasetError for a damaged sample, unless the recipe says to skip those.
+        Raises DatasetError for a damaged sample, unless the recipe says to skip those.
         """
         rng = np.random.default_rng((self.recipe.seed, 1, k))
         image, label, damaged = self._augmented(k, rng)
@@ -70,7 +70,7 @@ class TrainingStream(TorchDataset[Batch]):
         return torch.from_numpy(image), torch.from_numpy(label), torch.tensor(damaged)
 
     def _augmented(self, k: int, rng: np.random.Generator) -> tuple[Pixels, Pixels, int]:
-        """A rendered scene or sample k of the data set, augmented; damaged samples passed over."""
+        """Augment a rendered scene or sample k; also returns how many damaged ones were skipped."""
         damaged = 0
         if rng.random() < self.recipe.synthetic:
             sample = self.scenes[int(rng.integers(len(self.scenes)))]

@@ -1,7 +1,7 @@
 """Weights to start a run from: those of an earlier run, or of a deployed model file.
 
 The way to fine-tune: what the network knows of streets is kept, the layers that name the classes
-start anew where the classes are others. A model file holds no batch norm any more, it is folded
+start anew if the classes differ. A model file holds no batch norm any more, it is folded
 into the convolutions; here each gets its own back, from the statistics of a few training frames,
 and the network still computes what the file computes. Knows nothing of how a run goes on.
 """
@@ -69,7 +69,7 @@ def start_from(
     Args:
         network: of the recipe, on the CPU.
         recipe: of the run to come.
-        labels: its classes; where the source has others, the last layer of each head starts anew.
+        labels: its classes; if the source has others, the last layer of each head starts anew.
         source: a run, one of its checkpoints, or a float32 model file (path or name).
         images: (N, H, W, 3) uint8 RGB training frames, 2 or more, for the batch norms of a file.
 
@@ -228,7 +228,7 @@ def _config_of_file(
 
 
 def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConfig) -> None:
-    """Repeat the last layer where `now` has finer logits: each of them starts as the coarse one."""
+    """Repeat the last layer if `now` has finer logits: each of them starts as the coarse one."""
     repeats, rest = divmod(now.head_shuffle, before.head_shuffle)
     if rest or repeats == 1:
         return  # if it does not fit, `_copy` says so
@@ -241,7 +241,7 @@ def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConf
 
 
 def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
-    """StartingWeightsError where the recipe's network makes something else of the same weights.
+    """Raise StartingWeightsError if the recipe's network computes something else of these weights.
 
     Not every choice of the network shows in its tensors.
     """
@@ -338,7 +338,7 @@ def _unfold(
 
 
 def _check_agreement(deployed: DeployedModel, file: ModelFile, images: Tensor) -> None:
-    """StartingWeightsError where the network does not do what the file does."""
+    """Raise StartingWeightsError if the network does not compute what the file does."""
     frames = [resize_image(image.numpy(), file.info.input_size) for image in images[:2]]
     equal = min(compare(deployed, file, frames).values())
     if equal < REQUIRED_AGREEMENT:
