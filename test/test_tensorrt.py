@@ -683,7 +683,7 @@ def test_numbers_of_images_share_what_they_run_in(
         monkeypatch.delattr(host_device._Engine, "create_runtime_config")
     with Segmenter(model, backend="tensorrt", batch=4) as segmenter:
         assert segmenter.at_once == 4
-        assert len(device.contexts) == (8 if configured else 5), "masks, and with confidence"
+        assert len(device.contexts) == 8, "masks, and with confidence"
         assert len({id(context.scratch) for context in device.contexts}) == 1
     assert device.memory == {}
 

@@ -169,7 +169,7 @@ class EngineRunner:
         return config is not None and hasattr(config, "create_runtime_cache")
 
     def counts(self) -> list[int]:
-        """Return the numbers of images that kernels are compiled for ahead of time."""
+        """Return the numbers of images to compile kernels and record runs for ahead of time."""
         most = min(self._batch.maximum, MOST_AT_ONCE)
         return sorted({*range(self._batch.minimum, most + 1), self._batch.optimum})
 

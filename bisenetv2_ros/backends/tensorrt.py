@@ -159,7 +159,8 @@ class TensorRtBackend(Backend):
                 networks["confidence" in ENGINES[name]] = network
                 if network.compiles_kernels:
                     self._obtain_kernels(network, name, report)
-                network.prepare(self._batch.optimum)
+                for count in network.counts():
+                    network.prepare(count)
         except BaseException:
             for network in networks.values():  # before the memory that they run in
                 network.close()

@@ -288,14 +288,16 @@ def test_images_are_uploaded_in_one_copy(model: ModelFile, count: int):
         assert DRIVER.hostcuda_count(b"cuMemcpyHtoDAsync_v2") == before + 1
 
 
-def test_confidence_is_ready_when_the_model_is(model: ModelFile):
+@pytest.mark.parametrize("numbers", PROFILES)
+def test_confidence_is_ready_when_the_model_is(model: ModelFile, numbers: tuple[int, int, int]):
     """Its first listener stops no frame: nothing is built, compiled, loaded or allocated for it."""
-    with contextlib.closing(load(model, (1, 1, 1))) as backend:
+    with contextlib.closing(load(model, numbers)) as backend:
         before = alive()
-        calls = DRIVER.hostcuda_count(None)
-        check(backend, 1, confidence=True)
+        for count in range(1, numbers[2] + 1):
+            calls = DRIVER.hostcuda_count(None)
+            check(backend, count, confidence=True)
+            assert DRIVER.hostcuda_count(None) - calls == 3, "make current, launch, wait"
         assert alive() == before
-        assert DRIVER.hostcuda_count(None) - calls == 3, "make current, launch, wait"
 
 
 def test_networks_share_their_memory(model: ModelFile, scratch: int):
