@@ -94,7 +94,7 @@ def deploy(
     )
     info = ModelInfo(
         labels=labels,
-        dataset=recipe.dataset,
+        dataset=Path(recipe.dataset).stem,  # of one's own it is the path of a YAML file
         input_size=recipe.input_size,
         precision="float32",
         metrics={},
@@ -104,24 +104,53 @@ def deploy(
     network = DeployedModel(trained.network, recipe.mean, recipe.std)
     compared = _frames(validation, COMPARED_FRAMES)
     folder.mkdir(parents=True, exist_ok=True)
-    paths = {p: folder / f"{folder.name}_{p}.onnx" for p in ("float32", "float16", "int8")}
-    for precision in ("float32", "float16"):
-        say(f"exporting {precision}")
-        chosen = dataclasses.replace(info, precision=precision)
-        export_model(network, chosen, paths[precision], compared)
     frames = _frames(training, CALIBRATION_FRAMES)
-    say(f"calibrating int8 on {len(frames)} frames of the training split")
-    try:
-        quantize_model(paths["float32"], paths["int8"], frames)
-    except QuantizationError as error:
-        say(f"no int8: {error}")
-        del paths["int8"]
+    paths = write_precisions(network, info, folder, compared, frames, say)
     deployed = _score(paths, validation, recipe.damaged == "skip", say)
     for file in deployed:
         _write_scores(file, f"{recipe.dataset} {recipe.val_split} mIoU")
     card = _card(folder, trained, run, data, deployed, len(training), len(validation), licence)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     return deployed
+
+
+def write_precisions(
+    network: DeployedModel,
+    info: ModelInfo,
+    folder: Path,
+    compared: list[np.ndarray],
+    calibration: list[np.ndarray],
+    say: Say,
+) -> dict[str, Path]:
+    """Write `FOLDER/NAME_PRECISION.onnx` in float32, float16 and int8; NAME is the folder's.
+
+    Args:
+        network: with its normalization.
+        info: of the files, but for the precision.
+        folder: is there.
+        compared: frames, (H, W, 3) uint8 RGB, on which a file must do what the network does.
+        calibration: frames on which int8's ranges are measured.
+        say: receives a line for each step.
+
+    Returns:
+        The files by precision. int8 is missing, and that is told, if its masks are too far from
+        float32's.
+
+    Raises:
+        ExportError: if a runtime does not give the network's masks.
+    """
+    paths = {p: folder / f"{folder.name}_{p}.onnx" for p in ("float32", "float16", "int8")}
+    for precision in ("float32", "float16"):
+        say(f"exporting {precision}")
+        chosen = dataclasses.replace(info, precision=precision)
+        export_model(network, chosen, paths[precision], compared)
+    say(f"calibrating int8 on {len(calibration)} frames")
+    try:
+        quantize_model(paths["float32"], paths["int8"], calibration)
+    except QuantizationError as error:
+        say(f"no int8: {error}")
+        del paths["int8"]
+    return paths
 
 
 def table(deployed: list[Deployed]) -> list[str]:

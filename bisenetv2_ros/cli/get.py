@@ -59,15 +59,15 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Download, import and export; 1 if a precision was not good enough to be kept."""
+    """Download, import and export; 1 if int8 was not good enough to be kept."""
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
     from bisenetv2_ros.files.download import DownloadError, download
     from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
-    from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
+    from bisenetv2_ros.training.deploy import write_precisions
+    from bisenetv2_ros.training.export import DeployedModel, ExportError
     from bisenetv2_ros.training.import_weights import read_public_weights, write_run
 
     entry = _known()[args.name]
@@ -109,35 +109,24 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(str(error)) from error
     print(f"{imported.layout}, {len(imported.labels)} classes: {', '.join(imported.labels.names)}")
 
-    deployed = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std)
-    failed = 0
-    files = {
-        precision: output / f"bisenetv2_{args.name}_{size[0]}x{size[1]}_{precision}.onnx"
-        for precision in ("float32", "float16", "int8")
-    }
-    for precision, file in files.items():
-        try:
-            if precision == "int8":
-                agreement = quantize_model(files["float32"], file, frames)
-            else:
-                info = ModelInfo(
-                    labels=trained.labels,
-                    dataset=trained.recipe.dataset,
-                    input_size=size,
-                    precision=precision,
-                    metrics={},
-                    source_revision=trained.revision,
-                    licence=str(entry["licence"]),
-                )
-                agreement = export_model(deployed, info, file, frames[:COMPARED])
-        except (ExportError, QuantizationError, BackendUnavailable) as error:
-            failed += 1
-            print(f"{precision}: not written: {error}")
-            continue
-        shares = ", ".join(f"{backend} {share:.2%}" for backend, share in agreement.items())
-        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB; pixels of the same class: {shares}")
+    info = ModelInfo(
+        labels=trained.labels,
+        dataset=trained.recipe.dataset,
+        input_size=size,
+        precision="float32",
+        metrics={},
+        source_revision=trained.revision,
+        licence=str(entry["licence"]),
+    )
+    network = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std)
+    try:
+        files = write_precisions(network, info, output, frames[:COMPARED], frames, print)
+    except (ExportError, BackendUnavailable) as error:
+        raise UserError(str(error)) from error
+    for file in files.values():
+        print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     print(f"source: {entry['source']}\nlicence: {entry['licence']}\npublished: {entry['score']}")
-    return 1 if failed else 0
+    return 0 if "int8" in files else 1
 
 
 def _published(entry: dict[str, Any], url: str) -> str:
