@@ -15,7 +15,7 @@ version = re.findall(
 )[0]
 extensions = ["myst_parser"]
 root_doc = "docs/index"
-include_patterns = ["*.md", "docs/*.md", "models/*.md", "requirements/*.md"]
+include_patterns = ["*.md", "docs/*.md", "models/*.md", "requirements/*.md", "training/*.md"]
 html_theme = "furo"
 html_title = f"{project} {version}"
 html_copy_source = False
