@@ -46,6 +46,8 @@ SKY_NAMES = frozenset({"sky"})
 _MODELS = {"": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4, "fisheye": 4}
 _FISHEYE = ("equidistant", "fisheye")
 _MOST_ERROR = 0.05  # pixels between a pixel and its ray, projected back
+_MOST_SLOPE = 1e3  # of a ray; steeper ones are backwards
+_MOST_STEPS = 50  # towards a ray
 #: By the rotation that turns a picture upright: where in the array the pixel below is.
 _BELOW = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}
 
@@ -111,44 +113,61 @@ class Calibration:
         There is none far outside of where a distortion polynomial was fitted, and none backwards.
         """
         width, height = self.size
+        matrix = np.reshape(self.matrix, (3, 3)).astype(np.float64)
         pixels = np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
         pixels = pixels.reshape(-1, 1, 2).astype(np.float64)
-        matrix = np.reshape(self.matrix, (3, 3)).astype(np.float64)
-        distortion = np.array(self.distortion if any(self.distortion) else (0.0,) * 4, np.float64)
+        bent = cv2.undistortPoints(pixels, matrix, None)  # the matrix alone
+        coefficients = np.array(self.distortion if any(self.distortion) else (), np.float64)
+        rays, back = bent, bent
         if self.model in _FISHEYE:
-            rays = cv2.fisheye.undistortPoints(pixels, matrix, distortion)
-        else:
-            rays = _undistort(pixels, matrix, distortion)
-        rays = np.where(np.abs(rays) < 1e3, rays, np.nan)
-        back = self._project(np.nan_to_num(rays), matrix, distortion)
-        lost = ~(np.abs(back - pixels).max(axis=2) < _MOST_ERROR) | np.isnan(rays).any(axis=2)
-        rays[lost] = np.nan
+            coefficients = coefficients if coefficients.size else np.zeros(4)
+            rays = cv2.fisheye.undistortPoints(bent, np.eye(3), coefficients)
+            back = cv2.fisheye.distortPoints(np.nan_to_num(rays), np.eye(3), coefficients)
+        elif coefficients.size:
+            rays = _undistort(bent, coefficients)
+            back = _distort(rays, coefficients)
+        error = np.abs(back - bent).max(axis=2) * max(matrix[0, 0], matrix[1, 1])
+        lost = ~((error < _MOST_ERROR) & (np.abs(rays).max(axis=2) < _MOST_SLOPE))
+        rays = np.where(lost[..., np.newaxis], np.nan, rays)
         return rays.reshape(height, width, 2).astype(np.float32)
 
-    def _project(self, rays: np.ndarray, matrix: np.ndarray, distortion: np.ndarray) -> np.ndarray:
-        zero = np.zeros(3)
-        points = np.concatenate([rays, np.ones_like(rays[..., :1])], axis=2)
-        project = cv2.fisheye.projectPoints if self.model in _FISHEYE else cv2.projectPoints
-        pixels, _ = project(points, zero, zero, matrix, distortion)
-        return np.asarray(pixels).reshape(rays.shape)
+
+def _distort(rays: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """(N, 1, 2) rays as plumb_bob or the rational polynomial bends them.
+
+    cv2.projectPoints computes derivatives as well and takes many times as long.
+    """
+    x, y = rays[..., 0], rays[..., 1]
+    radial, tangential_x, tangential_y = _bending(x, y, coefficients)
+    return np.stack([x * radial + tangential_x, y * radial + tangential_y], axis=-1)
 
 
-def _undistort(pixels: np.ndarray, matrix: np.ndarray, distortion: np.ndarray) -> np.ndarray:
-    """cv2.undistortPoints, repeated until it is exact: alone, it stops after five steps."""
-    straight = cv2.undistortPoints(pixels, matrix, None)
-    if not distortion.any():
-        return straight
-    rays = cv2.undistortPoints(pixels, matrix, distortion)
-    zero = np.zeros(3)
-    points = np.ones((len(pixels), 1, 3))
-    for _ in range(50):
-        points[..., :2] = np.nan_to_num(rays)
-        bent = cv2.projectPoints(points, zero, zero, np.eye(3), distortion)[0].reshape(rays.shape)
-        step = straight - bent
-        rays = rays + step
-        if not (np.abs(step) > 1e-7).any():
-            break
-    return rays
+def _bending(
+    x: np.ndarray, y: np.ndarray, coefficients: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The radial factor, and what is added to x and y."""
+    k1, k2, p1, p2, k3, k4, k5, k6 = np.pad(coefficients, (0, 8 - len(coefficients)))
+    r2 = x * x + y * y
+    radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
+    if k4 or k5 or k6:
+        radial /= 1 + r2 * (k4 + r2 * (k5 + r2 * k6))
+    xy2 = 2 * x * y
+    return radial, p1 * xy2 + p2 * (r2 + 2 * x * x), p2 * xy2 + p1 * (r2 + 2 * y * y)
+
+
+def _undistort(bent: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
+    """The inverse of `_distort`, to the last digit: cv2.undistortPoints stops after five steps."""
+    goal_x, goal_y = bent[..., 0], bent[..., 1]
+    x, y = goal_x, goal_y
+    with np.errstate(all="ignore"):  # where there is no inverse, the caller finds out
+        for _ in range(_MOST_STEPS):
+            radial, tangential_x, tangential_y = _bending(x, y, coefficients)
+            next_x, next_y = (goal_x - tangential_x) / radial, (goal_y - tangential_y) / radial
+            step = max(np.abs(next_x - x).max(), np.abs(next_y - y).max())
+            x, y = next_x, next_y
+            if step < 1e-7:
+                break
+    return np.stack([x, y], axis=-1)
 
 
 class GroundProjection:
