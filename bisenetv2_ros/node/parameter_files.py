@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
+from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml
 
 PARAMETERS = "ros__parameters"
 
@@ -39,8 +39,8 @@ def given_to(node: str, words: Sequence[str]) -> Given:
 
 def _add(given: Given, node: str, path: str) -> None:
     try:
-        document = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError):
+        document = read_yaml(Path(path))
+    except (OSError, YamlError):
         return  # rclpy has refused it already
     keys = []
     matched = False

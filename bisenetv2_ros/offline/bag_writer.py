@@ -20,6 +20,7 @@ import yaml
 import zstandard
 
 from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml
 from bisenetv2_ros.sources.bag_file import (
     ZSTD_MAGIC,
     Attachment,
@@ -192,8 +193,8 @@ def _yaml(content: dict[str, Any]) -> str:
 def _profiles(text: str) -> list[dict[str, Any]]:
     """The profiles in a channel's text about QoS; none if it is not of this kind."""
     try:
-        profiles = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError):
+        profiles = parse_yaml(text)
+    except YamlError:
         return []
     return profiles if isinstance(profiles, list) else []
 
