@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -9,7 +11,7 @@ pytest.importorskip("rclpy", reason="needs a ROS 2")
 pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
 
 from rclpy import get_rmw_implementation_identifier
-from ros_graph import image_message
+from ros_graph import ENVIRONMENT, Program, image_message
 from running_node import STALE, WARN, camera, publish_until
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -31,6 +33,41 @@ def test_a_publisher_whose_frames_do_not_arrive_points_to_the_causes(ros, start)
         assert "fastdds_shm" in text and "--ipc=host" in text and "--shm-size" in text
     else:
         assert "fastdds" not in text.lower()
+
+
+DRIVER = """
+import time
+import rclpy
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import Image
+
+rclpy.init()
+node = rclpy.create_node("driver", namespace="/cam")
+qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+publisher = node.create_publisher(Image, "/image_raw", qos)
+message = Image(encoding="rgb8", height=1080, width=1920, step=5760)
+message.data.frombytes(bytes(1080 * 5760))
+while True:
+    publisher.publish(message)
+    time.sleep(0.1)
+"""
+
+
+@pytest.mark.skipif(
+    "fastrtps" not in get_rmw_implementation_identifier(), reason="a default of Fast DDS"
+)
+def test_a_driver_without_the_profile_is_told_of_it(ros, start, tmp_path, monkeypatch):
+    """Its images do not fit the shared memory that Fast DDS gives it."""
+    start()
+    ros.collect(Image, "segmentation/mask")
+    for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):
+        monkeypatch.delitem(ENVIRONMENT, name, raising=False)
+    driver = Program([], tmp_path / "driver.log", command=[sys.executable, "-c", DRIVER])
+    try:
+        assert says(ros, "/cam/driver publishes /image_raw, but no frame arrives"), ros.statuses
+        assert "fastdds_shm" in ros.status("/image_raw")[1]
+    finally:
+        driver.end()
 
 
 def test_a_camera_that_stops_sending_points_to_the_causes_too(ros, start, scene):

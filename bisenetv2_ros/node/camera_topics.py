@@ -15,7 +15,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from rclpy.event_handler import PublisherEventCallbacks, UnsupportedEventTypeError
 from rclpy.exceptions import InvalidTopicNameException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
@@ -54,6 +53,11 @@ from bisenetv2_ros.outputs import (
     output_topic,
     uncompressed,
 )
+
+try:
+    from rclpy.event_handler import PublisherEventCallbacks, UnsupportedEventTypeError
+except ImportError:  # Humble
+    from rclpy.qos_event import PublisherEventCallbacks, UnsupportedEventTypeError
 
 REST_DELAY = 1.0  # seconds after the last listener has left; one that restarts finds us ready
 
