@@ -49,6 +49,8 @@ def by_the_graph(model: onnx.ModelProto, logits: np.ndarray) -> np.ndarray:
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")  # the model's size
     end = onnx.utils.Extractor(model).extract_model([name], [MASK])
+    for info in (*end.graph.input, *end.graph.value_info, *end.graph.output):
+        info.type.tensor_type.ClearField("shape")  # ONNX Runtime 1.12 holds to those inferred
     session = runtime.InferenceSession(end.SerializeToString())
     return session.run(None, {name: logits})[0]
 
