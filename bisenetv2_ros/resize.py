@@ -60,7 +60,7 @@ def check_image(image: np.ndarray) -> None:
 def _readable_by_opencv(image: np.ndarray) -> np.ndarray:
     """The image, copied if OpenCV cannot read its strides: it takes padded rows, but not others.
 
-    OpenCV 4.5.4 does not take a single pixel either; that is made two, which look the same enlarged.
+    OpenCV 4.5.4 does not take a single pixel either: it becomes two, with the same result.
     """
     if image.shape[:2] == (1, 1):
         return np.repeat(image, 2, axis=1)
