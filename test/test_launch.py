@@ -269,7 +269,7 @@ def twice_in_groups(_: Path) -> Scenario:
         GroupAction([include("segment.launch.py", namespace="a", **GIVEN)]),
         GroupAction([include("segment.launch.py", namespace="b", autostart="false")]),
     ]
-    default = {"model": "", "cameras": ["image_raw"], "image_transport": "raw"}
+    default = {"model": "", "cameras": ["image_raw"], "image_transport": "auto"}
     return entities, {"/a/segment": EXPECTED, "/b/segment": default}
 
 
