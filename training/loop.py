@@ -145,11 +145,6 @@ def _train(
             f"training and validation are the same {len(training)} frames: the scores say nothing "
             "of any others"
         )
-    if place.is_first:  # so that no run breaks off at a label hours later
-        unusable = Damaged(recipe)
-        for split in (training, validation):
-            check_labels(split, unusable.note)
-        unusable.tell("labels", say)
 
     # network and training state
     torch.manual_seed(recipe.seed)
@@ -159,6 +154,11 @@ def _train(
     say(f"device: {header['device']}{shared}")
     found, again = find_checkpoint(run, header, say) if resume and place.is_first else (None, None)
     found, again = place.from_first((found, again))
+    if place.is_first:  # so that no run breaks off at a label hours later
+        unusable = Damaged(recipe)
+        for split in (training, validation):
+            check_labels(split, unusable.note)
+        unusable.tell("labels", say)
     if start and not found:
         header["start"] = start_from_weights(network, recipe, training, start, say)
     elif again and not found:
