@@ -218,7 +218,7 @@ def test_a_model_of_the_package_is_quantised_into_the_current_folder(
 ):
     asked = []
 
-    def stop(*arguments: object) -> None:
+    def stop(*arguments: object, **options: object) -> None:
         asked.append(arguments)
         raise quantize.QuantizationError("enough")
 
@@ -238,6 +238,8 @@ def test_verbs_export_and_quantize(
         "model.detail_channels=[16, 16, 32]",
         "model.head_channels=32",
         "model.boosters=[]",
+        "model.network=mmsegmentation",
+        "model.head_shuffle=2",
     ]
     recipe = load_recipe("camvid_cpu", [*overrides, "input_size=[64, 48]"])
     network = small_network(shuffle=recipe.model.head_shuffle).network
@@ -294,7 +296,7 @@ def test_verbs_export_and_quantize(
         ),
         (["export", "run", "-o", "no/where.onnx"], "no/.partial-where.onnx: No such file"),
         (["quantize", "nowhere_float32.onnx", *source], "no such file"),
-        (["quantize", "model.onnx", *source], "model.onnx would be overwritten"),
+        (["quantize", "model.onnx", *source], "model.onnx: empty, expected an ONNX model"),
         (
             ["quantize", "model.onnx", *source, "-o", str(tmp_path / "model.onnx")],
             "model.onnx would be overwritten",

@@ -156,6 +156,17 @@ def compare(
     return agreement
 
 
+def _write_equal_weights_each(graph: onnx.GraphProto) -> None:
+    """Undo the exporter's sharing of equal weights, which leaves Identity nodes in the graph."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type == "Identity"]:
+        if shared := tensors.get(node.input[0]):
+            tensor = graph.initializer.add()
+            tensor.CopyFrom(shared)
+            tensor.name = node.output[0]
+            graph.node.remove(node)
+
+
 def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
     """The float32 graph with a free batch dimension; convolutions have their batch norm folded in.
 
@@ -182,6 +193,7 @@ def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
             dynamo=False,
         )
         model = onnx.load(path)
+    _write_equal_weights_each(model.graph)
     for output in model.graph.output:  # the exporter loses track of them behind the resize
         del output.type.tensor_type.shape.dim[:]
         output.type.tensor_type.shape.dim.add(dim_param="N")

@@ -28,6 +28,7 @@ from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
 from bisenetv2_ros.training.datasets import check_labels
 from bisenetv2_ros.training.distributed import Place, StopRequest, join_processes, leave_processes
 from bisenetv2_ros.training.model import BiSeNetV2
+from bisenetv2_ros.training.outlook import out_of_memory
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.resume import (
     find_checkpoint,
@@ -37,7 +38,6 @@ from bisenetv2_ros.training.resume import (
 )
 from bisenetv2_ros.training.run_record import RunLog, Say, run_header
 from bisenetv2_ros.training.samples import (
-    BatchPlan,
     DataLoadingError,
     class_weights,
     make_batches,
@@ -85,7 +85,9 @@ def train(
     try:
         _train(recipe, data, run, resume, start, place, say)
     except torch.OutOfMemoryError as error:
-        raise TrainingError(_out_of_memory(recipe, place, run, error)) from error
+        raise TrainingError(
+            f"{out_of_memory(recipe, place, error)}; {how_to_resume(run)}"
+        ) from error
     except DataLoadingError as error:
         raise TrainingError(f"data loading failed: {error}; {how_to_resume(run)}") from error
     except OSError as error:
@@ -108,21 +110,6 @@ def train(
 
 def _say_nothing(_: str) -> None:
     pass
-
-
-def _out_of_memory(recipe: Recipe, place: Place, run: Path, error: Exception) -> str:
-    plan = BatchPlan(recipe, place, 0)
-    smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
-    advice = [f"micro_batch={smaller[-1]}"] if smaller else []
-    if recipe.precision == "float32":
-        advice.append("precision=bfloat16")
-    advice.append("more GPUs")
-    reason = " ".join(str(error).split()).partition(" GPU ")[0].rstrip(".")
-    return (
-        f"{place.device} with {plan.micro} frames of {recipe.crop[0]}x{recipe.crop[1]} at once in "
-        f"{recipe.precision}: {reason}; start anew with {' or '.join(advice)}; "
-        f"{how_to_resume(run)}"
-    )
 
 
 def _train(

@@ -53,13 +53,31 @@ def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
         network = BiSeNetV2(recipe.model).to(place.device)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = TrainingState(recipe, network, place)
-        if micro > PROBE_FRAMES:
-            _steps(_small(recipe, place), training, place, state, 1)
-            expected = peak.bytes * micro // PROBE_FRAMES
-            if expected > free:
-                raise TrainingError(_too_large(recipe, place, expected, free))
-        seconds = _steps(recipe, training, place, state, MEASURED_STEPS)
+        try:
+            if micro > PROBE_FRAMES:
+                _steps(_small(recipe, place), training, place, state, 1)
+                expected = peak.bytes * micro // PROBE_FRAMES
+                if expected > free:
+                    raise TrainingError(_too_large(recipe, place, expected, free))
+            seconds = _steps(recipe, training, place, state, MEASURED_STEPS)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(out_of_memory(recipe, place, error)) from error
     return Outlook(seconds, peak.bytes, free)
+
+
+def out_of_memory(recipe: Recipe, place: Place, error: Exception) -> str:
+    """What did not fit on a GPU, and what would need less."""
+    plan = BatchPlan(recipe, place, 0)
+    smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
+    advice = [f"micro_batch={smaller[-1]}"] if smaller else []
+    if recipe.precision == "float32":
+        advice.append("precision=bfloat16")
+    advice.append("more GPUs")
+    reason = " ".join(str(error).split()).partition(" GPU ")[0].rstrip(".")
+    return (
+        f"{place.device} with {plan.micro} frames of {recipe.crop[0]}x{recipe.crop[1]} at once in "
+        f"{recipe.precision}: {reason}; start anew with {' or '.join(advice)}"
+    )
 
 
 def _small(recipe: Recipe, place: Place) -> Recipe:

@@ -189,9 +189,6 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
     """
     graph = onnx.load(path).graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:  # the exporter writes equal tensors once
-        if node.op_type == "Identity" and node.input[0] in tensors:
-            tensors[node.output[0]] = tensors[node.input[0]]
     kinds = {
         "Conv": ("weight", "bias"),
         "BatchNormalization": ("weight", "bias", "running_mean", "running_var"),
