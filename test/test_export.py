@@ -299,7 +299,7 @@ def test_verbs_export_and_quantize(
         (["quantize", "model.onnx", *source], "model.onnx: empty, expected an ONNX model"),
         (
             ["quantize", "model.onnx", *source, "-o", str(tmp_path / "model.onnx")],
-            "model.onnx would be overwritten",
+            "model.onnx is read (as model.onnx) and would be overwritten",
         ),
     ]:
         assert main(arguments) == 2
