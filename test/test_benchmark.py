@@ -370,3 +370,14 @@ def test_verb_with_what_cannot_be(
     assert main(["benchmark", *arguments, "--frames", "1"]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--plot"])
+def test_a_model_is_not_overwritten_by_its_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+):
+    model = write_tiny_model(tmp_path / "tiny.onnx")
+    before = model.read_bytes()
+    assert main(["benchmark", str(model), "--frames", "1", option, str(model)]) == 2
+    assert "tiny.onnx is read and would be overwritten" in capsys.readouterr().err
+    assert model.read_bytes() == before

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import picture_size, sample_frames, set_up_ros
+from bisenetv2_ros.cli.options import picture_size, refuse_overwriting, sample_frames, set_up_ros
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.system.signals import interrupt_once
 
@@ -175,6 +175,8 @@ def _add_training_options(training: argparse._ArgumentGroup) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
+    for path in filter(None, (args.json, args.plot)):
+        refuse_overwriting(path, *map(Path, args.models), Path(args.source))
     if args.graph:
         return _graph(args)
     return _training(args) if args.training else _frames(args)
