@@ -75,6 +75,20 @@ def test_help_imports_nothing_heavy():
     assert "loaded: []" in result.stdout
 
 
+def test_help_needs_none_of_the_optional_modules():
+    code = (
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({[*cli.OPTIONAL_MODULES]}))\n"  # their import raises
+        "from bisenetv2_ros.cli.main import VERBS, main\n"
+        "for verb in VERBS:\n"
+        "    try: main([verb, '--help'])\n"
+        "    except SystemExit as end: assert not end.code, verb\n"
+        "    else: raise AssertionError(verb)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
 @pytest.mark.parametrize("name", cli.VERBS)
 def test_every_verb_explains_itself(name):
     result = bisenetv2(name, "--help")

@@ -12,10 +12,10 @@ import pytest
 from bisenetv2_ros.training.recipe import (
     Recipe,
     RecipeError,
-    known_recipes,
     load_recipe,
     recipe_from_dict,
 )
+from bisenetv2_ros.training.recipe_folder import known_recipes
 
 MINIMUM = {
     "name": "t",

@@ -9,7 +9,8 @@ pytest.importorskip("torch")
 
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.training.datasets import Sample, SceneDataset
-from bisenetv2_ros.training.recipe import known_recipes, load_recipe
+from bisenetv2_ros.training.recipe import load_recipe
+from bisenetv2_ros.training.recipe_folder import known_recipes
 from bisenetv2_ros.training.samples import TrainingStream
 
 # (width, height) of the frames, of data sets where all have one

@@ -12,9 +12,9 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
 from bisenetv2_ros.training.model_config import NETWORKS, ModelConfig
+from bisenetv2_ros.training.recipe_folder import known_recipes, recipe_folder
 from bisenetv2_ros.training.settings import Bool, Float, Int, SettingsError, build, settings, within
 
 MAX_BASES = 8
@@ -297,22 +297,10 @@ def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     return values
 
 
-def known_recipes() -> dict[str, str]:
-    """Names of the recipes in `config/training/`, each with the first line of its comment."""
-    return {
-        path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
-        for path in sorted(_recipe_folder().glob("*.yaml"))
-    }
-
-
-def _recipe_folder() -> Path:
-    return share_directory() / "config" / "training"
-
-
 def _recipe_path(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if not path.suffix and not path.is_file():
-        path = _recipe_folder() / f"{name_or_path}.yaml"
+        path = recipe_folder() / f"{name_or_path}.yaml"
     if not path.is_file():
         known = ", ".join(known_recipes())
         raise RecipeError(f"no recipe {name_or_path!r}: expected a file or one of {known}")

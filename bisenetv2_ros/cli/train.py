@@ -22,7 +22,7 @@ OWN_START = "bisenetv2_camvid_640x480_float32"  # the weights that it starts fro
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    from bisenetv2_ros.training.recipe import known_recipes
+    from bisenetv2_ros.training.recipe_folder import known_recipes
 
     recipes = known_recipes()
     width = max(map(len, recipes))

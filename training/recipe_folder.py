@@ -1,0 +1,20 @@
+"""Where the package's recipes lie, and what each is for: known without anything to train with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bisenetv2_ros.files.paths import share_directory
+
+
+def recipe_folder() -> Path:
+    """Return the folder of the package's recipes."""
+    return share_directory() / "config" / "training"
+
+
+def known_recipes() -> dict[str, str]:
+    """Names of the recipes in `config/training/`, each with the first line of its comment."""
+    return {
+        path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
+        for path in sorted(recipe_folder().glob("*.yaml"))
+    }
