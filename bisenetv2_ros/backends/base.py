@@ -21,19 +21,19 @@ from bisenetv2_ros.model_file import ModelFile, ModelFileError
 
 
 class BackendUnavailable(RuntimeError):
-    """The runtime or device asked for is not there; the message says what to install."""
+    """The requested runtime or device is not available; the message says what to install."""
 
 
 class Cancelled(Exception):
-    """Whoever asked for something that takes long wants it no more: for a `Report` to raise."""
+    """Raised by a progress callback to cancel a long-running load."""
 
 
 class DeviceLost(RuntimeError):
-    """The device works for this process no more; only a new process gets it back."""
+    """The device has failed for this process; only a new process can use it again."""
 
 
-#: Takes a line about the progress of loading, at least every 0.1 s where loading is long. What it
-#: raises cancels the loading.
+#: Receives a line about the progress of loading, at least every 0.1 s if loading takes long. An
+#: exception that it raises cancels the load.
 Report = Callable[[str], None]
 
 

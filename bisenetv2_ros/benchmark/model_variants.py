@@ -1,7 +1,7 @@
-"""Variants of a model file for the benchmark only: another size, without its tail, the plain way.
+"""Variants of a model file for the benchmark only: another size, without its tail, the baseline.
 
-The tail is what follows the network's logits: the upsampling to the picture's size and the argmax.
-Works on graphs as `training/export.py` writes them; knows neither runtimes nor clocks.
+The tail is what follows the network's logits: upsampling to the image's size and argmax. Works on
+graphs as `training/export.py` writes them; knows neither runtimes nor clocks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def resized(model: ModelFile, size: tuple[int, int], directory: Path) -> ModelFi
 
 
 def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
-    """The same network, which answers at once when it has its logits; None where no tail is found.
+    """The same network, cut off at its logits; None if no tail is found.
 
-    Its mask is no mask: one zero for each of the logits' pixels, at their size.
+    The mask output is a placeholder: zeros at logit resolution.
     """
     graph = onnx.load(model.path)
     ends = _tail(graph.graph)
@@ -60,10 +60,10 @@ def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
 
 
 def plain(model: ModelFile) -> bytes | None:
-    """The network as it is usually exported, of the same weights; None where no tail is found.
+    """The network as it is usually exported, with the same weights; None if no tail is found.
 
-    From PLAIN_INPUT, pixels that the caller has normalised, to PLAIN_OUTPUT, one channel a class at
-    the picture's size, of which the caller takes the argmax.
+    From PLAIN_INPUT, pixels that the caller normalizes, to PLAIN_OUTPUT, one channel a class at the
+    image's size, of which the caller takes the argmax.
     """
     graph = onnx.load(model.path)
     ends = _tail(graph.graph)

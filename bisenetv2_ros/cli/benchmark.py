@@ -282,7 +282,7 @@ def _graph(args: argparse.Namespace) -> int:
     # Not on the robot's own domain: these cameras are not the robot's.
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    # Whoever ends this process means its children too.
+    # A signal to this process is for its children too.
     interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     set_up_ros("benchmark")
     try:

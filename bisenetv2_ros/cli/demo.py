@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
-    # Whoever ends this process means its children too.
+    # A signal to this process is for its children too.
     interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     try:
         set_up_environment()

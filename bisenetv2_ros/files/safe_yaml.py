@@ -14,7 +14,7 @@ MAX_BYTES = 1 << 20
 
 
 class YamlError(ValueError):
-    """What is no YAML of this kind; one line, which does not name the file."""
+    """Invalid or unsupported YAML. One-line message, without the file name."""
 
 
 class _PlainLoader(yaml.SafeLoader):
