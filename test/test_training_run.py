@@ -498,6 +498,17 @@ def test_a_dead_data_worker_is_named(data, tmp_path):
         loop.train(recipe(**changes), data, tmp_path / "run", say=kill_workers)
 
 
+def test_a_data_worker_that_dies_at_another_moment_is_named_too(data, tmp_path, monkeypatch):
+    """torch raises it from a signal handler, so in the middle of anything."""
+
+    def killed(*_: object) -> None:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. ")
+
+    monkeypatch.setattr(loop, "save_checkpoint", killed)
+    with pytest.raises(state.TrainingError, match=r"a data worker was lost: .*pid 7"):
+        loop.train(recipe(), data, tmp_path / "run", say=lambda _: None)
+
+
 def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, data, tmp_path):
     precision, whole = uninterrupted
     run = shutil.copytree(whole, tmp_path / "run")

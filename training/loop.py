@@ -96,9 +96,14 @@ def train(
             f"{how_to_resume(run)}"
         ) from error
     except RuntimeError as error:
+        reason = str(error).strip().partition("\n")[0]
+        if reason.startswith("DataLoader worker"):
+            # torch's handler of SIGCHLD raises it, wherever the run is at that moment
+            raise TrainingError(
+                f"data loading failed: a data worker was lost: {reason}; {how_to_resume(run)}"
+            ) from error
         if place.processes == 1 or isinstance(error, TrainingError):
             raise
-        reason = str(error).strip().splitlines()[0]
         raise TrainingError(
             f"process {place.rank} of {place.processes} failed, or lost another one: {reason}; "
             f"{how_to_resume(run)}"
