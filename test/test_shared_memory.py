@@ -109,7 +109,7 @@ def container(tmp_path):
         command = ["unshare", "--map-root-user", "--net", "--mount", "sh", "-c", CONTAINER, "sh"]
         return subprocess.run(
             [*command, *words],
-            env={**os.environ, "HOME": str(home)},
+            env={**os.environ, "HOME": str(home), "TMPDIR": str(tmp_path)},  # for the logs
             capture_output=True,
             text=True,
             timeout=3 * HANG,
