@@ -52,7 +52,7 @@ def refuse_overwriting(path: Path, *sources: Path) -> None:
     try:
         refuse_overwriting([path], sources)
     except ValueError as error:
-        raise UserError(f"{error} with -o") from error
+        raise UserError(str(error)) from error
 
 
 def sample_frames(spec: str, count: int) -> list[np.ndarray]:
