@@ -16,9 +16,8 @@ pytest.importorskip("rclpy", reason="the camera needs a ROS 2")
 
 from patience import HANG
 from rclpy.qos import ReliabilityPolicy
-from ros_graph import ENVIRONMENT, RELIABLE, Program, graph
+from ros_graph import ENVIRONMENT, Program, graph
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-from std_msgs.msg import Header
 
 from bisenetv2_ros.street.scene import StreetScene
 
@@ -217,43 +216,6 @@ def test_nothing_is_sent_before_the_subscribers_are_there(program, ros, drive):
     assert camera.wait() == 0
 
 
-def test_a_paced_camera_waits_for_each_answer(program, ros, drive):
-    images = ros.collect(Image, "image_raw")
-    answers = ros.node.create_publisher(Header, "done", RELIABLE)
-    program(
-        str(drive.images_path), "--rate", "100", "--pace-topic", "done",
-        "--wait-for-subscribers", "1",
-    )  # fmt: skip
-
-    def frames() -> int:
-        """How many came; one that is sent again keeps its stamp."""
-        return len({(image.header.stamp.sec, image.header.stamp.nanosec) for image in images})
-
-    assert ros.spin_until(lambda: images)
-    ros.spin(0.5)
-    assert frames() == 1
-    answers.publish(Header(frame_id="of another frame"))
-    ros.spin(0.5)
-    assert frames() == 1
-    answers.publish(images[0].header)
-    assert ros.spin_until(lambda: frames() == 2)
-    ros.spin(0.5)
-    assert frames() == 2
-
-
-def test_a_paced_camera_sends_an_unanswered_frame_again(program, ros, drive):
-    """Under the same header; after a while it goes on without an answer."""
-    images = ros.collect(Image, "image_raw")
-    camera = program(
-        str(drive.images_path), "--frames", "2", "--pace-topic", "done",
-        "--wait-for-subscribers", "1",
-    )  # fmt: skip
-    assert ros.spin_until(lambda: len(images) == 6), camera.output
-    assert [pixels(image).tolist() for image in images[1:5]] == [pixels(images[0]).tolist()] * 4
-    assert [image.header == images[0].header for image in images] == [True] * 5 + [False]
-    assert "no answer on done to 0.png, sent 5 times" in camera.output
-
-
 def test_a_damaged_picture_is_skipped_and_named(program, ros, drive):
     images = ros.collect(Image, "image_raw")
     (drive.images_path / "2.png").write_bytes(b"not a picture")
@@ -292,7 +254,6 @@ def test_the_reliability_offered_is_the_one_asked_for(program, ros, reliability)
         (["--rate", "0"], "got 0, expected a number above 0"),
         (["--size", "wide"], "got wide, expected WIDTHxHEIGHT"),
         (["--frames", "0"], "got 0, expected at least 1"),
-        (["--pace-topic", "bad topic"], "'bad topic' is no topic name: "),
         (["--size", "8x8"], "expected at least 32x32"),
         (["--ros-args", "-r", "nonsense"], "nonsense"),
     ],

@@ -76,8 +76,8 @@ def children(pid: int) -> list[int]:
 
 
 def test_figures_over_dds_equal_those_without(tmp_path, model, street):
-    """Nothing is lost on the way: scores and fractions of the masks that came over DDS are those
-    of the same model on the same files, to the last digit."""
+    """Scores are those of the same model on the same files, to the last digit, whatever the node
+    drops; fractions of the masks that come over DDS are those of the frames."""
     images, labels = street / "images", street / "labels"
     result = demo(
         "--source", images, "--labels", labels, "--model", model, "--output", tmp_path / "out"
@@ -86,11 +86,11 @@ def test_figures_over_dds_equal_those_without(tmp_path, model, street):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
 
     confusion = np.zeros((len(CAMVID), len(CAMVID) + 1), np.int64)
-    fractions = np.zeros(len(CAMVID))
+    fractions = []
     with Segmenter(model, backend=summary["backend"]) as segmenter:
         for frame in open_source(str(images), labels=str(labels)):
             direct = segmenter(frame.image)
-            fractions += (direct.counts / direct.counts.sum()).astype(np.float32)
+            fractions.append((direct.counts / direct.counts.sum()).astype(np.float32))
             mask = resize_mask(direct.mask, SIZE)
             confusion += confusion_matrix(frame.label, mask, len(CAMVID))
     expected = scores(confusion)
@@ -101,15 +101,17 @@ def test_figures_over_dds_equal_those_without(tmp_path, model, street):
     np.testing.assert_array_equal(
         np.array(list(summary["scores"]["iou"].values()), float), expected.iou
     )
-    np.testing.assert_allclose(
-        list(summary["fractions"].values()), fractions / FRAMES, rtol=0, atol=1e-6
-    )
+    frames = summary["frames"]
+    received, dropped = frames["received"], sum(frames["dropped"].values())
+    assert frames["sent"] == FRAMES
+    assert received >= 1 and received + dropped <= FRAMES
+    mean = np.array(list(summary["fractions"].values()))
+    assert (np.min(fractions, axis=0) - 1e-6 <= mean).all()
+    assert (mean <= np.max(fractions, axis=0) + 1e-6).all()
+    if received == FRAMES:
+        np.testing.assert_allclose(mean, np.mean(fractions, axis=0), rtol=0, atol=1e-6)
     assert list(summary["fractions"]) == list(CAMVID.names)
 
-    frames = summary["frames"]
-    assert (frames["sent"], frames["received"]) == (FRAMES, FRAMES)
-    # On a busy machine the first may come before the node knows the demo; it is then sent again.
-    assert set(frames["dropped"]) <= {"no_subscriber"}
     assert summary["model"] == model.stem
     assert summary["backend"] in ("openvino", "onnxruntime") and summary["device"]
     assert 0 < summary["latency_ms"]["p50"] <= summary["latency_ms"]["p99"]
@@ -129,7 +131,9 @@ def test_pictures_and_video_show_the_frames(tmp_path, model, street):
     summary = json.loads((output / "summary.json").read_text())
     assert summary["scores"] is None  # no labels were given
     *pictures, video = map(Path, summary["files"])
-    assert [p.name for p in pictures] == [f"frame_{i:04d}.png" for i in (0, 1, 2, 4, 5)]
+    received = summary["frames"]["received"]
+    names = [f"frame_{i:04d}.png" for i in (0, received - 1)]
+    assert [pictures[0].name, pictures[-1].name] == names
     for path in (*pictures, video, output / "summary.json"):
         assert str(path) in result.stdout
 
@@ -138,12 +142,13 @@ def test_pictures_and_video_show_the_frames(tmp_path, model, street):
     played = []
     while (read := capture.read())[0]:
         played.append(read[1])
-    assert len(played) == FRAMES
+    assert len(played) == received
     assert np.abs(played[0].astype(int) - shown[0]).mean() < 8  # lossy
     assert np.abs(played[-1].astype(int) - shown[-1]).mean() < 8
-    original = cv2.resize(cv2.imread(str(street / "images" / "5.png")), (480, 360))
-    panel = shown[-1][30:390, 12:492]
-    assert np.abs(panel.astype(int) - original).mean() < 4
+    panel = shown[-1][30:390, 12:492].astype(int)
+    images = (cv2.imread(str(path)) for path in (street / "images").iterdir())
+    originals = [cv2.resize(image, (480, 360)) for image in images]
+    assert min(np.abs(panel - original).mean() for original in originals) < 4
 
 
 def test_synthetic_street_with_truth_and_one_without(tmp_path, model, street):
@@ -152,7 +157,7 @@ def test_synthetic_street_with_truth_and_one_without(tmp_path, model, street):
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "synthetic" / "summary.json").read_text())
     assert summary["source"] == "synthetic"
-    assert (summary["frames"]["received"], summary["scores"]["frames"]) == (3, 3)
+    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (3, 3)
 
     some = tmp_path / "labels"
     some.mkdir()
@@ -162,7 +167,7 @@ def test_synthetic_street_with_truth_and_one_without(tmp_path, model, street):
     result = demo(*words, "--output", tmp_path / "some")
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "some" / "summary.json").read_text())
-    assert (summary["frames"]["received"], summary["scores"]["frames"]) == (3, 2)
+    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (3, 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -176,7 +181,7 @@ def test_interrupt_ends_every_process_and_keeps_what_is_done(tmp_path, model, nu
             env=environment(),
         )
         give_up = time.monotonic() + HANG
-        while b"frame " not in (tmp_path / "log").read_bytes() and time.monotonic() < give_up:
+        while b"first mask " not in (tmp_path / "log").read_bytes() and time.monotonic() < give_up:
             time.sleep(0.1)
         started = children(process.pid)
         process.send_signal(number)
@@ -253,21 +258,13 @@ def test_wrong_options_are_refused_before_anything_starts(tmp_path, model, words
 
 
 class FakeNode:
-    """Takes subscriptions and keeps what is published."""
+    """Takes subscriptions."""
 
     def __init__(self) -> None:
         self.callbacks: dict[str, Any] = {}
-        self.published: list[Any] = []
 
     def create_subscription(self, kind, topic, callback, qos) -> None:
         self.callbacks[topic] = callback
-
-    def create_publisher(self, kind, topic, qos):
-        self.publish = self.published.append
-        return self
-
-    def create_timer(self, period, callback) -> None:
-        self.callbacks["timer"] = callback
 
     def get_namespace(self) -> str:
         return "/demo"
@@ -285,7 +282,6 @@ def messages(number: int, encoding: str = "rgb8") -> dict[str, Any]:
 
     made: dict[str, Any] = {
         "image_raw": Image(encoding=encoding, width=2, height=1, step=6),
-        "label": Image(encoding="mono8", width=1, height=1, step=1, data=[number]),
         "segmentation/mask": Image(encoding="mono8", width=1, height=2, step=3),
         "segmentation/class_fractions": ClassFractions(
             model="m", classes=[ClassFraction(class_name="c", fraction=float(number))]
@@ -298,59 +294,54 @@ def messages(number: int, encoding: str = "rgb8") -> dict[str, Any]:
     return made
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
 def test_parts_of_a_frame_are_matched_in_any_order(order):
     from bisenetv2_ros.demo.observer import Observer
 
     node, frames = FakeNode(), []
-    Observer(node, frames.append, with_labels=True)
+    observer = Observer(node, frames.append)
     parts = [list(messages(number).items()) for number in (5, 6)]
     for i in order:
         for topic, message in (parts[0][i], parts[1][i]):
             node.callbacks[topic](message)
-    assert [header.stamp.sec for header in node.published] == [5, 6]
+    assert not observer.waiting
     for number, frame in zip((5, 6), frames, strict=True):
         assert frame.image.tolist() == [[[number, 0, 1]] * 2]
-        assert frame.label.tolist() == [[number]]
         assert frame.mask.tolist() == [[number], [number + 1]]
         assert frame.fractions.tolist() == [number]
 
 
-def test_repeated_messages_count_once():
-    """The camera sends again what was not answered, and the node may segment it again."""
+def test_a_dropped_frame_is_not_waited_for():
     from bisenetv2_ros.demo.observer import Observer
 
     node, frames = FakeNode(), []
-    observer = Observer(node, frames.append, with_labels=True)
-    for _ in range(2):
-        for topic, message in messages(5).items():
+    observer = Observer(node, frames.append)
+    for number in (5, 6):
+        node.callbacks["image_raw"](messages(number)["image_raw"])
+    assert observer.waiting
+    for topic, message in messages(6).items():
+        if topic != "image_raw":
             node.callbacks[topic](message)
-            node.callbacks[topic](message)
-    assert len(frames) == 1
-    assert [header.stamp.sec for header in node.published] == [5, 5, 5]  # each repeat is answered
-    measured = observer.measured
-    assert (measured.sent, measured.received, len(measured.inference_times)) == (1, 1, 1)
-    assert observer.waiting == 0
+    assert not observer.waiting  # the node takes the newest frame, so 5 is dropped
+    assert (observer.measured.sent, observer.measured.received, len(frames)) == (2, 1, 1)
 
 
 def test_bgr_frames_are_turned():
     from bisenetv2_ros.demo.observer import Observer
 
     node, frames = FakeNode(), []
-    Observer(node, frames.append, with_labels=False)
+    Observer(node, frames.append)
     for topic, message in messages(5, "bgr8").items():
-        if topic != "label":
-            node.callbacks[topic](message)
+        node.callbacks[topic](message)
     assert frames[0].image.tolist() == [[[1, 0, 5]] * 2]
-    assert frames[0].label is None
 
 
 def test_frames_without_an_answer_are_forgotten():
     from bisenetv2_ros.demo import observer as module
 
     node, frames = FakeNode(), []
-    observer = module.Observer(node, frames.append, with_labels=False)
+    observer = module.Observer(node, frames.append)
     for number in range(module._PENDING + 10):
         node.callbacks["image_raw"](messages(number)["image_raw"])
-    assert observer.waiting == module._PENDING
+    assert len(observer._pending) == module._PENDING
     assert observer.measured.sent == module._PENDING + 10

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import os
 import sys
 import time
@@ -14,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import HANG
 
-from bisenetv2_ros.demo.live_view import LiveView, Progress
 from bisenetv2_ros.demo.results import EvenlySpaced, Results, SegmentedFrame
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.labels import CAMVID
@@ -37,59 +35,6 @@ def test_evenly_spaced_whatever_the_length(length, count):
     if length > count:
         even = (length - 1) / (count - 1)
         assert gaps.max() <= 1.5 * even + 1 and gaps.min() >= 0.5 * even - 1
-
-
-class Terminal(io.StringIO):
-    encoding = "utf-8"
-
-    def isatty(self) -> bool:
-        return True
-
-
-class Log(io.StringIO):
-    encoding = "ascii"
-
-
-def progress(frames: int) -> Progress:
-    return Progress(
-        stage="waiting",
-        frames=frames,
-        total=9,
-        rate=10.0,
-        latency_p50=0.020,
-        latency_p99=0.035,
-        dropped=2,
-        fractions=[("sky", 0.1), ("road", 0.5), ("car", 0.4)],
-    )
-
-
-def test_live_view_redraws_in_place_on_a_terminal():
-    stream = Terminal()
-    view = LiveView(stream)
-    view.show(progress(0))
-    view.show(progress(3))
-    first = stream.getvalue()
-    assert "waiting" in first and "\x1b[1F" in first  # one line up, over the waiting line
-    view.show(progress(4))
-    second = stream.getvalue()[len(first) :]
-    assert second.startswith("\x1b[5F")  # figures, empty line, three classes
-    assert "frame 4/9   10.0 Hz   latency p50 20 ms, p99 35 ms   dropped 2" in second
-    names = [line.split()[0] for line in second.splitlines()[2:5]]
-    assert names == ["road", "car", "sky"]  # largest first
-    assert second.count("█") == 15 + 12 + 3
-
-
-def test_live_view_is_plain_lines_in_a_log():
-    stream = Log()
-    view = LiveView(stream)
-    assert view.is_due()
-    view.show(progress(3))
-    assert not view.is_due()
-    view.show(progress(5))
-    lines = stream.getvalue().splitlines()
-    assert [line.split()[1] for line in lines] == ["3/9", "5/9"]
-    assert lines[0].endswith("road 50 %, car 40 %, sky 10 %")
-    assert "\x1b" not in stream.getvalue() and stream.getvalue().isascii()
 
 
 OBEDIENT = """import time
@@ -186,7 +131,7 @@ def test_pictures_of_an_earlier_demo_do_not_mix_with_the_new(tmp_path):
     (tmp_path / "frame_of_mine.png").write_bytes(b"the user's own")
     (tmp_path / "notes.txt").write_text("the user's own")
     frame = SegmentedFrame(
-        np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros(11), None
+        np.zeros((48, 64, 3), np.uint8), np.zeros((48, 64), np.uint8), np.zeros(11)
     )
     results = Results(tmp_path, CAMVID, rate=10)
     results.add(frame)

@@ -6,17 +6,19 @@ import argparse
 import dataclasses
 import importlib
 import json
-import os
-import signal
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import picture_size, refuse_overwriting, sample_frames, set_up_ros
+from bisenetv2_ros.cli.options import (
+    picture_size,
+    refuse_overwriting,
+    sample_frames,
+    set_up_private_graph,
+)
 from bisenetv2_ros.files.paths import naming
-from bisenetv2_ros.system.signals import interrupt_once
 
 if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Result
@@ -279,12 +281,7 @@ def _graph(args: argparse.Namespace) -> int:
     from bisenetv2_ros.model_file import model_path
 
     importlib.import_module("rclpy")  # here, where its absence is told in one line
-    # Not on the robot's own domain: these cameras are not the robot's.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    # A signal to this process is for its children too.
-    interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    set_up_ros("benchmark")
+    set_up_private_graph("benchmark")
     try:
         plan = Plan(
             model_path(args.models[0] if args.models else ""),

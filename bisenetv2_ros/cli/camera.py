@@ -81,13 +81,6 @@ be read is skipped and named. Ends after the last frame.
         metavar="N",
         help="send nothing before N subscribers of the images are there, so that they miss none",
     )
-    parser.add_argument(
-        "--pace-topic",
-        default="",
-        metavar="TOPIC",
-        help="send a frame only when the header of the one before has come back on this topic "
-        "(std_msgs/Header), at most at the rate; one that stays unanswered is sent again",
-    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -113,7 +106,6 @@ def run(args: argparse.Namespace) -> int:
         frame_id=args.frame_id,
         reliable=args.reliability == "reliable",
         wait_for_subscribers=args.wait_for_subscribers,
-        pace_topic=args.pace_topic,
     )
     start = time.monotonic()
     try:

@@ -1,32 +1,20 @@
-"""`bisenetv2 demo`: camera and node as two processes over DDS, watched and measured by this third.
+"""`bisenetv2 demo`: measures a camera and a node that run as two processes over DDS.
 
-The camera waits for each frame to be finished before it sends the next (and never sends faster than
---rate), so that no frame is lost on a slow machine and the scores are over every frame.
+The node drops what it cannot keep up with, as on a robot, and the demo counts it. Scores are
+computed afterwards, without ROS, over every frame that the camera sent.
 """
 
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import add_bag_options
+from bisenetv2_ros.cli.options import add_bag_options, set_up_private_graph
 from bisenetv2_ros.demo import DemoError
-from bisenetv2_ros.demo.run import (
-    ENDLESS_FRAMES,
-    ENDLESS_SECONDS,
-    frame_count,
-    run_demo,
-    set_up_environment,
-)
+from bisenetv2_ros.demo.run import ENDLESS_FRAMES, ENDLESS_SECONDS, frame_count, run_demo
 from bisenetv2_ros.model_file import model_path, read_model_file
-from bisenetv2_ros.system.signals import interrupt_once
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,9 +24,9 @@ examples:
   bisenetv2 demo                                        a synthetic street scene
   bisenetv2 demo --source drive.mp4                     your video
   bisenetv2 demo --source drive.mcap --topic /front/image_raw
-  bisenetv2 demo --source images/ --labels labels/      with scores against the truth
+  bisenetv2 demo --source images/ --labels labels/      with scores
 
-The output directory gets pictures, video.mp4, summary.json and the logs of both processes.
+The output directory gets images, video.mp4, summary.json and the logs of both processes.
 """
     parser.add_argument(
         "--source",
@@ -51,22 +39,22 @@ The output directory gets pictures, video.mp4, summary.json and the logs of both
         "--labels",
         default="",
         metavar="DIR",
-        help="label masks of the source's pictures, by stem: class index per pixel, to score the "
-        "masks by; the number after the last class and 255 do not count",
+        help="label masks of the images, by stem, for scores: the class of each pixel; 255 "
+        "and the number after the last class are ignored",
     )
     parser.add_argument(
         "--frames",
         type=positive_int,
         metavar="N",
-        help="frames to show (default: all; of a source without end "
-        f"{ENDLESS_FRAMES}, or what is done in {ENDLESS_SECONDS:.0f} s)",
+        help="frames to show (default: all; if the source has no end, "
+        f"{ENDLESS_FRAMES}, or those of {ENDLESS_SECONDS:.0f} s)",
     )
     parser.add_argument(
         "--rate",
         type=positive_float,
         default=15.0,
         metavar="HZ",
-        help="most frames per second (default: %(default)s)",
+        help="frames per second (default: %(default)s)",
     )
     parser.add_argument("--model", default="", help="model file or name (default: the package's)")
     parser.add_argument(
@@ -77,7 +65,7 @@ The output directory gets pictures, video.mp4, summary.json and the logs of both
         type=Path,
         default=Path("demo_output"),
         metavar="DIR",
-        help="for the results (default: %(default)s)",
+        help="output directory (default: %(default)s)",
     )
 
 
@@ -89,12 +77,7 @@ def run(args: argparse.Namespace) -> int:
     except ValueError as error:
         raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
-    # A signal to this process is for its children too.
-    interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    try:
-        set_up_environment()
-    except ValueError as error:
-        raise UserError(str(error)) from error
+    set_up_private_graph("demo")
     try:
         return run_demo(args, model, total)
     except DemoError as error:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import re
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.system.signals import interrupt_once
 
 if TYPE_CHECKING:
     import numpy as np
@@ -176,10 +179,25 @@ def _moment(text: str) -> tuple[int, float]:
 
 
 def set_up_ros(verb: str) -> None:
-    """Prepare the environment for rclpy.init(), see `node.environment`; UserError if it refuses."""
+    """Prepare the environment for rclpy.init(), see `node.environment`.
+
+    Raises UserError if ROS_DOMAIN_ID is out of range.
+    """
     from bisenetv2_ros.node import environment
 
     try:
         environment.set_up(verb)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def set_up_private_graph(verb: str) -> None:
+    """Do as `set_up_ros` for a verb that starts its own cameras and nodes as child processes.
+
+    The default domain is not the robot's: these cameras are not the robot's. The first signal to
+    this process interrupts it, so that it ends its children.
+    """
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    set_up_ros(verb)

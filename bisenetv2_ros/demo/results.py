@@ -1,7 +1,8 @@
-"""What the demo keeps of the frames: pictures, a video, and scores against the truth. No ROS."""
+"""What the demo keeps of the frames: images, a video, and scores against labels. No ROS."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -14,6 +15,8 @@ from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import Scores, confusion_matrix, scores
 from bisenetv2_ros.resize import resize_mask
+from bisenetv2_ros.segmenter import Segmenter
+from bisenetv2_ros.sources.frame import Frame
 from bisenetv2_ros.visualization import side_by_side
 
 PICTURES = 5
@@ -23,18 +26,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class SegmentedFrame:
-    """Everything that arrived for one camera frame."""
+    """A camera frame and what the node published for it."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     mask: np.ndarray  # (h, w) uint8 class indices, as published
     fractions: np.ndarray  # (num_classes,) float, as published
-    label: np.ndarray | None  # (H', W') uint8 truth
 
 
 class EvenlySpaced(Generic[T]):
-    """Keeps `count` about evenly spaced items of a stream whose length nobody knows beforehand.
+    """Keeps about `count` evenly spaced items of a stream of unknown length.
 
-    Holds at most 4 * count + 1 items. The first and the last item are always among the picked.
+    Holds at most 4 * count + 1 items. Always picks the first and the last item.
     """
 
     def __init__(self, count: int) -> None:
@@ -45,7 +47,7 @@ class EvenlySpaced(Generic[T]):
         self._seen = 0
 
     def add(self, item: T) -> None:
-        """Offer the stream's next item."""
+        """Take the next item of the stream."""
         self._last = (self._seen, item)
         if self._seen % self._stride == 0:
             self._kept.append(self._last)
@@ -55,7 +57,7 @@ class EvenlySpaced(Generic[T]):
         self._seen += 1
 
     def pick(self) -> list[tuple[int, T]]:
-        """Return (index in the stream, item), in order; fewer than `count` of a short stream."""
+        """Return (index, item) pairs in order; fewer than `count` if the stream is short."""
         if self._last is None:
             return []
         candidates = dict([*self._kept, self._last])
@@ -67,61 +69,70 @@ class EvenlySpaced(Generic[T]):
 
 
 class Results:
-    """Gathers frames into the output directory; `close` completes the files."""
+    """Writes frames into the output directory; `close` completes the files."""
 
     def __init__(self, directory: Path, labels: LabelSet, rate: float) -> None:
-        """rate: of the video, frames per second. Pictures of an earlier demo are removed."""
+        """Remove the images of an earlier demo. rate: of the video, in frames per second."""
         self._directory = directory
         for path in filter(is_own_picture, directory.glob("frame_*.png")):
             path.unlink()
         self._labels = labels
         self._video = VideoFile(directory / "video.mp4", rate)
         self._pictures: EvenlySpaced[np.ndarray] = EvenlySpaced(PICTURES)
-        self._confusion = np.zeros((len(labels), len(labels) + 1), np.int64)
         self._fractions = np.zeros(len(labels))
         self.frames = 0
-        self.scored_frames = 0
 
     def add(self, frame: SegmentedFrame) -> None:
-        """Take in one frame. DemoError where its label has values that are no class."""
+        """Add one frame."""
         self.frames += 1
         self._fractions += frame.fractions
-        if frame.label is not None:
-            mask = resize_mask(frame.mask, frame.label.shape[1::-1])
-            classes, ignore = len(self._labels), self._labels.ignore_index
-            # Many data sets, CamVid among them, number what is unlabelled after the last class.
-            label = np.where(frame.label == classes, np.uint8(ignore), frame.label)
-            try:
-                self._confusion += confusion_matrix(label, mask, classes, ignore)
-            except ValueError as error:
-                raise DemoError(f"the label of frame {self.frames}: {error}") from error
-            self.scored_frames += 1
         picture = side_by_side(frame.image, frame.mask, self._labels, frame.fractions)
         self._video.write(picture)
         self._pictures.add(picture)
 
     @property
     def mean_fractions(self) -> dict[str, float]:
-        """Share of each class over all frames, 0..1."""
+        """Mean fraction of each class over all frames, 0..1."""
         return dict(
             zip(self._labels.names, (self._fractions / max(1, self.frames)).tolist(), strict=True)
         )
 
     @property
-    def scores(self) -> Scores | None:
-        """Scores over all frames that came with a label; None if there was none."""
-        return scores(self._confusion) if self.scored_frames else None
-
-    @property
     def note(self) -> str:
-        """What to tell people who will play the video."""
+        """A remark for people who play the video, or ''."""
         return self._video.note
 
     def close(self) -> list[Path]:
-        """Complete the video, write the pictures; return the paths of all files, pictures first."""
+        """Complete the video, write the images; return all paths, images first."""
         self._video.close()
         paths = []
         for index, picture in self._pictures.pick():
             paths.append(self._directory / f"frame_{index:04d}.png")
             write_picture(paths[-1], picture)
         return [*paths, self._video.path] if paths else []
+
+
+def score(
+    frames: Iterable[Frame], segmenter: Segmenter, on_frame: Callable[[], object]
+) -> tuple[Scores, int] | None:
+    """Segment the labelled ones of `frames`; return their scores and how many they are.
+
+    None if no frame has a label. Raises DemoError if a label has a value that is no class; the
+    number after the last class is unlabeled, as in CamVid and many other datasets.
+    """
+    labels = segmenter.model.info.labels
+    classes, ignore = len(labels), labels.ignore_index
+    confusion = np.zeros((classes, classes + 1), np.int64)
+    count = 0
+    for number, frame in enumerate(frames, 1):
+        on_frame()
+        if frame.label is None:
+            continue
+        mask = resize_mask(segmenter(frame.image).mask, frame.label.shape[1::-1])
+        label = np.where(frame.label == classes, np.uint8(ignore), frame.label)
+        try:
+            confusion += confusion_matrix(label, mask, classes, ignore)
+        except ValueError as error:
+            raise DemoError(f"the label of frame {number}: {error}") from error
+        count += 1
+    return (scores(confusion), count) if count else None

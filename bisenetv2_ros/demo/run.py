@@ -1,9 +1,10 @@
-"""The demo: camera and node as processes, watched until the last frame is answered."""
+"""The demo: runs camera and node as processes, measures them, and scores the model offline."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -15,14 +16,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from tqdm import tqdm
 
 from bisenetv2_ros.demo import DemoError
-from bisenetv2_ros.demo.live_view import LiveView, Progress
-from bisenetv2_ros.demo.results import Results
+from bisenetv2_ros.demo.results import Results, score
 from bisenetv2_ros.files.paths import naming, refuse_overwriting, replacing
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile
-from bisenetv2_ros.node import environment
+from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.sources.frame_source import SYNTHETIC, is_endless, open_source
 from bisenetv2_ros.system.child_process import Child, end_all
 
@@ -33,35 +34,18 @@ if TYPE_CHECKING:
 
 
 NAMESPACE = "/demo"
-
-
-SCENE_SIZE = "640x480"  # of the synthetic street; drawing a larger one would slow small machines
-
-
-ENDLESS_FRAMES = 100  # shown of a source that has no end of its own ...
-
-
-ENDLESS_SECONDS = 8.0  # ... or as many as a slow machine segments in this time
-
-
+SCENE_SIZE = (640, 480)  # of the synthetic street; drawing a larger one would slow small machines
+ENDLESS_FRAMES = 100  # shown of a source without end ...
+ENDLESS_SECONDS = 8.0  # ... unless this time after the first mask comes first
 FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
-
-
 SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
-
-
 LAST_MASK_TIMEOUT = 2.0  # seconds without a mask after the camera has ended
-
-
-DIAGNOSTICS_TIMEOUT = 2.0  # the node reports once a second
+DIAGNOSTICS_TIMEOUT = 10.0  # seconds, for a busy machine; the node reports once a second
 
 
 def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
-    """Run camera and node until the last frame is answered; returns the exit code."""
-    labels = model.info.labels
-    # The truth of the synthetic scene is in CamVid's classes.
-    with_labels = labels.names == CAMVID.names if _is_synthetic(args) else bool(args.labels)
-    results = Results(args.output, labels, args.rate)
+    """Run camera and node until the last frame is answered, then score; returns the exit code."""
+    results = Results(args.output, model.info.labels, args.rate)
     print(f"camera and node on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, topics in {NAMESPACE}/")
     interrupted = False
     children: list[Child] = []
@@ -72,9 +56,9 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
             "camera", _camera_command(args, total), os.environ, args.output / "camera.log"
         )
         children.append(camera)
-        with _observer(results, with_labels) as (observer, executor):
+        with _observer(results) as (observer, executor):
             try:
-                seconds = ENDLESS_SECONDS if _is_endless(args) and not args.frames else math.inf
+                seconds = ENDLESS_SECONDS if is_endless(args.source) and not args.frames else None
                 _watch(node, camera, observer, executor, total, seconds)
             except KeyboardInterrupt:
                 interrupted = True
@@ -86,10 +70,15 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         end_all(children)
         files = results.close()
-    if observer.measured.first_mask is None:
+    measured = observer.measured
+    if measured.first_mask is None:
         return 130
-    summary = _summary(args, model, observer.measured, results, memory)
-    summary["time_to_first_mask_s"] = round(observer.measured.first_mask - node.started, 3)
+    summary = _summary(args, model, measured, results, memory)
+    try:
+        summary["scores"] = None if interrupted else _score(args, measured)
+    except KeyboardInterrupt:
+        summary["scores"], interrupted = None, True
+    summary["time_to_first_mask_s"] = round(measured.first_mask - node.started, 3)
     summary["interrupted"] = interrupted
     summary["files"] = [str(path) for path in files]
     path = args.output / "summary.json"
@@ -101,20 +90,49 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     return 130 if interrupted else 0
 
 
-def _is_synthetic(args: argparse.Namespace) -> bool:
-    return bool(args.source == SYNTHETIC)
+def _score(args: argparse.Namespace, measured: Measurements) -> dict[str, Any] | None:
+    """Score the node's model on the frames that the camera sent, dropped ones included.
 
-
-def _is_endless(args: argparse.Namespace) -> bool:
-    return is_endless(args.source)
+    None if the frames have no labels of the model's classes.
+    """
+    synthetic = args.source == SYNTHETIC
+    if not (args.labels or synthetic):
+        return None
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    backend = measured.node_values.get("backend", "auto")
+    with Segmenter(args.model, backend=backend) as segmenter:
+        names = segmenter.model.info.labels.names
+        if synthetic and names != CAMVID.names:
+            return None
+        source = open_source(
+            args.source,
+            labels=args.labels,
+            size=SCENE_SIZE if synthetic else None,
+            on_damaged=lambda _: None,  # the camera has named it
+        )
+        frames = itertools.islice(source, measured.sent)
+        with tqdm(total=measured.sent, desc="scoring", leave=False, disable=None) as bar:
+            scored = score(frames, segmenter, bar.update)
+    if scored is None:
+        return None
+    scores, count = scored
+    return {
+        "frames": count,
+        "mean_iou": scores.mean_iou,
+        "pixel_accuracy": scores.pixel_accuracy,
+        "iou": {
+            name: None if math.isnan(value) else value
+            for name, value in zip(names, scores.iou.tolist(), strict=True)
+        },
+    }
 
 
 def frame_count(args: argparse.Namespace) -> int | None:
-    """How many frames there will be, None if nobody knows.
+    """The number of frames to expect, None if it is unknown.
 
-    Raises ValueError for a source that cannot be used, or that results would overwrite.
+    Raises ValueError if the source cannot be used or the results would overwrite it.
     """
-    if _is_endless(args):  # and a device can be opened but once, by the camera
+    if is_endless(args.source):  # the camera opens it; a device opens only once
         return args.frames or ENDLESS_FRAMES
     source = open_source(
         args.source, labels=args.labels, topics=args.topic, encodings=args.image_encoding
@@ -130,14 +148,6 @@ def frame_count(args: argparse.Namespace) -> int | None:
     return min(args.frames, count)
 
 
-def set_up_environment() -> None:
-    """Set what this process and its children need, where the user has set nothing else."""
-    # Not on the robot's own domain: the demo's camera is not the robot's.
-    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    environment.set_up("demo")
-
-
 def _segment_command(args: argparse.Namespace) -> list[str]:
     parameters = {"model": args.model, "backend": args.backend}
     ros_args = ["-r", f"__ns:={NAMESPACE}"]
@@ -147,19 +157,15 @@ def _segment_command(args: argparse.Namespace) -> list[str]:
 
 
 def _camera_command(args: argparse.Namespace, total: int | None) -> list[str]:
-    from bisenetv2_ros.demo.observer import FINISHED_TOPIC
-
     command = [*_program("camera"), args.source]
     command += ["--rate", str(args.rate)]
-    if _is_synthetic(args):
-        command += ["--size", SCENE_SIZE]
-    command += ["--wait-for-subscribers", "2", "--pace-topic", FINISHED_TOPIC]
+    if args.source == SYNTHETIC:
+        command += ["--size", "{}x{}".format(*SCENE_SIZE)]
+    command += ["--wait-for-subscribers", "2"]
     for topic in args.topic:
         command += ["--topic", topic]
     for topic, encoding in args.image_encoding.items():
         command += ["--image-encoding", f"{topic}={encoding}"]
-    if args.labels:
-        command += ["--labels", args.labels]
     if total is not None:
         command += ["--frames", str(total)]
     return [*command, "--ros-args", "-r", f"__ns:={NAMESPACE}"]
@@ -170,7 +176,7 @@ def _program(verb: str) -> list[str]:
 
 
 @contextlib.contextmanager
-def _observer(results: Results, with_labels: bool) -> Iterator[tuple[Observer, Executor]]:
+def _observer(results: Results) -> Iterator[tuple[Observer, Executor]]:
     """The demo's own ROS node."""
     import rclpy
     from rclpy.executors import SingleThreadedExecutor
@@ -184,7 +190,7 @@ def _observer(results: Results, with_labels: bool) -> Iterator[tuple[Observer, E
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     try:
-        yield Observer(node, results.add, with_labels=with_labels), executor
+        yield Observer(node, results.add), executor
     finally:
         executor.shutdown()
         node.destroy_node()
@@ -197,42 +203,53 @@ def _watch(
     observer: Observer,
     executor: Executor,
     total: int | None,
-    seconds: float,
+    seconds: float | None,
 ) -> None:
-    """Spin until every frame of the camera is done. DemoError when that does not come to be.
+    """Spin until the camera's last frame is answered.
 
-    total: frames expected, for the display. seconds: after the first mask, to stop the camera.
+    total: number of frames expected. seconds: from the first mask until the camera is stopped; None
+    lets it run. Raises DemoError if a process fails or masks stay away.
     """
-    view = LiveView()
     measured = observer.measured
     camera_ended: float | None = None
-    while True:
-        executor.spin_once(timeout_sec=0.05)
-        if view.is_due():
-            view.show(_progress(observer, total))
-        now = time.monotonic()
-        if node.exit_code() is not None:
-            raise DemoError(_ended_early(node))
-        if camera_ended is None and camera.exit_code() is not None:
-            if camera.exit_code() != 0:
-                raise DemoError(_ended_early(camera))
-            camera_ended = now
-        if measured.first_mask is not None and now > measured.first_mask + seconds:
-            camera.interrupt()
-        last_sign = measured.mask_times[-1] if measured.mask_times else node.started
-        if camera_ended is not None:
-            finished = measured.received > 0 and observer.waiting == 0
-            if finished or now - max(last_sign, camera_ended) > LAST_MASK_TIMEOUT:
+    shown = 0  # masks
+    with tqdm(total=total, unit="frame", disable=None) as bar:
+        while True:
+            executor.spin_once(timeout_sec=0.05)
+            if measured.received and not shown:
+                bar.write(f"first mask {measured.mask_times[0] - node.started:.1f} s after start")
+            if measured.received > shown:
+                bar.set_postfix_str(_figures(measured), refresh=False)
+                bar.update(measured.received - shown)
+                shown = measured.received
+            now = time.monotonic()
+            if node.exit_code() is not None:
+                raise DemoError(_ended_early(node))
+            if camera_ended is None and camera.exit_code() is not None:
+                if camera.exit_code() != 0:
+                    raise DemoError(_ended_early(camera))
+                camera_ended = now
+            if seconds and measured.first_mask and now > measured.first_mask + seconds:
+                camera.interrupt()
+            last_sign = measured.mask_times[-1] if measured.mask_times else node.started
+            if camera_ended is not None:
+                finished = measured.received > 0 and not observer.waiting
+                if finished or now - max(last_sign, camera_ended) > LAST_MASK_TIMEOUT:
+                    break
+            elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
                 break
-        elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
-            break
-    view.show(_progress(observer, total))
     if camera_ended is None or not measured.received:
         raise DemoError(
             f"{measured.sent} camera frames came, {measured.received} masks, then none for "
             f"{now - last_sign:.0f} s\n  last lines of {node.log}:\n{node.last_lines()}\n"
             f"  last lines of {camera.log}:\n{camera.last_lines()}"
         )
+
+
+def _figures(measured: Measurements) -> str:
+    p50, p99 = _percentiles(measured.latencies, (50, 99))
+    dropped = sum(measured.dropped.values())
+    return f"latency p50 {1000 * p50:.0f} ms, p99 {1000 * p99:.0f} ms, dropped {dropped}"
 
 
 def _ended_early(child: Child) -> str:
@@ -243,26 +260,11 @@ def _ended_early(child: Child) -> str:
 
 
 def _wait_for_diagnostics(observer: Observer, executor: Executor) -> None:
-    """Spin until the node has reported on the last mask too, for the counts of dropped frames."""
+    """Spin until diagnostics newer than the last mask arrive, for the counts of drops."""
     measured = observer.measured
     give_up = time.monotonic() + DIAGNOSTICS_TIMEOUT
     while measured.node_values_time < measured.mask_times[-1] and time.monotonic() < give_up:
         executor.spin_once(timeout_sec=0.05)
-
-
-def _progress(observer: Observer, total: int | None) -> Progress:
-    measured = observer.measured
-    p50, p99 = _percentiles(measured.latencies, (50, 99))
-    return Progress(
-        stage=f"waiting for the first mask ({measured.sent} camera frames so far)",
-        frames=measured.received,
-        total=total,
-        rate=measured.recent_rate,
-        latency_p50=p50,
-        latency_p99=p99,
-        dropped=sum(measured.dropped.values()),
-        fractions=observer.newest_fractions,
-    )
 
 
 def _percentiles(values: list[float], percents: tuple[float, ...]) -> list[float]:
@@ -276,14 +278,13 @@ def _summary(
     results: Results,
     memory: float | None,
 ) -> dict[str, Any]:
-    """What summary.json holds."""
+    """The contents of summary.json but for the scores."""
     percents = (50, 90, 99, 100)
 
     def milliseconds(values: list[float]) -> dict[str, float]:
         named = zip(("p50", "p90", "p99", "max"), _percentiles(values, percents), strict=True)
         return {name: round(1000 * value, 2) for name, value in named}
 
-    scores = results.scores
     return {
         "source": args.source,
         "labels": args.labels or None,
@@ -303,17 +304,6 @@ def _summary(
         "inference_ms": milliseconds(measured.inference_times),
         "node_peak_memory_mib": None if memory is None else round(memory, 1),
         "fractions": {name: round(value, 6) for name, value in results.mean_fractions.items()},
-        "scores": None
-        if scores is None
-        else {
-            "frames": results.scored_frames,
-            "mean_iou": scores.mean_iou,
-            "pixel_accuracy": scores.pixel_accuracy,
-            "iou": {
-                name: None if math.isnan(value) else value
-                for name, value in zip(model.info.labels.names, scores.iou.tolist(), strict=True)
-            },
-        },
         "ros_domain_id": int(os.environ["ROS_DOMAIN_ID"]),
     }
 
@@ -324,7 +314,7 @@ def _print_summary(summary: dict[str, Any], path: Path) -> None:
     print(f"""
   model      {summary["model"]} on {summary["backend"]}, {summary["device"]}
   frames     {frames["sent"]} sent, {frames["received"]} segmented, dropped: {causes or "none"}
-  rate       {summary["rate_hz"]} Hz (the camera sends at most {summary["rate_limit_hz"]} Hz)
+  rate       {summary["rate_hz"]} Hz (the camera sends {summary["rate_limit_hz"]} Hz)
   latency    p50 {latency["p50"]} ms, p99 {latency["p99"]} ms, camera to mask; \
 inference p50 {inference["p50"]} ms
   first mask {summary["time_to_first_mask_s"]} s after the node's start; \

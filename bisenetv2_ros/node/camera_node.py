@@ -42,9 +42,6 @@ FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
 FRAMES_AHEAD = 4  # that are read before they are due
 SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
-# Seconds without an answer on the pace topic after which a frame goes again, or is given up after
-# the last: the first are for frames lost while the graph is forming, the others for slow networks.
-ANSWER_TIMEOUTS = (0.5, 0.5, 0.5, 2.0, 4.0)
 DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
 
 
@@ -58,7 +55,6 @@ class CameraOptions:
     frame_id: str = ""  #: of every header; '' takes that of a bag's messages, elsewhere `camera`
     reliable: bool = True  #: QoS offered; drivers are reliable, see REP-2003
     wait_for_subscribers: int = 0  #: of image_raw and image_raw/compressed, before the first frame
-    pace_topic: str = ""  #: of std_msgs/Header: each frame waits for the header of the one before
 
 
 class _Topics:
@@ -105,8 +101,7 @@ class CameraNode(Node):
     ) -> None:
         """Create the publishers, that of `label` where `labelled`.
 
-        cameras: as of `FrameSource`. Raises RuntimeError if the pace topic or a camera has no name
-        that a topic can have.
+        cameras: as of `FrameSource`. Raises RuntimeError if the name of one cannot be a topic's.
         """
         super().__init__("camera")
         reliability = (
@@ -114,13 +109,9 @@ class CameraNode(Node):
         )
         qos = QoSProfile(depth=10, reliability=reliability)
         self._options = options
-        self._answered = Header()
-        name = options.pace_topic
+        self._cameras = {}
+        name = ""
         try:
-            if name:
-                answers = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
-                self.create_subscription(Header, name, self._take_answer, answers)
-            self._cameras = {}
             for name, names in topic_names(cameras).items():
                 self._cameras[name] = _Topics(self, names, qos, labelled)
         except InvalidTopicNameException as error:
@@ -144,27 +135,10 @@ class CameraNode(Node):
         )
 
     def send(self, frame: Frame) -> None:
-        """Publish a frame and, where there is a pace topic, wait for its answer.
-
-        Without an answer it goes again under the same header: a best-effort subscriber may have
-        missed it, or have had nobody to pass it on to while the graph was still forming.
-        """
+        """Publish everything about a frame, stamped with the current time."""
         recorded = frame.origin.frame_id if frame.origin else ""
         frame_id = self._options.frame_id or recorded or "camera"
         header = Header(stamp=self.get_clock().now().to_msg(), frame_id=frame_id)
-        for timeout in ANSWER_TIMEOUTS:
-            self.publish(frame, header)
-            if not self._options.pace_topic or self.spin_until(
-                lambda: self._answered.stamp == header.stamp, timeout
-            ):
-                return
-        self.get_logger().warning(
-            f"no answer on {self._options.pace_topic} to {frame.name}, "
-            f"sent {len(ANSWER_TIMEOUTS)} times; sending the next frame"
-        )
-
-    def publish(self, frame: Frame, header: Header) -> None:
-        """Publish everything about a frame under the header."""
         height, width = frame.image.shape[:2]
         topics = self._cameras[frame.camera]
         topics.info.publish(ideal_camera_info(header, (width, height)))
@@ -216,16 +190,13 @@ class CameraNode(Node):
             for publisher in filter(None, (topics.image, topics.label, topics.compressed)):
                 publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
 
-    def _take_answer(self, header: Header) -> None:
-        self._answered = header
-
 
 def publish_source(
     source: FrameSource, options: CameraOptions, ros_args: Sequence[str] = ()
 ) -> int:
     """Run the node until the source ends or a signal comes; return how many frames were sent.
 
-    Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or the pace topic.
+    Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or a topic name.
     """
     signalled = signals.note()
     ros_arguments.init(ros_args, "camera")
