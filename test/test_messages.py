@@ -24,12 +24,13 @@ from bisenetv2_ros.backends.base import output_memory
 from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES
 from bisenetv2_ros.node.messages import (
+    TYPES,
     ImageBuffer,
-    class_fractions_message,
     label_info,
     latency_seconds,
     scaled_camera_info,
 )
+from bisenetv2_ros.outputs import fill_class_fractions
 
 HEADER = Header(stamp=Time(sec=12, nanosec=345), frame_id="camera_front")
 
@@ -137,7 +138,7 @@ def class_fractions(counts: np.ndarray, **changes) -> ClassFractions:
         "latency": 0.25,
         "inference_time": 0.125,
     }
-    return received(class_fractions_message(**{**arguments, **changes}))
+    return received(fill_class_fractions(TYPES, **{**arguments, "regions": {}, **changes}))
 
 
 def test_class_fractions():

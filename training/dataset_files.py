@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from bisenetv2_ros.files.paths import share_directory
-from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml
 from bisenetv2_ros.labels import Colour, LabelSet
 from bisenetv2_ros.training.datasets import DatasetError, Decode, FileDataset, Pixels, read_label
+from bisenetv2_ros.training.settings import SettingsError, read_inherited
 
-MAX_BASES = 4
 UNKNOWN = 254  # in lookup tables: a value that is neither a class nor ignored
 
 Rgb = tuple[
@@ -200,7 +199,14 @@ def kind_of(labels: LabelSet) -> str:
 
 def read_dataset_file(path: Path) -> DatasetFile:
     """Read a data set's YAML file; DatasetError names the file, the key and what is expected."""
-    values = _read_values(path, MAX_BASES)
+
+    def base_path(base: str, named_in: Path) -> Path:
+        return known_datasets().get(base, named_in.parent / base)
+
+    try:
+        values = read_inherited(path, base_path)
+    except SettingsError as error:
+        raise DatasetError(f"{error} (expected a list of classes, docs/datasets.md)") from error
     values.setdefault("name", path.parent.name if path.stem == "classes" else path.stem)
     for layer in (values, *(v for v in _as_list(values.get("layouts") or []))):
         if isinstance(layer, dict) and isinstance(layer.get("splits"), list):
@@ -228,24 +234,6 @@ def read_dataset_file(path: Path) -> DatasetFile:
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
     return content
-
-
-def _read_values(path: Path, depth: int) -> dict[str, Any]:
-    try:
-        values = read_yaml(path)
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}, expected the list of classes") from error
-    except YamlError as error:
-        raise DatasetError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise DatasetError(f"{path}: expected keys and values with `classes:` among them")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not depth:
-        raise DatasetError(f"{path}: more than {MAX_BASES} data sets based on one another")
-    below = known_datasets().get(str(base), path.parent / str(base))
-    return {**_read_values(below, depth - 1), **values}
 
 
 # --- patterns -------------------------------------------------------------------------------------

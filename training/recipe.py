@@ -12,12 +12,19 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml, read_yaml
+from bisenetv2_ros.files.safe_yaml import YamlError, parse_yaml
 from bisenetv2_ros.training.model_config import NETWORKS, ModelConfig
 from bisenetv2_ros.training.recipe_folder import known_recipes, recipe_folder
-from bisenetv2_ros.training.settings import Bool, Float, Int, SettingsError, build, settings, within
-
-MAX_BASES = 8
+from bisenetv2_ros.training.settings import (
+    Bool,
+    Float,
+    Int,
+    SettingsError,
+    build,
+    read_inherited,
+    settings,
+    within,
+)
 
 
 class RecipeError(ValueError):
@@ -257,7 +264,10 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
         RecipeError: naming the file and key, what was received and what is expected.
     """
     path = _recipe_path(name_or_path)
-    values = _read_values(path)
+    try:
+        values = read_inherited(path, lambda base, _: _recipe_path(base), merged="model")
+    except SettingsError as error:
+        raise RecipeError(str(error)) from error
     values.setdefault("name", path.stem)
     recipe = recipe_from_dict(values, str(path))  # a fault of the file is not the overrides' fault
     if not overrides:
@@ -305,22 +315,3 @@ def _recipe_path(name_or_path: str) -> Path:
         known = ", ".join(known_recipes())
         raise RecipeError(f"no recipe {name_or_path!r}: expected a file or one of {known}")
     return path
-
-
-def _read_values(path: Path, depth: int = 0) -> dict[str, Any]:
-    """The keys of a recipe file over those of its `base`, models merged key by key."""
-    try:
-        values = read_yaml(path)
-    except YamlError as error:
-        raise RecipeError(f"{path}: {error}") from error
-    if not isinstance(values, dict):
-        raise RecipeError(f"{path}: expected keys and values, received {type(values).__name__}")
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if depth == MAX_BASES:
-        raise RecipeError(f"{path}: more than {MAX_BASES} recipes based on one another")
-    below = _read_values(_recipe_path(str(base)), depth + 1)
-    if isinstance(values.get("model"), dict):
-        values["model"] = {**below.get("model", {}), **values["model"]}
-    return {**below, **values}

@@ -11,11 +11,17 @@ import difflib
 import functools
 import json
 import typing
+from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 from typing_extensions import dataclass_transform
+
+from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml
+
+MAX_BASES = 8
 
 T = TypeVar("T")
 
@@ -122,3 +128,35 @@ def _expected(field: Any, kind: str) -> str:
     if ranged and low is not None and high is not None:
         return f"{low:g}..{high:g}" if abs(high) < 1e6 else f"{low}..{high}"
     return getattr(hint, "__name__", str(hint)) if isinstance(hint, type) else str(hint)
+
+
+def read_inherited(
+    path: Path, find: Callable[[str, Path], Path], merged: str = "", depth: int = MAX_BASES
+) -> dict[str, Any]:
+    """Read a YAML file; the keys of the file that its key `base` names are the defaults.
+
+    Args:
+        path: the file to read.
+        find: returns the path of a base, from its name and the path of the file that names it.
+        merged: a key whose mapping is merged with the base's; other values replace the base's.
+        depth: how many bases may follow one another.
+
+    Raises SettingsError, which names the file; and what `find` raises.
+    """
+    try:
+        values = read_yaml(path)
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from error
+    except YamlError as error:
+        raise SettingsError(f"{path}: {error}") from error
+    if not isinstance(values, dict):
+        raise SettingsError(f"{path}: expected keys and values, received {type(values).__name__}")
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not depth:
+        raise SettingsError(f"{path}: more than {MAX_BASES} files based on one another")
+    below = read_inherited(find(str(base), path), find, merged, depth - 1)
+    if isinstance(values.get(merged), dict):
+        values[merged] = {**below.get(merged, {}), **values[merged]}
+    return {**below, **values}

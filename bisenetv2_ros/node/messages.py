@@ -16,11 +16,9 @@ from std_msgs.msg import Header
 
 from bisenetv2_ros.ground_plane import POINT
 from bisenetv2_ros.msg import ClassFraction, ClassFractions, RegionFractions
-from bisenetv2_ros.outputs import fill_class_fractions, fill_label_info
+from bisenetv2_ros.outputs import fill_label_info
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from builtin_interfaces.msg import Time
 
     from bisenetv2_ros.labels import LabelSet
@@ -121,22 +119,6 @@ def _array_of(pixels: np.ndarray) -> array.array[int] | None:
         owner = owner.obj
     fills = isinstance(owner, array.array) and owner.typecode == "B" and len(owner) == pixels.size
     return owner if fills and pixels.flags.c_contiguous else None
-
-
-def class_fractions_message(
-    header: Header,
-    model: str,
-    labels: LabelSet,
-    counts: np.ndarray,
-    size: tuple[int, int],
-    latency: float,
-    inference_time: float,
-    regions: Mapping[str, np.ndarray] | None = None,
-) -> ClassFractions:
-    """What a mask of `size` (width, height) consists of; see `outputs.fill_class_fractions`."""
-    return fill_class_fractions(
-        TYPES, header, model, labels, counts, size, latency, inference_time, regions or {}
-    )
 
 
 def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:

@@ -107,6 +107,42 @@ class BagFile(ABC):
         self.end_time = max(self.end_time, log_time)
 
 
+class Reading:
+    """Counts the messages read from a file, and reports what is lost of it."""
+
+    def __init__(self, path: Path, lost: Lost) -> None:
+        self._path, self._lost = path, lost
+        self.count = 0
+        self.whole = True  #: no damage so far
+
+    def up_to_damage(self, messages: Iterator[Message]) -> tuple[list[Message], Exception | None]:
+        """The messages before the first error, and the error."""
+        read: list[Message] = []
+        error = None
+        try:
+            read.extend(messages)
+        except Exception as damage:  # damage makes parsers stumble over anything
+            error = damage
+        self.count += len(read)
+        return read, error
+
+    def damaged(self, missing: str, error: Exception) -> None:
+        """Report that `missing` cannot be read, and why."""
+        self.whole = False
+        self._lost(
+            f"{self._path}: damaged after {self.count} messages, {missing}: {one_line(error)}"
+        )
+
+    def breaks_off(self, reason: str) -> None:
+        """Report that nothing more can be read."""
+        self._lost(f"{self._path}: breaks off after {self.count} messages{reason}")
+
+    def compare(self, claimed: int, source: str) -> None:
+        """Report messages that are missing without a trace of damage."""
+        if self.whole and self.count < claimed:
+            self._lost(f"{self._path}: {self.count} messages can be read of {claimed} {source}")
+
+
 def ignore(_: str) -> None:
     """For readers that only look; whoever reads the messages is told of the loss then."""
 

@@ -24,6 +24,7 @@ from bisenetv2_ros.sources.bag_file import (
     Lost,
     Message,
     Metadata,
+    Reading,
     Schema,
     ignore,
     in_time_order,
@@ -46,6 +47,7 @@ from bisenetv2_ros.sources.mcap_records import (
 )
 
 _MESSAGE = struct.Struct("<HIQQ")  # channel, sequence, log time, publish time
+IN_SUMMARY = "that its summary counts"
 
 
 class McapFile(BagFile):
@@ -114,66 +116,44 @@ class McapFile(BagFile):
         self, stream: IO[bytes], wanted: Set[int], lost: Lost
     ) -> Iterator[tuple[int, list[Message]]]:
         """The messages of each chunk and the earliest time among them, by the summary."""
-        read, whole = 0, True
+        reading = Reading(self.path, lost)
         for chunk in self._chunks:
             if chunk.message_index_offsets and not wanted & chunk.message_index_offsets.keys():
                 continue
-            messages, error = self._collect(chunk_at(stream, chunk.chunk_start_offset), wanted)
-            read += len(messages)
+            found = self._messages(chunk_at(stream, chunk.chunk_start_offset), wanted)
+            messages, error = reading.up_to_damage(found)
             if error is not None:
                 until = seconds(chunk.message_end_time)
                 which = "the rest" if chunk is self._chunks[-1] else f"those up to {until}"
-                lost(
-                    f"{self.path}: damaged after {read} messages, {which} cannot be read: "
-                    f"Chunk at byte {chunk.chunk_start_offset}: {one_line(error)}"
-                )
-                whole = False
+                at = f"Chunk at byte {chunk.chunk_start_offset}"
+                reading.damaged(f"{which} cannot be read: {at}", error)
             yield chunk.message_start_time, messages
         claimed = sum(self.counts[self._channels[number]] for number in wanted)
-        if whole:
-            self._compare(read, claimed, lost)
+        reading.compare(claimed, IN_SUMMARY)
 
     def _sequential(
         self, stream: IO[bytes], wanted: Set[int] | None, lost: Lost
     ) -> Iterator[tuple[int, list[Message]]]:
         """The same by reading record after record; None for `wanted` takes all."""
-        read, whole = 0, True
+        reading = Reading(self.path, lost)
         top = {Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.STATISTICS}
         try:
             for record in records(stream, top):
                 found = inside_chunk(record) if record.opcode == Opcode.CHUNK else [record]
-                messages, error = self._collect(found, wanted)
-                read += len(messages)
+                messages, error = reading.up_to_damage(self._messages(found, wanted))
                 if record.opcode == Opcode.CHUNK and error is None and not self.compression:
                     self.compression = compression_of(record.body)
-                if record.opcode == Opcode.STATISTICS and wanted and whole:
+                if record.opcode == Opcode.STATISTICS and wanted:
                     counts = counts_in(record)
-                    self._compare(read, sum(counts.get(number, 0) for number in wanted), lost)
+                    claimed = sum(counts.get(number, 0) for number in wanted)
+                    reading.compare(claimed, IN_SUMMARY)
                 if error is not None and record.whole:  # or else it breaks off
-                    whole = False
-                    lost(
-                        f"{self.path}: damaged after {read} messages, the rest of the record at "
-                        f"byte {record.position} cannot be read: {one_line(error)}"
-                    )
+                    rest = f"the rest of the record at byte {record.position} cannot be read"
+                    reading.damaged(rest, error)
                 if messages:
                     yield min(message.log_time for message in messages), messages
         except BreaksOff as cut:
-            lost(f"{self.path}: breaks off after {read} messages: {cut}")
-
-    def _compare(self, read: int, claimed: int, lost: Lost) -> None:
-        if read < claimed:
-            lost(f"{self.path}: {read} messages can be read of {claimed} that its summary counts")
-
-    def _collect(
-        self, found: Iterable[Record], wanted: Set[int] | None
-    ) -> tuple[list[Message], Exception | None]:
-        """The messages up to damage, and what that is."""
-        messages: list[Message] = []
-        try:
-            messages += self._messages(found, wanted)
-        except Exception as error:  # damage makes parsers stumble over anything
-            return messages, error
-        return messages, None
+            reading.breaks_off(f": {cut}")
 
     def _messages(self, found: Iterable[Record], wanted: Set[int] | None) -> Iterator[Message]:
         """The wanted messages among records; schemas and channels are noted."""

@@ -17,6 +17,7 @@ from bisenetv2_ros.sources.bag_file import (
     Channel,
     Lost,
     Message,
+    Reading,
     Schema,
     ignore,
     in_time_order,
@@ -51,7 +52,8 @@ class Ros1File(BagFile):
 
     def _blocks(self, lost: Lost) -> Iterator[tuple[int, list[Message]]]:
         """The messages of each chunk and the earliest time among them."""
-        read, claimed, closed, whole, position = 0, 0, False, True, len(MAGIC)
+        reading = Reading(self.path, lost)
+        claimed, closed, position = 0, False, len(MAGIC)
         with self.path.open("rb") as file:
             file.seek(position)
             try:
@@ -62,46 +64,34 @@ class Ros1File(BagFile):
                             raise BagError(f"{self.path}: an encrypted bag, expected a plain one")
                     if record.op == _COUNTS:  # of a chunk, by connection
                         claimed += sum(n for _, n in struct.iter_unpack("<II", record.data))
-                    messages, error = self._collect(record)
-                    read += len(messages)
+                    messages, error = reading.up_to_damage(self._messages(record))
                     if error is not None:
-                        whole = False
-                        lost(
-                            f"{self.path}: damaged after {read} messages, the rest of the record "
-                            f"at byte {position} cannot be read: {one_line(error)}"
-                        )
+                        rest = f"the rest of the record at byte {position} cannot be read"
+                        reading.damaged(rest, error)
                     if messages:
                         yield min(message.log_time for message in messages), messages
                     if not record.whole:
                         raise ValueError("the file ends in the middle of a record")
                     position = file.tell()
-                if not closed:
-                    lost(f"{self.path}: breaks off after {read} messages: it was never closed")
-                elif whole and read < claimed:
-                    lost(f"{self.path}: {read} messages can be read of {claimed} in its index")
+                if closed:
+                    reading.compare(claimed, "in its index")
+                else:
+                    reading.breaks_off(": it was never closed")
+            except BagError:
+                raise
             except (ValueError, KeyError, struct.error) as error:
-                if isinstance(error, BagError):
-                    raise
-                lost(
-                    f"{self.path}: breaks off after {read} messages, at byte {position}: "
-                    f"{one_line(error)}"
-                )
+                reading.breaks_off(f", at byte {position}: {one_line(error)}")
 
-    def _collect(self, record: _Record) -> tuple[list[Message], Exception | None]:
-        """The messages up to damage, and what that is."""
-        messages: list[Message] = []
-        try:
-            for part in _inside(record) if record.op == _CHUNK else [record]:
-                if part.op == _CONNECTION:
-                    self._declare(part)
-                elif part.op == _MESSAGE and part.whole:
-                    second, nanosecond = struct.unpack("<II", part.fields["time"])
-                    time = second * 10**9 + nanosecond
-                    channel = self._channels[part.number("conn")]
-                    messages.append(Message(channel, time, time, 0, bytes(part.data)))
-        except Exception as error:  # damage makes parsers stumble over anything
-            return messages, error
-        return messages, None
+    def _messages(self, record: _Record) -> Iterator[Message]:
+        """The messages of a record; its channels are declared on the way."""
+        for part in _inside(record) if record.op == _CHUNK else [record]:
+            if part.op == _CONNECTION:
+                self._declare(part)
+            elif part.op == _MESSAGE and part.whole:
+                second, nanosecond = struct.unpack("<II", part.fields["time"])
+                time = second * 10**9 + nanosecond
+                channel = self._channels[part.number("conn")]
+                yield Message(channel, time, time, 0, bytes(part.data))
 
     def _declare(self, record: _Record) -> None:
         number = record.number("conn")
