@@ -113,6 +113,19 @@ def test_of_equal_channels_the_first():
         assert mask.shape == (1, *size[::-1]) and not mask.any()
 
 
+@pytest.mark.parametrize("ends", [(-1, 3), (3, -1), (1, -3), (-3, 1)])
+@pytest.mark.parametrize("columns", [True, False], ids=["columns", "rows"])
+def test_of_channels_that_are_equal_in_one_pixel_the_first(ends, columns):
+    """Between two logits their difference is 0 exactly where a pixel's center is."""
+    second = np.float32(ends).reshape((1, 2) if columns else (2, 1))
+    logits = np.stack([second * 0, second])[np.newaxis]
+    mask = found_in(load()).mask(logits, (4, 2) if columns else (2, 4))
+    line = np.interp([0.25, 0.75, 1.25, 1.75], [0.5, 1.5], ends)
+    assert 0 in line
+    expected = np.broadcast_to((line > 0) if columns else (line > 0)[:, np.newaxis], mask[0].shape)
+    np.testing.assert_array_equal(mask[0], expected)
+
+
 @pytest.mark.parametrize("size", [(320, 180), (101, 77), (80, 60), (81, 300), (640, 61)])
 @pytest.mark.parametrize(
     "logits", [LOGITS["like a scene"], LOGITS["noise"]], ids=["scene", "noise"]

@@ -15,6 +15,7 @@ import functools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 
 from bisenetv2_ros.model_file import MASK, NO_CLASS
@@ -74,9 +75,12 @@ class _Axis:
         first = np.searchsorted(self.cell, np.arange(logits + 1))
         counts = np.diff(np.append(first, pixels))
         within = np.minimum(np.arange(counts.max()), counts[:, np.newaxis] - 1)
-        #: (longest, cells) the pixels of each cell, and how far each is from one logit to the next.
-        self.pixel = (first[:, np.newaxis] + within).T
-        self.share = (at[self.pixel] - self.cell[self.pixel]).astype(np.float32)
+        #: (cells, longest) the pixels of each cell.
+        self.pixel = first[:, np.newaxis] + within
+        #: (longest, cells) float32, how far each is from one logit to the next, 0..1.
+        self.share = (at[self.pixel.T] - self.cell[self.pixel.T]).astype(np.float32)
+        #: (2, cells) the logits at both ends of each cell.
+        self.ends = np.clip([np.arange(logits + 1) - 1, np.arange(logits + 1)], 0, logits - 1)
 
 
 _axis = functools.lru_cache(maxsize=32)(_Axis)
@@ -85,9 +89,8 @@ _axis = functools.lru_cache(maxsize=32)(_Axis)
 def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -> None:
     """Write the class of the largest channel into `out`, (H, W) uint8, from (C, h, w) float32."""
     # A cell of both axes is a rectangle of pixels with four logits as its corners.
-    columns, rows = _axis(logits.shape[2], out.shape[1]), _axis(logits.shape[1], out.shape[0])
-    padded = np.pad(logits, ((0, 0), (1, 1), (1, 1)), mode="edge")
-    channels, _, width = padded.shape
+    channels, height, width = logits.shape
+    columns, rows = _axis(width, out.shape[1]), _axis(height, out.shape[0])
     top = np.pad(_argmax(logits), 1, mode="edge")
     first = top[:-1, :-1]
     seam = (first != top[:-1, 1:]) | (first != top[1:, :-1]) | (first != top[1:, 1:])
@@ -95,27 +98,25 @@ def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -
         classes[first][:, columns.cell], rows.cell, axis=0, out=out, mode="clip"
     )  # raise copies
     i, j = np.nonzero(seam)
-    corner = i * width + j
-    corners = padded.reshape(channels, -1)[
-        :, np.stack([corner, corner + 1, corner + width, corner + width + 1])
-    ]
+    corner = (rows.ends[:, np.newaxis, i] * width + columns.ends[:, j]).reshape(4, -1)
+    corners = np.take(logits.reshape(channels, -1), corner, axis=1)
     # What is interpolated lies between its corners, so most channels are below another everywhere.
     alive = corners.max(1) >= corners.min(1).max(0)
     number = np.count_nonzero(alive, axis=0)
-    order = np.argsort(-number, kind="stable")  # so that cells with an n-th one are the first
-    channel = np.nonzero(alive.T[order])[1]
-    begins = np.cumsum(number[order]) - number[order]
+    two = number == 2  # most cells
+    order = np.argsort(-number, kind="stable")
     pixels = out.reshape(-1)
     step = max(1, _PIXELS // (len(columns.share) * len(rows.share)))
-    for begin in range(0, len(order), step):
-        part = order[begin : begin + step]
-        row, column = i[part], j[part]
-        within = _Within(corners, columns.share[:, column], rows.share[:, row])
-        for n in range(number[part[0]]):
-            count = np.count_nonzero(number[part] > n)
-            within.compare(channel[begins[begin : begin + count] + n], part[:count])
-        place = rows.pixel[:, np.newaxis, row] * out.shape[1] + columns.pixel[:, column]
-        pixels[place] = classes[within.index]
+    for largest, cells in ((_larger_of_two, order[two[order]]), (_largest, order[~two[order]])):
+        for begin in range(0, len(cells), step):
+            part = cells[begin : begin + step]
+            row, column = i[part], j[part]
+            right, down = np.take(columns.share, column, 1), np.take(rows.share, row, 1)
+            channel = largest(corners, alive.T[part], part, right, down)
+            # Cell by cell, because neighbors in memory are written several times as fast.
+            place = (rows.pixel[row] * out.shape[1])[..., np.newaxis]
+            place = place + columns.pixel[column][:, np.newaxis]
+            pixels[place.reshape(-1)] = cv2.LUT(channel.transpose(2, 0, 1).reshape(1, -1), classes)
 
 
 def _argmax(logits: np.ndarray) -> np.ndarray:
@@ -130,43 +131,67 @@ def _argmax(logits: np.ndarray) -> np.ndarray:
     return index
 
 
-class _Within:
-    """The largest channel of each pixel between corners, channel by channel.
+def _corners_of(corners: np.ndarray, channel: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """(4, n) float32, the corners of n channels and cells, from (C, 4, N) of all."""
+    count = corners.shape[2]
+    first = channel * (4 * count) + cell
+    return np.take(corners.reshape(-1), first + count * np.arange(4)[:, np.newaxis])
 
-    corners: (C, 4, N) of all cells: upper left, upper right, lower left, lower right. right, down:
-    (columns, n) and (rows, n) float32, where the pixels of n of them are between the corners, 0..1.
+
+def _larger_of_two(
+    corners: np.ndarray, alive: np.ndarray, cell: np.ndarray, right: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    """As `_largest` for cells that have two channels.
+
+    Along a row of pixels their difference is a straight line, so the larger one changes once:
+    one comparison a pixel tells on which side it is.
     """
+    low, high = np.nonzero(alive)[1].reshape(-1, 2).T
+    a, b, c, d = _corners_of(corners, high, cell) - _corners_of(corners, low, cell)
+    begin, end = a + down * (c - a), b + down * (d - b)  # (rows, n), at the ends of each row
+    falls = end < begin
+    with np.errstate(divide="ignore", invalid="ignore"):
+        zero = -begin / (end - begin)  # infinite, or NaN for equal channels: never larger
+    np.nextafter(zero, np.float32(-np.inf), out=zero, where=falls)  # equal: the first channel
+    low, high = low.astype(np.uint8), high.astype(np.uint8)
+    other = low ^ high
+    index = (right > zero[:, np.newaxis]).view(np.uint8)  # (rows, columns, n)
+    index *= other
+    index ^= np.where(falls, high, low)[:, np.newaxis]
+    return index
 
-    def __init__(self, corners: np.ndarray, right: np.ndarray, down: np.ndarray) -> None:
-        self._corners, self._cells = corners.reshape(-1), corners.shape[2]
-        self._right, self._down = right, down[:, np.newaxis]
-        #: (rows, columns, n) uint8
-        self.index = np.empty((len(down), *right.shape), np.uint8)
-        self._best = np.empty(self.index.shape, np.float32)
-        self._empty = True
 
-    def compare(self, channel: np.ndarray, cell: np.ndarray) -> None:
-        """Take in a higher channel of each of the first cells; `cell` says which of all they are.
+def _largest(
+    corners: np.ndarray, alive: np.ndarray, cell: np.ndarray, right: np.ndarray, down: np.ndarray
+) -> np.ndarray:
+    """The largest channel of each pixel of n cells, (rows, columns, n) uint8.
 
-        Every cell has to have one the first time.
-        """
-        at = channel * (4 * self._cells) + cell
-        a, b, c, d = (self._corners[at + n * self._cells] for n in range(4))
-        n = len(cell)
-        upper = a + self._right[:, :n] * (b - a)  # (columns, n), from left to right
-        lower = c + self._right[:, :n] * (d - c)
-        if self._empty:
-            np.multiply(self._down, lower - upper, out=self._best)
-            self._best += upper
-            self.index[:] = channel
-            self._empty = False
-            return
-        index, best = self.index[..., :n], self._best[..., :n]
-        value = self._down[..., :n] * (lower - upper)
+    Args:
+        corners: (C, 4, N) float32 of all cells: upper left, upper right, lower left, lower right.
+        alive: (n, C) bool, the channels to compare; cells with the most of them come first.
+        cell: (n,) which of all they are.
+        right: (columns, n) float32, where the pixels are between the corners, 0..1.
+        down: (rows, n) float32.
+    """
+    number = np.count_nonzero(alive, axis=1)
+    channel = np.nonzero(alive)[1]
+    begins = np.cumsum(number) - number
+    index = np.zeros((len(down), *right.shape), np.uint8)
+    best = np.full(index.shape, -np.inf, np.float32)
+    for nth in range(number[0]):
+        n = np.count_nonzero(number > nth)
+        channels = channel[begins[:n] + nth]
+        a, b, c, d = _corners_of(corners, channels, cell[:n])
+        upper = a + right[:, :n] * (b - a)  # (columns, n), from left to right
+        lower = c + right[:, :n] * (d - c)
+        value = down[:, np.newaxis, :n] * (lower - upper)
         value += upper
-        larger = value > best
-        np.maximum(value, best, out=best)
-        np.maximum(index, larger.view(np.uint8) * channel.astype(np.uint8), out=index)
+        larger = value > best[..., :n]
+        np.maximum(value, best[..., :n], out=best[..., :n])
+        # A higher channel than any before: the larger number is the later one.
+        larger = larger.view(np.uint8) * channels.astype(np.uint8)
+        np.maximum(index[..., :n], larger, out=index[..., :n])
+    return index
 
 
 def find_tail(graph: onnx.GraphProto) -> Tail | None:
