@@ -1,6 +1,6 @@
-"""Which part of a camera's picture is segmented, and which way up.
+"""Which part of a camera's image is segmented, and which way up.
 
-    crop       'front/image_raw: 0 0.25 1 1'    left, top, right, bottom as fractions of the picture
+    crop       'front/image_raw: 0 0.25 1 1'    left, top, right, bottom as fractions of the image
     rotation   'rear/image_raw: 90'             clockwise degrees that turn it upright
 
 Results are of the cropped part, and lie as the camera does: the rotation is for the network, which
@@ -29,13 +29,13 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class View:
-    """Crop and rotation of one camera; the default is the whole picture as it comes."""
+    """Crop and rotation of one camera; the default is the whole image as it comes."""
 
     crop: tuple[float, float, float, float] = WHOLE  #: left, top, right, bottom, 0..1
     turn: int = 0  #: 0, 90, 180 or 270, clockwise degrees to upright
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, top, width, height) of the crop in a picture of `size` (width, height); at least
+        """(left, top, width, height) of the crop in an image of `size` (width, height); at least
         one pixel."""
         width, height = size
         left = min(round(self.crop[0] * width), width - 1)
@@ -44,19 +44,19 @@ class View:
         return left, top, max(1, right - left), max(1, bottom - top)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The cropped part of a (H, W, ...) picture, a view of its memory."""
+        """The cropped part of a (H, W, ...) image, a view of its memory."""
         if self.crop == WHOLE:
             return image
         left, top, width, height = self.box((image.shape[1], image.shape[0]))
         return image[top : top + height, left : left + width]
 
     def upright(self, image: np.ndarray) -> np.ndarray:
-        """The cropped part of a (H, W, 3) uint8 picture as the network is to see it."""
+        """The cropped part of a (H, W, 3) uint8 image as the network is to see it."""
         part = self.cut(image)
         return cv2.rotate(np.ascontiguousarray(part), _TURNS[self.turn][0]) if self.turn else part
 
     def back(self, result: Segmentation) -> Segmentation:
-        """The segmentation of an `upright` picture, turned to lie as the camera does."""
+        """The segmentation of an `upright` image, turned to lie as the camera does."""
         if not self.turn:
             return result
         turn = _TURNS[self.turn][1]
@@ -68,7 +68,7 @@ class View:
         )
 
     def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of what `upright` makes of a picture of `size`."""
+        """(width, height) of what `upright` makes of an image of `size`."""
         _, _, width, height = self.box(size)
         return (height, width) if self.turn in (90, 270) else (width, height)
 
@@ -96,8 +96,8 @@ def parse_views(
 ) -> dict[str, View]:
     """The view of each of `cameras`, from texts as above; empty ones count for nothing.
 
-    ValueError, naming the text, for another form, a camera that is not there or named twice, edges
-    outside of 0..1 or in the wrong order, or another rotation than 0, 90, 180 and 270.
+    Raises ValueError, naming the text, for another form, a camera that is not there or named twice,
+    edges outside of 0..1 or in the wrong order, or another rotation than 0, 90, 180 and 270.
     """
     views = dict.fromkeys(cameras, View())
     for camera, value, text in camera_entries("crop", crops, cameras):

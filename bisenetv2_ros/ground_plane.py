@@ -33,7 +33,7 @@ POINT = np.dtype(
     }
 )
 
-#: Classes of common data sets that lie on the ground.
+#: Classes of common datasets that lie on the ground.
 GROUND_NAMES = frozenset(
     {
         "road", "pavement", "sidewalk", "terrain", "lane-marking", "lane marking", "road marking",
@@ -48,7 +48,7 @@ _FISHEYE = ("equidistant", "fisheye")
 _MOST_ERROR = 0.05  # pixels between a pixel and its ray, projected back
 _MOST_SLOPE = 1e3  # of a ray; steeper ones are backwards
 _MOST_STEPS = 50  # towards a ray
-#: By the rotation that turns a picture upright: where in the array the pixel below is.
+#: By the rotation that turns an image upright: where in the array the pixel below is.
 _BELOW = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}
 
 

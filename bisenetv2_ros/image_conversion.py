@@ -39,7 +39,7 @@ class _Layout(NamedTuple):
 
     dtype: type[np.generic]
     samples: int  #: per pixel of a row
-    conversion: int | None  #: OpenCV's code; None where there are three channels already
+    conversion: int | None  #: OpenCV's code; None if there are three channels already
     order: ChannelOrder  #: of the three channels
     multiple: tuple[int, int] = (1, 1)  #: of which width and height must be
     minimum: int = 1  #: pixels of width and height
@@ -89,7 +89,7 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     bgra8 and mono16.
 
     The data must be exactly step * height bytes long, padding of the last row included, as
-    cv_bridge asks. For nv12 and nv21, height is that of the picture, and height / 2 rows of chroma
+    cv_bridge asks. For nv12 and nv21, height is that of the image, and height / 2 rows of chroma
     with the same step follow, so that the data is step * height * 3 / 2 long
     (ros2/common_interfaces pull request 264). For nv24, height rows of chroma with twice the step
     follow.
@@ -136,9 +136,9 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
     colors it holds; as in cv_bridge, the field format does not. Two things are read from that:
     whether a TIFF of color has its channels as they were sent ('rgb8; tiff compressed '), and
-    whether grey is a Bayer mosaic, which is interpolated. compressed_image_transport sends one as
+    whether gray is a Bayer mosaic, which is interpolated. compressed_image_transport sends one as
     'bayer_rggb8; png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', but writes
-    'bayer_rggb8; jpeg compressed mono8' if it made it grey. Alpha, grey and 16 bits are treated as
+    'bayer_rggb8; jpeg compressed mono8' if it made it gray. Alpha, gray and 16 bits are treated as
     in decode_image; an EXIF orientation is not applied.
 
     Whole or not is for `files.encoded.decode` to say, as for image files.
@@ -210,7 +210,7 @@ def _check_size(width: int, height: int, layout: _Layout) -> None:
 
 
 def _mosaic(format_: object) -> str:
-    """The Bayer encoding that grey in a CompressedImage of this format has; '' for none."""
+    """The Bayer encoding that gray in a CompressedImage of this format has; '' for none."""
     sent, _, compression = format_.partition(";") if isinstance(format_, str) else ("", "", "")
     _, _, encoded = compression.partition("compressed ")
     sent, encoded = sent.strip(), encoded.strip()

@@ -1,4 +1,4 @@
-"""What the class indices of a mask mean: names, colours and the ignored value.
+"""What the class indices of a mask mean: names, colors and the ignored value.
 
 A label set travels inside the model file (see model_file.py); the two below are for training and
 for tools that have no model at hand. This module knows nothing of models, images or ROS.
@@ -16,9 +16,9 @@ Colour = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Names and colours of the classes 0..C-1 of a mask.
+    """Names and colors of the classes 0..C-1 of a mask.
 
-    Raises ValueError when the fields contradict each other, naming the field.
+    Raises ValueError if the fields contradict each other, naming the field.
     """
 
     name: str  #: short identifier, such as 'camvid11'
@@ -59,7 +59,7 @@ class LabelSet:
         return table
 
 
-# The 11 classes of SegNet's CamVid, in the order of its label files; 32-class colours of
+# The 11 classes of SegNet's CamVid, in the order of its label files; 32-class colors of
 # Brostow et al. 2008.
 CAMVID = LabelSet(
     name="camvid11",
@@ -74,7 +74,7 @@ CAMVID = LabelSet(
     ),
 )  # fmt: skip
 
-# The 19 evaluated classes of Cityscapes by train id; names and colours of cityscapesScripts.
+# The 19 evaluated classes of Cityscapes by train id; names and colors of cityscapesScripts.
 CITYSCAPES = LabelSet(
     name="cityscapes19",
     names=(

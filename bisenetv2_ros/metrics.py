@@ -1,8 +1,8 @@
 """How well masks agree with labels: confusion matrix, IoU, pixel accuracy. NumPy only.
 
 Knows nothing of files, models or class names. The rules are those of cityscapesScripts
-(evalPixelLevelSemanticLabeling.py): one matrix over the whole data set, ignored label pixels
-count for nothing, a prediction that is no class on a labelled pixel counts against that label.
+(evalPixelLevelSemanticLabeling.py): one matrix over the whole dataset, ignored label pixels
+count for nothing, a prediction that is no class on a labeled pixel counts against that label.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of a confusion matrix, each 0..1, NaN where there is nothing to score."""
+    """Scores of a confusion matrix, each 0..1, NaN if there is nothing to score."""
 
     iou: np.ndarray  #: (C,) float64, NaN for a class in neither labels nor predictions
     mean_iou: float  #: over the classes whose IoU is not NaN
-    pixel_accuracy: float  #: share of labelled pixels predicted correctly
+    pixel_accuracy: float  #: fraction of labeled pixels predicted correctly
 
 
 def confusion_matrix(
@@ -27,8 +27,8 @@ def confusion_matrix(
     """Count pixels by label (row) and prediction (column): (C, C + 1) int64.
 
     The last column holds predictions outside 0..C-1, so that they count as missed. Matrices of
-    several images add up. `truth` and `prediction` are integer arrays of one shape. ValueError for
-    differing shapes, or for a label that is neither 0..C-1 nor `ignore_index`.
+    several images add up. `truth` and `prediction` are integer arrays of one shape. Raises
+    ValueError for differing shapes, or for a label that is neither 0..C-1 nor `ignore_index`.
     """
     if truth.shape != prediction.shape:
         raise ValueError(

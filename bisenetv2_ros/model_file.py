@@ -4,7 +4,7 @@
     output  mask        uint8 (N, H, W)     class index
     output  confidence  uint8 (N, H, W)     largest class probability, 255 = 1.0
 
-Normalisation, layout, network, upsampling and argmax are inside the graph; class names, colours and
+Normalization, layout, network, upsampling and argmax are inside the graph; class names, colors and
 scores are in its metadata. This module reads, checks and writes that contract. It knows nothing of
 how a model is run (backends/) or made (training/export.py).
 """
@@ -52,7 +52,7 @@ class ModelFileError(ValueError):
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the metadata says. ValueError for a value no model can have."""
+    """What the metadata says. Raises ValueError for a value no model can have."""
 
     labels: LabelSet
     dataset: str  #: what it was trained on, such as 'camvid'
@@ -89,7 +89,8 @@ class ModelFile:
 
 
 def models_directory() -> Path:
-    """Where the package's own models lie. FileNotFoundError where it is installed without them."""
+    """Where the package's own models lie. Raises FileNotFoundError if it is installed without
+    them."""
     return share_directory() / "models"
 
 
@@ -198,7 +199,7 @@ def read_model_file(path: str | Path) -> ModelFile:
 def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
     """Describe `model` by `info`, replacing what earlier metadata of this package it carries.
 
-    ValueError for metrics that are not finite: they would not be JSON.
+    Raises ValueError for metrics that are not finite: they would not be JSON.
     """
     labels = info.labels
     values = {

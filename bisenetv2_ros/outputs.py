@@ -2,7 +2,7 @@
 
     outputs = FrameOutputs(image, "rgb", segmentation, model)
     outputs.mask, outputs.overlay       # (H, W) and (H, W, 3) uint8, computed when first asked for
-    outputs.fractions                   # (num_classes,) share of each class, 0..1
+    outputs.fractions                   # (num_classes,) fraction of each class, 0..1
 
 The node publishes them, `predict` writes them to files and bags, `view` logs them to Rerun: none of
 these computes anything of its own. Messages are filled here too, from whatever classes are given,
@@ -170,7 +170,7 @@ class FrameOutputs:
 
     @cached_property
     def fractions(self) -> np.ndarray:
-        """(num_classes,) float64 share of each class in the mask, 0..1."""
+        """(num_classes,) float64 fraction of each class in the mask, 0..1."""
         return fractions(self.segmentation.counts)
 
     @cached_property
@@ -195,7 +195,7 @@ class FrameOutputs:
 
 
 def fractions(counts: np.ndarray) -> np.ndarray:
-    """(C,) float64 shares of (C,) int64 pixel counts; all 0 if nothing was counted."""
+    """(C,) float64 fractions of (C,) int64 pixel counts; all 0 if nothing was counted."""
     return counts / max(1, int(counts.sum()))
 
 

@@ -32,8 +32,8 @@ class Region:
 def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Region, ...]:
     """Regions from texts as above; empty ones count for nothing.
 
-    cameras: those that a region may be for; none allows any. ValueError, naming the text, for
-    another form, points outside of the picture, fewer than three, or a camera that is not there.
+    cameras: those that a region may be for; none allows any. Raises ValueError, naming the text,
+    for another form, points outside of the image, fewer than three, or a camera that is not there.
     """
     regions: list[Region] = []
     for text in filter(str.strip, texts):
@@ -64,7 +64,7 @@ def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Re
 
 
 def inside(region: Region, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool for a picture of `size` (width, height): whose centres are in the polygon.
+    """(H, W) bool for an image of `size` (width, height): whose centers are in the polygon.
 
     By the even-odd rule: of a polygon that crosses itself, what is covered twice is outside.
     """

@@ -14,10 +14,10 @@ from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.regions import Region
 from bisenetv2_ros.resize import check_image, resize_mask
 
-PANEL_HEIGHT = 360  # of each of the three pictures, pixels
+PANEL_HEIGHT = 360  # of each of the three images, pixels
 MAX_PANEL_WIDTH = 1344  # three of them are as wide as video encoders take; lower for panoramas
 MARGIN = 12
-OPACITY = 0.5  # of the colours in the overlay
+OPACITY = 0.5  # of the colors in the overlay
 BACKGROUND = (24, 26, 30)
 TEXT = (232, 232, 232)
 FAINT = (150, 150, 150)
@@ -53,7 +53,7 @@ def overlay(
 def side_by_side(
     image: np.ndarray, mask: np.ndarray, labels: LabelSet, fractions: np.ndarray
 ) -> np.ndarray:
-    """Compose camera frame | colour mask | overlay above a legend of all classes.
+    """Compose camera frame | color mask | overlay above a legend of all classes.
 
     image: (H, W, 3) uint8 RGB. mask: (h, w) uint8 class indices, of any size. fractions:
     (num_classes,) floats 0..1. Both sides of the result are even, as video codecs want them.
@@ -123,7 +123,7 @@ def _write(
 
 
 def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
-    """Draw outlines and names into a (H, W, 3) uint8 RGB picture, white with a dark edge."""
+    """Draw outlines and names into a (H, W, 3) uint8 RGB image, white with a dark edge."""
     height, width = picture.shape[:2]
     thickness = max(1, round(height / 360))
     for region in regions:

@@ -3,7 +3,7 @@
 ros2 launch bisenetv2_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
 
 `--show-args` explains every argument. An argument left empty changes nothing: the parameter file
-decides, or else the node's default (config/segment.yaml lists and explains them).
+decides, otherwise the node's default (config/segment.yaml lists and explains them).
 """
 
 import os

@@ -1,6 +1,6 @@
-"""From a data set to the model file that the node runs.
+"""From a dataset to the model file that the node runs.
 
-Read in this order: `recipe.py` (every choice of a run), `datasets.py` and `transforms.py` (pictures
+Read in this order: `recipe.py` (every choice of a run), `datasets.py` and `transforms.py` (images
 in), `model.py` and `loss.py` (the network), `loop.py` (the run), `evaluate.py`, `export.py`.
 Nothing here knows of ROS.
 """

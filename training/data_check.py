@@ -1,8 +1,8 @@
-"""What is wrong with a data set, beyond files that cannot be read.
+"""What is wrong with a dataset, beyond files that cannot be read.
 
 Each split is read once. What single frames tell (size, depth, EXIF) is a fault of that frame; what
 only many tell (numbering, pairing, color order, splits that overlap) is judged at the end from
-thumbnails. Statistical judgements need several frames and a clear margin, so that a sound data set
+thumbnails. Statistical judgements need several frames and a clear margin, so that a sound dataset
 passes; what is only suspicious is a note.
 """
 
@@ -29,15 +29,15 @@ TINY = (16, 12)  # for likeness alone
 BLOCK, MAX_THUMBS = 50, 1500  # of a large set, thumbnails of as many frames in a row are kept
 MAX_COMPARED, MAX_RANKED = 500, 2000  # frames of a split, and frames to rank a neighbor among
 MIN_FLATNESS = 1.0  # standard deviation below which a thumbnail shows nothing
-MIN_PIXELS = 50  # labelled pixels of a thumbnail, below which its fit says nothing
+MIN_PIXELS = 50  # labeled pixels of a thumbnail, below which its fit says nothing
 MIN_FIT = 0.05  # of the variance of the colors; below, labels explain nothing
 # Measured on CamVid as it is: 2 % of the comparisons lost, no two frames beaten by STRONG.
 MARGIN = 1.02  # by which one fit must be better than another to count
 STRONG, LOOK = 1.2, 1.5  # by which a single frame's fit must be beaten to be a fault, or a note
 MIN_COMPARISONS = 6
-MAX_LOST = 0.3  # share of comparisons that labels may lose against those of other frames
+MAX_LOST = 0.3  # fraction of comparisons that labels may lose against those of other frames
 MAX_PAIRED = 250  # frames of a split that are compared with one another
-COLORED = 10  # levels between red and blue from which on a color is not grey
+COLORED = 10  # levels between red and blue from which on a color is not gray
 NEAR_RANK = 0.15  # of a neighbor in time among all frames, by likeness
 SKY = "sky"
 
@@ -79,7 +79,7 @@ class SplitFacts:
     notes: list[str] = field(default_factory=list)
 
     def shares(self) -> NDArray[np.float64]:
-        """Share of each class in the labelled pixels, (C,)."""
+        """Share of each class in the labeled pixels, (C,)."""
         counts = self.pixels[: len(self.labels)]
         return counts / max(1, counts.sum())
 
@@ -371,7 +371,7 @@ def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
 def _neighbours(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
     """Frames that lie between training frames in the order of their names, and look like them.
 
-    Names alone do not tell: numbers of independent pictures interleave too. So a neighbor by name
+    Names alone do not tell: numbers of independent images interleave too. So a neighbor by name
     has to be among the most similar of all training frames.
     """
     names = [*training.paths, *other.paths]

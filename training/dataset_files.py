@@ -1,6 +1,6 @@
-"""A data set as a YAML file: where its frames and labels lie, and what the label values mean.
+"""A dataset as a YAML file: where its frames and labels lie, and what the label values mean.
 
-The files of known data sets are in `config/datasets/`; docs/datasets.md explains the keys. Knows
+The files of known datasets are in `config/datasets/`; docs/datasets.md explains the keys. Knows
 nothing of splits that are joined, of training or of networks.
 """
 
@@ -42,7 +42,7 @@ Encoding = Literal["values", "index", "colours"]
 
 
 class ClassEntry(BaseModel):
-    """One class: its name, its colour, and the label values or colours that mean it."""
+    """One class: its name, its color, and the label values or colors that mean it."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,16 +55,16 @@ class ClassEntry(BaseModel):
 
 
 class Layout(BaseModel):
-    """Where the frames and labels lie, below the folder of the data set.
+    """Where the frames and labels lie, below the folder of the dataset.
 
     Attributes:
         frames, labels: patterns such as `images/{split}/{scene}/{name}.png`. A placeholder stands
             for a part of one file or folder name; `{name:a|b}` for one of these. Those of `frames`
             may be used in `labels`, where `*` stands for anything.
         encoding: what label files hold: the `values` of the classes, their place in the list
-            (`index`), or their `colours`.
+            (`index`), or their `colors`.
         splits: the splits there are; a mapping tells what `{split}` is for each, where that is not
-            its name. None takes those of the data set.
+            its name. None takes those of the dataset.
         names_in: file with the frames of a split, one a line, the first word of which is `entry`.
         entry: pattern of such a word, with the placeholders of `frames`.
         only: for a split the placeholders' values that belong to it: a list of patterns with `*`,
@@ -85,15 +85,15 @@ class Layout(BaseModel):
 
 
 class DatasetFile(BaseModel):
-    """The content of a data set's YAML file.
+    """The content of a dataset's YAML file.
 
     Attributes:
-        name: of the label set, short; two data sets with the same classes share it.
+        name: of the label set, short; two datasets with the same classes share it.
         title, where, licence, source: for people: what it is, where to get it, under which terms,
             and where layout and values are published.
         classes: in the order of the class indices; an entry may be the name alone.
         first_value: label value of the first class, if classes state no values.
-        ignored: label values, or with `colours` colours, that are neither trained nor scored.
+        ignored: label values, or with `colors` colors, that are neither trained nor scored.
         without: names of classes that are left out; their label values are ignored.
         absent: names of classes that no label has; `check-data` does not miss them.
         splits: see `Layout`; a list of names, or a mapping.
@@ -126,7 +126,7 @@ class DatasetFile(BaseModel):
 
     @functools.cached_property
     def labels(self) -> LabelSet:
-        """Names and colours. ValueError names the field that is wrong."""
+        """Names and colors. Raises ValueError names the field that is wrong."""
         given = {entry.colour for entry in self.kept}
         spare = iter(c for c in spread_colours(len(self.kept) + len(given)) if c not in given)
         ignore = 255 if self.ignore_index is None else self.ignore_index
@@ -168,7 +168,7 @@ class DatasetFile(BaseModel):
 
 
 def spread_colours(count: int) -> tuple[Colour, ...]:
-    """RGB colours of as many classes, neighbours far apart: hues by the golden angle."""
+    """RGB colors of as many classes, neighbors far apart: hues by the golden angle."""
     hues = [(index * 0.381966) % 1 for index in range(count)]
     rgb = [colorsys.hsv_to_rgb(hue, 0.78, 0.55 + 0.4 * (i % 3) / 2) for i, hue in enumerate(hues)]
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)
@@ -178,7 +178,7 @@ def spread_colours(count: int) -> tuple[Colour, ...]:
 
 
 def known_datasets() -> dict[str, Path]:
-    """The data sets that come with the package, by name."""
+    """The datasets that come with the package, by name."""
     folder = share_directory() / "config" / "datasets"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
@@ -190,7 +190,7 @@ def known_dataset(name: str) -> DatasetFile:
 
 
 def kind_of(labels: LabelSet) -> str:
-    """The known data set that has these classes, the one that is named after them; '' if none."""
+    """The known dataset that has these classes, the one that is named after them; '' if none."""
     for name in ("cityscapes", "camvid", *known_datasets()):
         if known_dataset(name).labels.names == labels.names:
             return name
@@ -198,7 +198,7 @@ def kind_of(labels: LabelSet) -> str:
 
 
 def read_dataset_file(path: Path) -> DatasetFile:
-    """Read a data set's YAML file; DatasetError names the file, the key and what is expected."""
+    """Read a dataset's YAML file; DatasetError names the file, the key and what is expected."""
 
     def base_path(base: str, named_in: Path) -> Path:
         return known_datasets().get(base, named_in.parent / base)
@@ -390,7 +390,7 @@ def _listed(
 def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = None) -> Decode:
     """A function from a label file to its (H, W) uint8 class indices.
 
-    It raises DatasetError for a value or colour that is neither a class nor ignored.
+    It raises DatasetError for a value or color that is neither a class nor ignored.
     """
     labels = content.labels
     if encoding == "colours":

@@ -1,4 +1,4 @@
-"""Data sets by name: those of `config/datasets/`, your own files, rendered streets."""
+"""Datasets by name: those of `config/datasets/`, your own files, rendered streets."""
 
 from __future__ import annotations
 
@@ -49,11 +49,11 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
     """Find the samples of a split.
 
     Args:
-        kind: one of `dataset_kinds()`, or the path of a data set's YAML file.
-        root: folder of the data set; not looked at for `synthetic`.
-        split: `train`, `val`, ... as the data set names it; or several, joined by `+`; and behind
+        kind: one of `dataset_kinds()`, or the path of a dataset's YAML file.
+        root: folder of the dataset; not looked at for `synthetic`.
+        split: `train`, `val`, ... as the dataset names it; or several, joined by `+`; and behind
             a colon a pattern of the frames' names that keeps those frames, with `!` the others, or
-            a range of their order. `train+val:!0006R0*` is all that is labelled but one sequence,
+            a range of their order. `train+val:!0006R0*` is all that is labeled but one sequence,
             `train:..80%` the first four fifths.
 
     Raises:
@@ -94,7 +94,7 @@ def _load_split(kind: str, root: Path, split: str) -> Dataset:
 
 
 def dataset_file(kind: str) -> DatasetFile:
-    """The description of a data set by name, or by the path of its YAML file."""
+    """The description of a dataset by name, or by the path of its YAML file."""
     if Path(kind).suffix in (".yaml", ".yml"):
         content = read_dataset_file(Path(kind))
         if not content.layouts:
@@ -133,7 +133,7 @@ def same_files(one: Dataset, other: Dataset) -> bool:
 
 
 def differing(labels: LabelSet, dataset: Dataset) -> str:
-    """Say in which class two label sets differ, or which data set has the first one's classes."""
+    """Say in which class two label sets differ, or which dataset has the first one's classes."""
     theirs = dataset.labels.names
     if len(theirs) == len(labels):
         index = next(i for i, name in enumerate(theirs) if name != labels.names[i])
@@ -143,7 +143,7 @@ def differing(labels: LabelSet, dataset: Dataset) -> str:
 
 
 def read_classes(path: Path) -> LabelSet:
-    """Read names and colours of a `classes.yaml`; DatasetError says what is wrong with it."""
+    """Read names and colors of a `classes.yaml`; DatasetError says what is wrong with it."""
     return read_dataset_file(path).labels
 
 
@@ -187,7 +187,7 @@ def folder(root: Path, split: str) -> FileDataset:
 def _encoding(content: DatasetFile, labels: list[Path]) -> str:
     """Whether labels hold values or colors: colors if one of some is in colors.
 
-    It is one for all of them, since a label that shows grey classes alone could be either.
+    It is one for all of them, since a label that shows gray classes alone could be either.
     """
     if any(entry.colour for entry in content.classes):
         for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
@@ -223,7 +223,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _pictures(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Pictures in a folder and those below, sorted; hidden ones are passed over."""
+    """Images in a folder and those below, sorted; hidden ones are passed over."""
     return sorted(
         path
         for path in folder.rglob("*")

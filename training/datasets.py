@@ -1,6 +1,6 @@
-"""Data sets as lists of (frame, label) pairs: where they lie, and what their label values mean.
+"""Datasets as lists of (frame, label) pairs: where they lie, and what their label values mean.
 
-A data set is a `LabelSet`, a list of file pairs and a way to turn label files into class indices.
+A dataset is a `LabelSet`, a list of file pairs and a way to turn label files into class indices.
 It knows nothing of augmentation, tensors or training. `dataset_layouts.py` opens one by name.
 """
 
@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 
 
 class DatasetError(ValueError):
-    """A data set or one of its files that cannot be used; the message names the file."""
+    """A dataset or one of its files that cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class FileDataset:
         list_labels: lists every label file of the split, to find those without a frame; None if a
             folder holds the labels of other splits too.
         values: the label values of each class, if label files hold values.
-        absent: names of classes that no label of the data set has.
+        absent: names of classes that no label of the dataset has.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class FileDataset:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair; DatasetError where it is damaged, of two sizes, or out of range."""
+        """Read one pair; DatasetError if it is damaged, of two sizes, or out of range."""
         image_path, label_path = self.pairs[index]
         try:
             image = read_image(image_path)
@@ -150,7 +150,7 @@ def _render_scene(seed: int, size: tuple[int, int]) -> Sample:
 
 
 def check_labels(dataset: Dataset, on_damaged: Callable[[DatasetError], None]) -> None:
-    """Read every label of a data set on threads, so that no run breaks off at one hours later.
+    """Read every label of a dataset on threads, so that no run breaks off at one hours later.
 
     on_damaged: receives what is wrong with each label that cannot be used.
     """

@@ -69,7 +69,7 @@ def deploy(
     Args:
         run: folder of a run or of one checkpoint.
         folder: new or empty; its name is the model's.
-        data: folder of the data set; None for the one that the run was trained on.
+        data: folder of the dataset; None for the one that the run was trained on.
         licence: of weights and training data, kept in the files.
         say: receives a line for each step.
 
@@ -77,7 +77,7 @@ def deploy(
         The files. int8 is missing, and that is told, if its masks are too far from float32's.
 
     Raises:
-        DeployError: if the folder is in use or the data set is not there.
+        DeployError: if the folder is in use or the dataset is not there.
         CheckpointError, DatasetError, ExportError: if run or data cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -191,7 +191,7 @@ def _frames(dataset: Dataset, count: int) -> list[np.ndarray]:
 
 
 class _Part:
-    """Every n-th sample of a data set that is larger than need be."""
+    """Every n-th sample of a dataset that is larger than need be."""
 
     def __init__(self, whole: Dataset, count: int) -> None:
         self.whole, self.count = whole, min(count, len(whole))

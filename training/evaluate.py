@@ -1,4 +1,4 @@
-"""Scores of a network or a model file on a labelled data set, at the labels' full resolution.
+"""Scores of a network or a model file on a labeled dataset, at the labels' full resolution.
 
 The protocol is the paper's (section 5.1): the frame is resized to the network's size, the scores
 are enlarged to the label's, and then the class of each pixel is taken. Frames go through the very
@@ -36,7 +36,7 @@ BAND = 1 << 26  # scores that are enlarged at once
 
 
 class CroppedDataset:
-    """Another data set's samples, cut as the node cuts a camera's picture (parameter `crops`)."""
+    """Another dataset's samples, cut as the node cuts a camera's image (parameter `crops`)."""
 
     def __init__(self, whole: Dataset, view: View) -> None:
         self.whole = whole
@@ -58,11 +58,11 @@ def evaluate(
     on_sample: Callable[[Sample, Mask], None] | None = None,
     on_damaged: Callable[[DatasetError], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Confusion matrix (C, C + 1) of `metrics.confusion_matrix`, of a predictor over a data set.
+    """Confusion matrix (C, C + 1) of `metrics.confusion_matrix`, of a predictor over a dataset.
 
     Args:
         predict: frame (H, W, 3) uint8 RGB of any size -> mask (h, w) uint8 of any size.
-        dataset: labelled frames.
+        dataset: labeled frames.
         on_sample: receives each sample with its mask at the label's size.
         on_damaged: receives what is wrong with a sample that is then passed over; without it, such
             a sample raises DatasetError.
@@ -88,7 +88,7 @@ def evaluate(
 def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
     """The samples in their order, each as what returns it or raises: READERS threads are ahead.
 
-    A large picture takes longer to decode than a GPU needs for it.
+    A large image takes longer to decode than a GPU needs for it.
     """
     ahead: collections.deque[Future[Sample]] = collections.deque()
     pool = ThreadPoolExecutor(READERS)
@@ -171,7 +171,7 @@ def averaging_predictor(
 
     Args:
         network: in evaluation mode after this call.
-        recipe: for the normalisation and the network's size.
+        recipe: for the normalization and the network's size.
         flip: average with the prediction of the mirrored frame.
         scales: factors on the network's size, each rounded to a multiple of 8 pixels.
         full_size: the network's size is the frame's own instead of the recipe's.

@@ -2,7 +2,7 @@
 
 `DeployedModel` is the graph of the model file as a torch module; training evaluates through it, so
 that what is scored is what is deployed. `export_model` writes it as ONNX and does not believe the
-result before two runtimes have given torch's masks on real frames. Knows nothing of data sets or
+result before two runtimes have given torch's masks on real frames. Knows nothing of datasets or
 checkpoints.
 """
 
@@ -98,12 +98,12 @@ def export_model(
     """Write the model file at `path` and check it against `deployed` on `frames`.
 
     info: `input_size` must be a multiple of 8 either way; `precision` 'float32', or 'float16',
-    whose network is cast to half inside the graph while input, normalisation and argmax stay
+    whose network is cast to half inside the graph while input, normalization and argmax stay
     float32. (int8 is made from a float32 file: `quantize.quantize_model`.)
     frames: (H, W, 3) uint8 RGB of any size, at least one, like those the model is for.
-    Returns the share of pixels with torch's class, by backend. Raises ExportError, and leaves no
+    Returns the fraction of pixels with torch's class, by backend. Raises ExportError, and leaves no
     file, where that is below REQUIRED_AGREEMENT or a weight is not finite; BackendUnavailable
-    where no CPU runtime is installed.
+    if no CPU runtime is installed.
     """
     if info.precision not in REQUIRED_AGREEMENT:
         raise ExportError(
@@ -142,7 +142,7 @@ def compare(
 ) -> dict[str, float]:
     """Share of the pixels of `frames` on which each CPU runtime gives torch's class, 0..1.
 
-    BackendUnavailable where none is installed.
+    BackendUnavailable if none is installed.
     """
     images = [np.ascontiguousarray(resize_image(f, model.info.input_size)) for f in frames]
     expected = [deployed(torch.from_numpy(image[None]))[0].numpy() for image in images]

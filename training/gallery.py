@@ -46,7 +46,7 @@ class Gallery:
         example = Example(sample.name, sample.image, sample.label, mask, score)
         if len(self.first) < self.count:
             self.first.append(example)
-        if np.isfinite(score):  # there is something labelled
+        if np.isfinite(score):  # there is something labeled
             self.best = sorted([*self.best, example], key=lambda e: -e.score)[: self.count]
             self.worst = sorted([*self.worst, example], key=lambda e: e.score)[: self.count]
 

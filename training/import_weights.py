@@ -5,7 +5,7 @@ by their keys. Every tensor of the deployed network has to be there and every ke
 be known; booster heads are left out, since the implementations build them differently and they only
 train. Files are read as plain tensors: nothing in them can run.
 
-PaddleSeg's weights are recognised and refused: its strided convolutions pad on one side only, which
+PaddleSeg's weights are recognized and refused: its strided convolutions pad on one side only, which
 no setting of this network does.
 """
 
@@ -74,7 +74,7 @@ class ImportedWeights:
         weights: every tensor of the network, by our names.
         left_out: keys of the file that have no place in it: booster heads, and modules beside the
             network, such as a loss.
-        mean, std: of the RGB channels over 255, as the implementation normalises.
+        mean, std: of the RGB channels over 255, as the implementation normalizes.
         labels: the classes.
     """
 

@@ -1,7 +1,7 @@
 """Labels as annotation tools export them, as masks: CVAT, Pascal VOC, COCO, labelme, and others.
 
-`read_export` recognises the form by its content and lists the labelled frames; `write_folder` makes
-a data set of them that `folder` reads. Files are read as untrusted input: names that lead out of
+`read_export` recognizes the form by its content and lists the labeled frames; `write_folder` makes
+a dataset of them that `folder` reads. Files are read as untrusted input: names that lead out of
 the export are refused, and nothing in them can run.
 """
 
@@ -121,7 +121,7 @@ def write_folder(
     validation: float = 0.0,
     on_damaged: Callable[[ValueError], None] | None = None,
 ) -> tuple[LabelSet, Written]:
-    """Write an export as a data set that `folder` reads: images, labels, classes.yaml.
+    """Write an export as a dataset that `folder` reads: images, labels, classes.yaml.
 
     Args:
         export: of `read_export`.
@@ -217,7 +217,7 @@ def _labels_of(export: Export, name: str, background: str) -> LabelSet:
     palette = []
     for entry in names:
         colour = export.colours.get(entry)
-        # two classes of one colour cannot be told apart in a picture
+        # two classes of one color cannot be told apart in an image
         palette.append(colour if colour and colour not in palette else next(spare))
     if not names:
         raise LabelImportError("no classes in the export")

@@ -1,10 +1,10 @@
 """A shift for the logits of each class, so that rare classes are not lost to frequent ones.
 
 Training counts pixels and mean IoU counts classes: in doubt, a network says road rather than pole.
-The shifts are those with the highest mean IoU on labelled frames, sought one class at a time, and
+The shifts are those with the highest mean IoU on labeled frames, sought one class at a time, and
 go into the bias of the last convolution: they cost nothing where the network runs. After the
 post-hoc logit adjustment of Menon et al. (arXiv 2007.07314, section 4), who take them from the
-classes' frequencies. Knows nothing of files or data sets.
+classes' frequencies. Knows nothing of files or datasets.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def adjust_logits(
 ) -> Adjustment:
     """Shift the logits of `deployed`, in place, for the highest mean IoU on `samples`.
 
-    samples: labelled frames that training saw, some hundred. input_size: (width, height) that the
-    network will run at. ValueError where no pixel of them is labelled.
+    samples: labeled frames that training saw, some hundred. input_size: (width, height) that the
+    network will run at. Raises ValueError if no pixel of them is labeled.
     """
     deployed.eval()
     logits, labels = [], []

@@ -61,7 +61,7 @@ def train(
 
     Args:
         recipe: the settings of the run.
-        data: folder of the data set.
+        data: folder of the dataset.
         run: folder of the run; must be new or empty unless `resume`.
         resume: continue from the newest intact checkpoint. Without one, start at step 0 from the
             weights that the run in the folder was started from.

@@ -2,7 +2,7 @@
 
 With, if asked for, the Dice loss of the main head beside it.
 
-Knows logits and label maps; nothing of the network or the data set.
+Knows logits and label maps; nothing of the network or the dataset.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def segmentation_loss(
     booster_stride: int = 1,
     align_corners: bool = False,
 ) -> dict[str, Tensor]:
-    """Losses of one batch: `main`, `dice`, `booster0`, ...; their sum is what is minimised.
+    """Losses of one batch: `main`, `dice`, `booster0`, ...; their sum is what is minimized.
 
     Args:
         outputs: `[main, *boosters]` logits (N, C, h, w) at any scale.
@@ -35,14 +35,14 @@ def segmentation_loss(
         weights: (C,) weight of each class, or None.
         hard_threshold: if set, each head's loss is OHEM (as in CoinCheung/BiSeNet and
             mmsegmentation): the mean over the pixels whose true class has a probability below it,
-            and over at least `hard_minimum` of the labelled pixels, the hardest.
+            and over at least `hard_minimum` of the labeled pixels, the hardest.
         dice_weight: factor on the Dice loss of the main head (`_dice`); 0 leaves it out.
         booster_weight: factor on each booster's loss.
         booster_stride: booster losses are taken on every so-many-th pixel in both directions, the
             one in the middle of its cell; logits are enlarged to that grid only.
         align_corners: how logits are enlarged, as `ModelConfig.align_corners`.
 
-    With class weights every mean is a weighted one, as in torch. A batch without a labelled pixel
+    With class weights every mean is a weighted one, as in torch. A batch without a labeled pixel
     has a loss of 0, not NaN.
     """
     main = _upsample(outputs[0], target.shape[1:], align_corners)
@@ -92,7 +92,7 @@ def _cross_entropy(
 def _dice(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """One minus the mean Dice coefficient of the batch's classes (V-Net, arXiv 1606.04797, 3).
 
-    The coefficient is 2 * sum(p * y) / sum(p + y) over all labelled pixels of the batch (of the
+    The coefficient is 2 * sum(p * y) / sum(p + y) over all labeled pixels of the batch (of the
     frames at once on one device), of the classes that occur in it. So a rare class counts as much
     as a frequent one, as in mIoU, where cross entropy counts pixels.
     """

@@ -1,7 +1,7 @@
 """BiSeNetV2 as in the paper's Table 1 (arXiv 2004.02147): two branches, their aggregation, a head.
 
-Knows tensors only: a normalised RGB batch in, logits at 1/8 of the input's size out. It knows
-nothing of pictures, class names, losses or files. `export.py` wraps it, from pixels to a mask.
+Knows tensors only: a normalized RGB batch in, logits at 1/8 of the input's size out. It knows
+nothing of images, class names, losses or files. `export.py` wraps it, from pixels to a mask.
 
 Where the paper is silent or the public implementations disagree, `ModelConfig` has a field for it
 and its docstring says why the default is what it is (model_config.py).
@@ -241,7 +241,7 @@ class SegmentationHead(nn.Sequential):
 
 
 class BiSeNetV2(nn.Module):
-    """The network: (N,3,H,W) normalised RGB, H and W multiples of 8 -> logits at 1/8.
+    """The network: (N,3,H,W) normalized RGB, H and W multiples of 8 -> logits at 1/8.
 
     In training mode `forward` returns `[main, *boosters]`, the main logits (N,classes,H/8,W/8)
     first and then those of the booster heads at the scale of their stage, in the order of
@@ -294,7 +294,7 @@ class BiSeNetV2(nn.Module):
         return [logits, *(head(stages[name]) for name, head in self.boosters.items())]
 
     def enlarge(self, logits: Tensor) -> Tensor:
-        """Bring the main logits to the picture's size, (N,C,H/8,W/8) -> (N,C,H,W)."""
+        """Bring the main logits to the image's size, (N,C,H/8,W/8) -> (N,C,H,W)."""
         factor = 8 / self.config.head_shuffle
         if factor == 1:
             return logits
@@ -307,7 +307,7 @@ class BiSeNetV2(nn.Module):
 
 
 def _kaiming_normal(module: nn.Module) -> None:
-    """Kaiming normal initialisation of the convolutions (paper, section 5.1).
+    """Kaiming normal initialization of the convolutions (paper, section 5.1).
 
     Not for the classifiers: their fan-out is the number of classes, which would make the first
     logits large and the first losses several times ln C.

@@ -52,7 +52,7 @@ def plan(
     Args:
         recipe: as written.
         given: its keys that the command line gives, such as `model.depth`; these stay.
-        training, validation: the data set's splits.
+        training, validation: the dataset's splits.
         place: device and processes.
         start: the weights that the run starts from, if any.
         say: receives each line.
@@ -96,7 +96,7 @@ def plan(
 def hold_out(recipe: Recipe) -> Recipe:
     """Return a recipe that validates on the last fifth of the training frames.
 
-    In the order of their names, because neighbours of one recording are nearly the same frame.
+    In the order of their names, because neighbors of one recording are nearly the same frame.
     """
     return dataclasses.replace(recipe, train_split="train:..80%", val_split="train:80%..")
 

@@ -46,11 +46,11 @@ class Recipe:
     """Name of the recipe; the default name of the run's folder too."""
 
     adapt: Bool = False
-    """`bisenetv2 train` sets sizes, network, batch and schedule by the data set, the starting
+    """`bisenetv2 train` sets sizes, network, batch and schedule by the dataset, the starting
     weights and the machine (see `plan.py`); keys given on the command line stay."""
 
     dataset: str
-    """Name of the data set's layout, such as `folder` or `cityscapes` (see `datasets.py`)."""
+    """Name of the dataset's layout, such as `folder` or `cityscapes` (see `datasets.py`)."""
 
     train_split: str = "train"
     """Split to train on."""
@@ -99,7 +99,7 @@ class Recipe:
 
     synthetic: Share = 0.0
     """Fraction of the training samples that are rendered street scenes instead, of the frames'
-    size; for data sets with CamVid's 11 classes."""
+    size; for datasets with CamVid's 11 classes."""
 
     scenes: Annotated[Int, within(1, 10_000)] = 512
     """Number of such scenes. Each data worker renders one when it first needs it, and keeps it in
@@ -144,7 +144,7 @@ class Recipe:
     """Frames at once on one device; 0 = batch_size over the processes. A smaller divisor of that
     accumulates gradients: memory for time. Batch norm then sees the micro batch, and each micro
     batch has a loss of its own, whose mean is taken, as over processes. That is not quite the whole
-    batch's: `ohem` ranks and `dice_weight` counts within it, and a frame with few labelled pixels
+    batch's: `ohem` ranks and `dice_weight` counts within it, and a frame with few labeled pixels
     weighs more."""
 
     loss: Literal["cross_entropy", "ohem"] = "cross_entropy"
@@ -278,7 +278,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
 def override(values: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
     """Put overrides `key=value` (see `load_recipe`) into a copy of a recipe's plain values.
 
-    A warm-up that is longer than the steps given takes the same share of them as before.
+    A warm-up that is longer than the steps given takes the same fraction of them as before.
 
     Raises:
         RecipeError: if one is not of this form.

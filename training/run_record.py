@@ -110,7 +110,7 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
 
 
 def fingerprint(dataset: Dataset) -> str:
-    """Return the SHA-256 of names and sizes of the files, to notice a changed data set."""
+    """Return the SHA-256 of names and sizes of the files, to notice a changed dataset."""
     digest = hashlib.sha256(dataset.labels.name.encode())
     if isinstance(dataset, FileDataset):
         for pair in dataset.pairs:

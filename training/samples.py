@@ -1,4 +1,4 @@
-"""From data sets to batches: which sample when, augmented how, loaded by whom.
+"""From datasets to batches: which sample when, augmented how, loaded by whom.
 
 The stream is endless and random access: sample k is a pure function of recipe and k. So a resumed
 run sees what it would have seen, whatever the number of processes and of workers that load data.
@@ -105,7 +105,7 @@ class TrainingStream(TorchDataset[Batch]):
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order in which an epoch takes the samples of a data set."""
+    """The order in which an epoch takes the samples of a dataset."""
     return np.random.default_rng((seed, 2, epoch)).permutation(count)
 
 
@@ -120,7 +120,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 class BatchPlan:
-    """Which samples of the stream are this process's share of each micro batch, in order."""
+    """Which samples of the stream are this process's fraction of each micro batch, in order."""
 
     def __init__(self, recipe: Recipe, place: Place, first_step: int) -> None:
         self.recipe = recipe
@@ -147,7 +147,7 @@ class BatchPlan:
 def make_batches(
     dataset: Dataset, recipe: Recipe, place: Place, first_step: int
 ) -> Generator[Batch, None, None]:
-    """This process's share of every micro batch from `first_step` on, in order.
+    """This process's fraction of every micro batch from `first_step` on, in order.
 
     Iterating raises DatasetError for a damaged sample, DataLoadingError for a lost data worker.
     To be closed: that ends the workers, which no signal but SIGKILL does.
@@ -158,7 +158,7 @@ def make_batches(
         batch_sampler=BatchPlan(recipe, place, first_step),
         num_workers=workers,
         worker_init_fn=_start_worker,
-        # forked, a worker shares the data set with this process instead of receiving a copy
+        # forked, a worker shares the dataset with this process instead of receiving a copy
         multiprocessing_context="fork" if workers else None,
         pin_memory=place.device.type == "cuda",
         timeout=LOADER_TIMEOUT if workers else 0,
@@ -188,7 +188,7 @@ def _start_worker(_: int) -> None:
 def class_weights(
     dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] | None = None
 ) -> Tensor | None:
-    """Loss weight of each class over a data set (see `Recipe.class_weights`), (C,) float32.
+    """Loss weight of each class over a dataset (see `Recipe.class_weights`), (C,) float32.
 
     on_damaged: receives what is wrong with a sample that is then left out; without it, such a
     sample raises DatasetError.

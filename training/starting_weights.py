@@ -32,7 +32,7 @@ from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
 
 STARTING_FRAMES = 16  # whose statistics a batch norm gets back
-REQUIRED_AGREEMENT = 0.999  # share of pixels on which the network must give the file's class
+REQUIRED_AGREEMENT = 0.999  # fraction of pixels on which the network must give the file's class
 
 _COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
 # Of `model.*`, what a network may differ in and still compute the same of its main head's features.
@@ -64,7 +64,7 @@ class Start:
 def start_from(
     network: BiSeNetV2, recipe: Recipe, labels: LabelSet, source: Path, images: Tensor
 ) -> Start:
-    """Put the weights of `source` into a network that was just initialised.
+    """Put the weights of `source` into a network that was just initialized.
 
     Args:
         network: of the recipe, on the CPU.
@@ -308,7 +308,7 @@ def _unfold(
 ) -> None:
     """Give batch norms that only add a bias the statistics of images; what is computed stays.
 
-    Each filter is brought to the length that it was initialised with: behind a batch norm the
+    Each filter is brought to the length that it was initialized with: behind a batch norm the
     length does not matter to the result, but it does to how far a step of SGD turns the filter.
     """
     network = deployed.network

@@ -1,4 +1,4 @@
-"""Augmentation of one frame and its label map (paper, section 5.1): scale, crop, mirror, colour.
+"""Augmentation of one frame and its label map (paper, section 5.1): scale, crop, mirror, color.
 
 Knows arrays and a random generator. Everything is drawn from the generator that is handed in, so a
 sample depends on its seed alone, never on the worker that made it.
@@ -19,7 +19,7 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True, kw_only=True)
 class Augmentation:
-    """Random scale, crop, mirror and colour change of a frame with its labels.
+    """Random scale, crop, mirror and color change of a frame with its labels.
 
     Attributes:
         crop: (width, height) of the result in pixels.
@@ -98,7 +98,7 @@ class Augmentation:
         # a frame larger than the crop is cut anywhere inside; a smaller one lies anywhere inside
         left = round(rng.uniform(0, 1) * (scaled_width - crop_width))
         top = round(rng.uniform(0, 1) * (scaled_height - crop_height))
-        # pixel centres are at half pixels: x' = factor * (x + 1/2) - 1/2 - left
+        # pixel centers are at half pixels: x' = factor * (x + 1/2) - 1/2 - left
         across, down = scaled_width / width, scaled_height / height
         matrix = np.array(
             [[across, 0, across / 2 - 0.5 - left], [0, down, down / 2 - 0.5 - top]], np.float64

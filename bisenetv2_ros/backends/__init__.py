@@ -1,7 +1,7 @@
 """Runtimes that execute a model file: finds the one asked for, or the best that is there.
 
 Runtimes are imported only here and only when tried. Which is tried first with 'auto' is the order
-of the table below. Nothing here knows of pictures other than uint8 arrays, or of ROS.
+of the table below. Nothing here knows of images other than uint8 arrays, or of ROS.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def create_backend(
     report: told how far the loading is; an exception of its own ends it (see `base.Report`).
     batch: numbers of images to build engines for; the other backends take all numbers alike.
     Raises ValueError for an unknown name or negative threads, BackendUnavailable, saying what to
-    install, when runtime or device are not there, ModelFileError when the runtime refuses the file.
+    install, when runtime or device are not there, ModelFileError if the runtime refuses the file.
     """
     if name != "auto" and name not in BACKENDS:
         near = difflib.get_close_matches(name.lower(), ["auto", *BACKENDS], n=1)
@@ -111,7 +111,7 @@ def model_for(name_or_path: str | Path, backend: str) -> ModelFile:
 def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
     """The model in each CPU runtime that is installed, one at a time, for a comparison of them.
 
-    Raises BackendUnavailable where there is none, ModelFileError when one refuses the file.
+    Raises BackendUnavailable if there is none, ModelFileError if one refuses the file.
     """
     names, missing = ("onnxruntime", "openvino"), []
     for name in names:

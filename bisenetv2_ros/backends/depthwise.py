@@ -1,12 +1,12 @@
 """Depthwise convolutions with several outputs a channel, as ones with a single output.
 
-A gather-and-expansion layer (paper, section 4.2) widens its picture sixfold: each channel has six
-filters. Runtimes for CPUs have quick kernels for one filter a channel and none for six; so the
-picture is repeated six times along its channels, and each copy has one filter. The channels then
+A gather-and-expansion layer (paper, section 4.2) widens its image sixfold: each channel has six
+filters. Runtimes for CPUs have fast kernels for one filter a channel and none for six; so the
+image is repeated six times along its channels, and each copy has one filter. The channels then
 come in another order, which the weights of whatever follows are brought into, up to the dense
 convolution that ends it. What is computed is the same; docs/performance.md says what it saves.
 
-Works on ONNX graphs. Knows neither runtimes nor pictures.
+Works on ONNX graphs. Knows neither runtimes nor images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def repeat_inputs(graph: onnx.GraphProto) -> int:
     """Rewrite such convolutions in place, and return how many were.
 
-    One is left as it is where its channels are used by anything but, in turn, ReLUs, quantisation
+    One is left as it is where its channels are used by anything but, in turn, ReLUs, quantization
     by a single scale, depthwise and at last a dense convolution, each with weights of its own.
     """
     from onnx import helper, numpy_helper

@@ -174,7 +174,7 @@ def _prune(directory: int) -> None:
 
 
 def _read(directory: int, name: str, key: Key) -> Parts:
-    """The parts of an entry; FileNotFoundError where there is none, _Unusable with the reason."""
+    """The parts of an entry; FileNotFoundError if there is none, _Unusable with the reason."""
     try:
         sidecar = json.loads(_read_file(directory, f"{name}.json", _MAX_SIDECAR_BYTES))
         kept_key, kept_hash = sidecar["key"], sidecar["sha256"]

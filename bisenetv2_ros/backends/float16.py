@@ -128,7 +128,7 @@ def cast_to_half(model: onnx.ModelProto) -> None:
 
 
 def _outside_network(node: onnx.NodeProto) -> bool:
-    """Whether a node of an exported graph is normalisation, last upsampling, argmax, confidence."""
+    """Whether a node of an exported graph is normalization, last upsampling, argmax, confidence."""
     return not node.name.startswith("/network/")
 
 

@@ -2,7 +2,7 @@
 
 Batches of any size. Masks alone and masks with confidence are two sessions, the second made when it
 is first asked for: a session runs its whole graph, whichever of its outputs are fetched. On a CPU
-it ends at the logits, and `tail` makes the mask; and what a ReLU made is quantised to uint8.
+it ends at the logits, and `tail` makes the mask; and what a ReLU made is quantized to uint8.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 One image at a time: the graph is compiled for batch 1, because fixed shapes are faster and a batch
 gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
 made when it is first asked for. On a CPU they end at the logits, and `tail` makes the mask;
-`depthwise` rewrites what oneDNN has no quick kernels for.
+`depthwise` rewrites what oneDNN has no fast kernels for.
 
 A float32 file is the reference and runs in float32. What an int8 file leaves in float runs in
 bfloat16 where the CPU computes that natively: docs/performance.md has what it saves and what it

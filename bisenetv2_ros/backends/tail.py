@@ -1,12 +1,12 @@
 """The tail of a model file, from coarse logits to the mask, done here and not by a runtime.
 
-The network's logits have a fraction of the picture's size. The graph enlarges all of them linearly
+The network's logits have a fraction of the image's size. The graph enlarges all of them linearly
 and takes the argmax of each pixel; but between four logits of the same class every pixel has that
 class, because what is interpolated lies between its corners. So only the seams between classes need
 to be enlarged. The mask is the same: docs/performance.md says what that saves.
 
 Works on graphs as `training/export.py` writes them, and finds none in others, which a runtime then
-runs as a whole. Knows neither runtimes nor pictures.
+runs as a whole. Knows neither runtimes nor images.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ def _largest(
 
 
 def find_tail(graph: onnx.GraphProto) -> Tail | None:
-    """The tail of a model file; None where it is not the one that `Tail.mask` does."""
+    """The tail of a model file; None if it is not the one that `Tail.mask` does."""
     try:
         return _read_tail(graph)
     except (LookupError, ValueError):
@@ -203,7 +203,7 @@ def find_tail(graph: onnx.GraphProto) -> Tail | None:
 
 
 def _read_tail(graph: onnx.GraphProto) -> Tail:
-    """LookupError or ValueError where the graph ends in another way."""
+    """LookupError or ValueError if the graph ends in another way."""
     from onnx import TensorProto, helper, numpy_helper
 
     makers = {output: node for node in graph.node for output in node.output}

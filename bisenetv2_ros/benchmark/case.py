@@ -12,7 +12,7 @@ STAGES = ("decode", "resize", "network", "tail", "message")
 
 
 # References, not backends.
-PLAIN = "plain"  # float32 in ONNX Runtime; the caller normalises, and takes the argmax at full size
+PLAIN = "plain"  # float32 in ONNX Runtime; the caller normalizes, and takes the argmax at full size
 NNCF = "nncf"  # the same quantized by NNCF, in OpenVINO; the caller as for PLAIN
 TORCH = "torch"  # torch eager, of a checkpoint, or random weights of a model file's shape
 TORCH_COMPILE = "torch.compile"  # the same, compiled

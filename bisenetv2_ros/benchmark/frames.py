@@ -55,7 +55,7 @@ def measure(
 
     images: (H, W, 3) uint8 RGB, taken in circles. on_turn: called after each turn of each case.
     Returns the results, and why the other cases could not run. ModelFileError or CheckpointError
-    when a file is none.
+    if a file is none.
     """
     context = multiprocessing.get_context("spawn")
     skipped = []

@@ -128,7 +128,7 @@ def roofline_table(results: Sequence[Result], rooflines: Mapping[tuple[Path, str
 
 
 def write_plot(results: Sequence[Result], path: Path) -> None:
-    """Stacked bars of the stages' medians, to a picture; ModuleNotFoundError without matplotlib.
+    """Stacked bars of the stages' medians, to an image; ModuleNotFoundError without matplotlib.
 
     Where files of several mean IoUs were measured, accuracy against latency beside it.
     """
@@ -156,7 +156,7 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
 
 
 def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those (time, score) that none beats in both, the quickest first."""
+    """Those (time, score) that none beats in both, the fastest first."""
     front: list[tuple[float, float]] = []
     for time_, score in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or score > front[-1][1]:

@@ -21,7 +21,7 @@ PLAIN_OUTPUT = "logits"  #: (N, classes, H, W) float32
 
 
 def resized(model: ModelFile, size: tuple[int, int], directory: Path) -> ModelFile:
-    """The same weights for pictures of `size`, in a file in `directory`; see `resize_model`."""
+    """The same weights for images of `size`, in a file in `directory`; see `resize_model`."""
     if size == model.info.input_size:
         return model
     width, height = size

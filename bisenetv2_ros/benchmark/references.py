@@ -82,7 +82,7 @@ def _plain_graph(path: Path) -> tuple[bytes, ModelFile]:
 
 
 def _plain_pixels(small: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> (1, 3, H, W) float32, normalised by the mean and scale of any training."""
+    """(H, W, 3) uint8 -> (1, 3, H, W) float32, normalized by the mean and scale of any training."""
     pixels = (small.astype(np.float32) - np.float32(127.5)) * np.float32(1 / 127.5)
     return pixels.transpose(2, 0, 1)[np.newaxis]
 

@@ -50,7 +50,7 @@ class Rates:
 def work_of(path: Path) -> Work:
     """Count the multiply-adds of all convolutions and matrix products of a model file.
 
-    int8 weights count a byte each. ModelFileError for a file that is none.
+    int8 weights count a byte each. Raises ModelFileError for a file that is none.
     """
     import onnx
 
@@ -79,7 +79,7 @@ def _multiply_adds(node: Any, shapes: dict[str, list[int]]) -> int:
 
 
 def measure_gpu(index: int = 0) -> Rates | None:
-    """Measure a GPU's float16; None where there is no torch, or none that sees the GPU."""
+    """Measure a GPU's float16; None if there is no torch, or none that sees the GPU."""
     try:
         import torch
     except ImportError:
@@ -100,7 +100,7 @@ def measure_gpu(index: int = 0) -> Rates | None:
 
 
 def measure_cpu(precision: str, threads: int) -> Rates | None:
-    """Measure a CPU for networks of 'int8' or of floats; None where OpenVINO is not installed."""
+    """Measure a CPU for networks of 'int8' or of floats; None if OpenVINO is not installed."""
     try:
         from bisenetv2_ros.backends.openvino_runtime import openvino
     except ImportError:
@@ -135,7 +135,7 @@ def measure_cpu(precision: str, threads: int) -> Rates | None:
 
 
 def _best(work: Any) -> float:
-    """Seconds on the device of the quickest of some rounds."""
+    """Seconds on the device of the fastest of some rounds."""
     import torch
 
     times = []

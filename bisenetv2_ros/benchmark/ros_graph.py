@@ -12,6 +12,7 @@ Starts processes and does arithmetic; all that speaks ROS is in `graph_probes` a
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import multiprocessing
 import os
@@ -35,7 +36,7 @@ from bisenetv2_ros.system.child_process import Child, end_all
 WARM_UP = 0.5  # seconds at the start of each measurement that give no figures
 SETTLE = 0.3  # seconds for the last masks to arrive
 START_TIMEOUT = 60.0  # seconds for the node's first mask
-LOSS_LIMIT = 0.05  # share of frames without a mask up to which a rate counts as reached
+LOSS_LIMIT = 0.05  # fraction of frames without a mask up to which a rate counts as reached
 PEAK_STEPS = 5  # halvings of the interval in which the peak is sought
 OVERLOAD = 2.0  # times the rate at which inference alone is busy without a pause
 
@@ -132,9 +133,9 @@ class Report:
 def measure_graph(
     plan: Plan, pictures: Sequence[np.ndarray], on_progress: Callable[[], object] = lambda: None
 ) -> Report:
-    """Run the plan; pictures are (H, W, 3) uint8 RGB of any size.
+    """Run the plan; images are (H, W, 3) uint8 RGB of any size.
 
-    Raises GraphError where a process ends or the node gives no masks, and what loading the model
+    Raises GraphError if a process ends or the node gives no masks, and what loading the model
     raises.
     """
     report = Report()
@@ -143,19 +144,20 @@ def measure_graph(
         _probe("bare", plan.model, plan.backend, plan.device, plan.threads) as bare,
     ):
         report.runs_on = bare.ask("runs_on")
-        for transport in plan.transports:
-            for cameras in plan.cameras:
-                with _graph(plan, transport, cameras, Path(directory) / "node.log") as graph:
-                    for size in plan.sizes:
-                        resized = [
-                            np.ascontiguousarray(resize_image(picture, size))
-                            for picture in pictures
-                        ]
-                        graph.camera.ask("load", resized)
-                        first_mask = graph.wait_for_masks()
-                        if math.isnan(report.first_mask):
-                            report.first_mask = first_mask
-                        _measure_size(plan, graph, bare, resized, size, report, on_progress)
+        for transport, cameras in itertools.product(plan.transports, plan.cameras):
+            with _graph(plan, transport, cameras, Path(directory) / "node.log") as graph:
+                for size in plan.sizes:
+                    resized = [
+                        np.ascontiguousarray(resize_image(picture, size)) for picture in pictures
+                    ]
+                    graph.camera.ask("load", resized)
+                    first_mask = graph.wait_for_masks()
+                    if math.isnan(report.first_mask):
+                        report.first_mask = first_mask
+                    for done in _measure_size(plan, graph, bare, resized[0], report.peaks):
+                        report.measurements.append(done)
+                        on_progress()
+                    on_progress()
     return report
 
 
@@ -163,11 +165,13 @@ def _measure_size(
     plan: Plan,
     graph: _Graph,
     bare: _Probe,
-    pictures: Sequence[np.ndarray],
-    size: tuple[int, int],
-    report: Report,
-    on_progress: Callable[[], object],
-) -> None:
+    picture: np.ndarray,
+    peaks: dict[tuple[tuple[int, int], str, int], float],
+) -> Iterator[Measurement]:
+    """Measure at each rate and in overload, then find the peak rate and add it to `peaks`."""
+    height, width = picture.shape[:2]
+    size = (width, height)
+
     def new(rate: float, overload: bool = False) -> Measurement:
         return Measurement(size, graph.transport, graph.cameras, rate, overload)
 
@@ -176,32 +180,29 @@ def _measure_size(
         runs = []
         for _ in range(plan.runs):
             run = new(rate)
-            run.bare = bare.ask("measure", pictures[0], rate, plan.seconds)
+            run.bare = bare.ask("measure", picture, rate, plan.seconds)
             graph.run(run, plan.seconds)
             runs.append(run)
             alone += run.bare
-        report.measurements.append(merged(runs))
-        on_progress()
+        yield merged(runs)
     busy = 1 / statistics.median(alone) / graph.cameras
     runs = [new(OVERLOAD * busy, overload=True) for _ in range(plan.runs)]
     for run in runs:
         graph.run(run, plan.seconds)
     overloaded = merged(runs)
-    report.measurements.append(overloaded)
-    on_progress()
+    yield overloaded
     capacity = sum(overloaded.masks) / overloaded.seconds / graph.cameras
-    report.peaks[size, graph.transport, graph.cameras] = (
+    peaks[size, graph.transport, graph.cameras] = (
         find_peak(lambda rate: graph.loss(rate, plan.seconds), 0.4 * capacity, 1.1 * capacity)
         if capacity
         else 0.0
     )
-    on_progress()
 
 
 def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
-    """The highest rate [Hz] between two at which the share of lost frames is within the limit.
+    """The highest rate [Hz] between two at which the fraction of lost frames is within the limit.
 
-    loss: measures a rate. 0 where not even `low` is within it.
+    loss: measures a rate. 0 if not even `low` is within it.
     """
     peak = 0.0
     if loss(low) < LOSS_LIMIT:
@@ -254,7 +255,7 @@ class _Probe:
         self.pid = pid
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """The result of a method; GraphError when the process ends instead."""
+        """The result of a method; GraphError if the process ends instead."""
         self.tell(method, *arguments)
         return self.answer()
 

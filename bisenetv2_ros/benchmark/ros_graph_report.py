@@ -76,7 +76,7 @@ def _ms(seconds: float) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Everything measured, as JSON values; times in milliseconds, None where there is no value."""
+    """Everything measured, as JSON values; times in milliseconds, None if there is no value."""
 
     def summary(values: Sequence[float]) -> dict[str, float | None]:
         if not values:

@@ -59,7 +59,7 @@ def serve(connection: Connection, kind: str, *arguments: Any) -> None:
 
 
 class Camera:
-    """Publishes pictures that are messages already, at a steady rate, from all cameras at once.
+    """Publishes images that are messages already, at a steady rate, from all cameras at once.
 
     At once, as triggered cameras do: it is the hardest for who segments them.
     """
@@ -81,7 +81,7 @@ class Camera:
         return False
 
     def load(self, pictures: Sequence[np.ndarray]) -> None:
-        """Make messages of (H, W, 3) uint8 RGB pictures, to be published in circles."""
+        """Make messages of (H, W, 3) uint8 RGB images, to be published in circles."""
         from std_msgs.msg import Header
 
         from bisenetv2_ros.node.camera_node import jpeg_message
@@ -194,7 +194,7 @@ class Listener:
     def counters(self) -> list[dict[str, int]]:
         """Frames of each camera since the node's start, as its next diagnostics tell them.
 
-        By 'received', 'published' and cause of the drop. TimeoutError where none come.
+        By 'received', 'published' and cause of the drop. Raises TimeoutError if none come.
         """
         self._report = {}
         deadline = time.monotonic() + REPORT_TIMEOUT
@@ -247,7 +247,7 @@ class Listener:
 
 
 class Bare:
-    """Inference alone, at a camera's pace: what the node cannot be quicker than."""
+    """Inference alone, at a camera's pace: what the node cannot be faster than."""
 
     def __init__(self, segmenter: Any) -> None:
         self._segmenter = segmenter

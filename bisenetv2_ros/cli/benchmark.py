@@ -21,7 +21,7 @@ from bisenetv2_ros.cli.options import (
 from bisenetv2_ros.files.paths import naming
 
 if TYPE_CHECKING:
-    from bisenetv2_ros.benchmark.case import Result
+    from bisenetv2_ros.benchmark.case import Case, Result
     from bisenetv2_ros.model_file import ModelFile
 
 PICTURES = 8  # taken in circles
@@ -31,7 +31,7 @@ TRANSPORTS = ("raw", "compressed")
 EPILOG = """\
 Every model runs on every backend, each in a process of its own, a few frames in turn. Beside them
 and in the same run, for each network of which there is a float32 file, go the references: `plain`,
-the same weights as networks are usually exported, float32 in ONNX Runtime, normalised by the
+the same weights as networks are usually exported, float32 in ONNX Runtime, normalized by the
 caller, who also takes the argmax of the full-size channels; `nncf`, the same quantized by NNCF and
 run by OpenVINO, if NNCF is installed; and `torch`, the same network in torch eager, with random
 weights, which take the same time. Each file is compared with those of the
@@ -39,7 +39,7 @@ float32 file of its size and name (but for the precision), or of the only one of
 medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process; mIoU
 is on CamVid val, as the file states it.
 
-  decode   camera message to pixels        network  the backend: normalisation to logits
+  decode   camera message to pixels        network  the backend: normalization to logits
   resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax
                                            message  mask to message (a copy where ROS is absent)
 
@@ -188,7 +188,7 @@ def _frames(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BACKENDS
-    from bisenetv2_ros.benchmark.case import NNCF, PLAIN, REFERENCES, TORCH, TORCH_COMPILE, Case
+    from bisenetv2_ros.benchmark.case import REFERENCES
     from bisenetv2_ros.benchmark.frames import TURN, measure
     from bisenetv2_ros.benchmark.frames_report import (
         as_json,
@@ -197,7 +197,6 @@ def _frames(args: argparse.Namespace) -> int:
         write_plot,
     )
     from bisenetv2_ros.benchmark.machine import machine_line
-    from bisenetv2_ros.benchmark.model_variants import resized, without_tail
     from bisenetv2_ros.resize import resize_image
 
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
@@ -205,39 +204,7 @@ def _frames(args: argparse.Namespace) -> int:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
     with tempfile.TemporaryDirectory() as directory:
         try:
-            models = []
-            shorter = {}
-            for number, model in enumerate(_models(args.models)):
-                folder = Path(directory, str(number))  # models may have the same name
-                folder.mkdir()
-                if args.size:
-                    model = resized(model, args.size, folder)
-                models.append(model)
-                shorter[model.path] = without_tail(model, folder)
-            cases = [
-                Case(model.path, backend, args.device, args.threads, end.path if end else None)
-                for model in models
-                for backend in args.backend or BACKENDS
-                for end in [shorter[model.path]]
-            ]
-            if args.camera_size:
-                cases += [dataclasses.replace(case, camera_size=True) for case in cases]
-            plain = [
-                model.path
-                for model in models
-                if model.info.precision == "float32" and shorter[model.path]
-            ]
-            on_gpu = args.device.lower().startswith("cuda")
-            device = args.device if on_gpu else ""
-            ways = (TORCH, TORCH_COMPILE) if on_gpu else (TORCH,)
-            cases += [
-                Case(path, way, threads=args.threads) for path in plain for way in (PLAIN, NNCF)
-            ]
-            cases += [
-                Case(path, way, device, args.threads)
-                for path in ([args.checkpoint] if args.checkpoint else plain)
-                for way in ways
-            ]
+            cases = _cases(args, Path(directory))
             images = sample_frames(args.source, PICTURES)
             if args.frame_size:
                 images = [resize_image(image, args.frame_size) for image in images]
@@ -269,6 +236,37 @@ def _frames(args: argparse.Namespace) -> int:
     if args.plot:
         _plot(lambda path: write_plot(results, path), args.plot)
     return 0
+
+
+def _cases(args: argparse.Namespace, directory: Path) -> list[Case]:
+    """Every model on every backend, then the references; model variants go to `directory`."""
+    from bisenetv2_ros.backends import BACKENDS
+    from bisenetv2_ros.benchmark.case import NNCF, PLAIN, TORCH, TORCH_COMPILE, Case
+    from bisenetv2_ros.benchmark.model_variants import resized, without_tail
+
+    cases, float32 = [], []
+    for number, model in enumerate(_models(args.models)):
+        folder = directory / str(number)  # models may have the same name
+        folder.mkdir()
+        if args.size:
+            model = resized(model, args.size, folder)
+        shorter = without_tail(model, folder)
+        end = shorter.path if shorter else None
+        cases += [
+            Case(model.path, backend, args.device, args.threads, end)
+            for backend in args.backend or BACKENDS
+        ]
+        if model.info.precision == "float32" and shorter:
+            float32.append(model.path)
+    if args.camera_size:
+        cases += [dataclasses.replace(case, camera_size=True) for case in cases]
+    cases += [Case(path, way, threads=args.threads) for path in float32 for way in (PLAIN, NNCF)]
+    on_gpu = args.device.lower().startswith("cuda")
+    return cases + [
+        Case(path, way, args.device if on_gpu else "", args.threads)
+        for path in ([args.checkpoint] if args.checkpoint else float32)
+        for way in ((TORCH, TORCH_COMPILE) if on_gpu else (TORCH,))
+    ]
 
 
 def _graph(args: argparse.Namespace) -> int:

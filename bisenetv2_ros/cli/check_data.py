@@ -1,4 +1,4 @@
-"""`bisenetv2 check-data`: read a whole data set once and name everything that is wrong with it."""
+"""`bisenetv2 check-data`: read a whole dataset once and name everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SHEET_FRAMES = 24  # of each split
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-`bisenetv2 datasets` lists the data sets known, `bisenetv2 datasets NAME` says what is expected in
+`bisenetv2 datasets` lists the datasets known, `bisenetv2 datasets NAME` says what is expected in
 the folder of one, and how to describe one of your own.
 
 Named are, and the exit code is 1 if there are any:
@@ -36,7 +36,7 @@ examples:
   bisenetv2 check-data --dataset camvid --data data/camvid
   bisenetv2 check-data --dataset folder --data my_set --sheet my_set.html
 """
-    parser.add_argument("--dataset", required=True, help="name of a data set, or its YAML file")
+    parser.add_argument("--dataset", required=True, help="name of a dataset, or its YAML file")
     parser.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="its folder")
     parser.add_argument("--split", action="append", help="may be repeated (default: train and val)")
     parser.add_argument(
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shares(splits: list[SplitFacts]) -> str:
-    """A table of the classes' shares in the labelled pixels of each split."""
+    """A table of the classes' shares in the labeled pixels of each split."""
     names = splits[0].labels.names
     width = max(len("labelled"), *map(len, names))
     lines = [f"{'pixels %':<{width}}" + "".join(f"  {facts.name:>7}" for facts in splits)]

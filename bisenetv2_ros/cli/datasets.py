@@ -1,4 +1,4 @@
-"""`bisenetv2 datasets`: list the data sets known, or describe one."""
+"""`bisenetv2 datasets`: list the datasets known, or describe one."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 examples:
   bisenetv2 datasets                 one line each
   bisenetv2 datasets rugd            layout, classes, licence and where to get it
-  bisenetv2 datasets folder          a data set of your own
+  bisenetv2 datasets folder          a dataset of your own
 """
     parser.add_argument("name", nargs="?", help="name of one, or its YAML file")
 

@@ -25,7 +25,7 @@ examples:
         "-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the data set (default: the run's)"
+        "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
     )
     parser.add_argument(
         "--licence", default="not stated", help="of weights and training data, kept in the files"

@@ -1,4 +1,4 @@
-"""`bisenetv2 evaluate`: scores of a run, a checkpoint or a model file on a labelled data set."""
+"""`bisenetv2 evaluate`: scores of a run, a checkpoint or a model file on a labeled dataset."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ examples:
     )
     parser.add_argument("--dataset", default="", help="(default: what the model was trained on)")
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the data set (default: the run's)"
+        "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
     )
     parser.add_argument("--split", help="(default: the run's validation split; val)")
     parser.add_argument(
@@ -145,7 +145,7 @@ def run(args: argparse.Namespace) -> int:
 def _open_model(
     args: argparse.Namespace,
 ) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str], bool]:
-    """-> predictor, classes, its data set, facts, whether its run skips damaged samples.
+    """-> predictor, classes, its dataset, facts, whether its run skips damaged samples.
 
     Sets `args.data` and `args.split`, if they are not given, to those of the run.
     """
@@ -223,7 +223,7 @@ def _is_model(name: str) -> bool:
 
 
 def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
-    """IoU and share of the labelled pixels by class, then the means, as lines of text."""
+    """IoU and fraction of the labeled pixels by class, then the means, as lines of text."""
     width = max(map(len, (*labels.names, "pixel accuracy")))
     total = max(1, int(matrix.sum()))
     lines = [f"{'class':<{width}}  {'IoU %':>6}  {'pixels %':>8}"]

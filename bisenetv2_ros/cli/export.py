@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from bisenetv2_ros.training.checkpoint import TrainedNetwork
     from bisenetv2_ros.training.datasets import Sample
 
-ADJUSTING_FRAMES = 150  # of the data set: less than a minute on two cores
+ADJUSTING_FRAMES = 150  # of the dataset: less than a minute on two cores
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The file is complete: camera pixels go in, a label mask comes out, names and colours are in it. It
+The file is complete: camera pixels go in, a label mask comes out, names and colors are in it. It
 is written only if ONNX Runtime and OpenVINO then give the network's own masks. For int8, export
 float32 and give the file to `bisenetv2 quantize`.
 
@@ -52,7 +52,7 @@ examples:
         "--adjust-logits",
         type=Path,
         metavar="DIR",
-        help="folder of the run's data set: shift the logits of each class, for the highest mean "
+        help="folder of the run's dataset: shift the logits of each class, for the highest mean "
         f"IoU on {ADJUSTING_FRAMES} frames of its training split",
     )
     parser.add_argument(
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iterator[Sample]:
-    """Labelled frames spread over the training split, and the run's share of rendered scenes."""
+    """Labeled frames spread over the training split, and the run's fraction of rendered scenes."""
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
     from bisenetv2_ros.training.samples import TrainingStream
 

@@ -1,4 +1,4 @@
-"""`bisenetv2 extract`: frames worth labelling, from a bag or any other source."""
+"""`bisenetv2 extract`: frames worth labeling, from a bag or any other source."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import itertools
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from bisenetv2_ros.cli.options import add_source_options
 from bisenetv2_ros.offline.extract import PRELABELS
 
 if TYPE_CHECKING:
+    from bisenetv2_ros.segmenter import Segmenter
     from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.backends.base import BackendUnavailable
-    from bisenetv2_ros.offline.extract import ExtractedSet, choose, every, examine
+    from bisenetv2_ros.offline.extract import ExtractedSet
     from bisenetv2_ros.segmenter import InferenceError, Segmenter
     from bisenetv2_ros.sources.frame import SourceError
     from bisenetv2_ros.sources.frame_source import open_source
@@ -95,28 +96,9 @@ def run(args: argparse.Namespace) -> int:
         yield from bar
 
     try:
-        uncertainty: dict[int, float] = {}
-        selected: Iterator[tuple[int, Frame]]
-        if args.every is None:
-            assert segmenter is not None
-            candidates = []
-            for index, frame in enumerate(frames()):
-                try:
-                    candidates.append(examine(index, frame, segmenter))
-                except InferenceError as error:
-                    skip(InferenceError(f"{frame.name}: {error}"))
-            wanted = args.most_uncertain or args.diverse
-            chosen = choose(candidates, wanted, by_uncertainty=bool(args.most_uncertain))
-            if len(chosen) < wanted:
-                print(f"only {len(chosen)} frames, fewer than {wanted}: all are taken")
-            uncertainty = {candidate.index: candidate.uncertainty for candidate in chosen}
-            selected = ((i, f) for i, f in enumerate(frames()) if i in uncertainty)
-        else:
-            seconds, count = args.every
-            selected = every(frames(), seconds, count)
-        for index, frame in selected:
+        for frame, uncertainty in _selected(args, frames, segmenter, skip):
             try:
-                extracted.write(frame, uncertainty.get(index))
+                extracted.write(frame, uncertainty)
             except InferenceError as error:
                 skip(InferenceError(f"{frame.name}: {error}"))
     except SourceError as error:
@@ -133,6 +115,37 @@ def run(args: argparse.Namespace) -> int:
     if damaged:
         print(f"bisenetv2 extract: error: {len(damaged)} skipped, see above", file=sys.stderr)
     return 1 if damaged else 0
+
+
+def _selected(
+    args: argparse.Namespace,
+    frames: Callable[[], Iterator[Frame]],
+    segmenter: Segmenter | None,
+    skip: Callable[[Exception], None],
+) -> Iterator[tuple[Frame, float | None]]:
+    """The frames asked for, with their uncertainty if they were selected by the model."""
+    from bisenetv2_ros.offline.extract import choose, every, examine
+    from bisenetv2_ros.segmenter import InferenceError
+
+    if args.every is not None:
+        seconds, count = args.every
+        yield from ((frame, None) for _, frame in every(frames(), seconds, count))
+        return
+    assert segmenter is not None
+    candidates = []
+    for index, frame in enumerate(frames()):
+        try:
+            candidates.append(examine(index, frame, segmenter))
+        except InferenceError as error:
+            skip(InferenceError(f"{frame.name}: {error}"))
+    wanted = args.most_uncertain or args.diverse
+    chosen = choose(candidates, wanted, by_uncertainty=bool(args.most_uncertain))
+    if len(chosen) < wanted:
+        print(f"only {len(chosen)} frames, fewer than {wanted}: all are taken")
+    uncertainty = {candidate.index: candidate.uncertainty for candidate in chosen}
+    for index, frame in enumerate(frames()):
+        if index in uncertainty:
+            yield frame, uncertainty[index]
 
 
 def _check(args: argparse.Namespace, source: FrameSource) -> None:

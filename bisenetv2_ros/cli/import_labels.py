@@ -1,4 +1,4 @@
-"""`bisenetv2 import-labels`: what an annotation tool exports, as a data set to train on."""
+"""`bisenetv2 import-labels`: what an annotation tool exports, as a dataset to train on."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ forms, told apart by their content:
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
 Made is a folder that `--dataset folder` reads: [SPLIT/]images, [SPLIT/]labels and classes.yaml.
-Masks by value or colour need no import: see `bisenetv2 datasets folder`. Boxes, lines and points
+Masks by value or color need no import: see `bisenetv2 datasets folder`. Boxes, lines and points
 outline no region; they are counted and left out, and the exit code is then 1.
 
 examples:
@@ -44,7 +44,7 @@ examples:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="classes.yaml with names, order and colours (default: those of the export)",
+        help="classes.yaml with names, order and colors (default: those of the export)",
     )
     parser.add_argument(
         "--background",

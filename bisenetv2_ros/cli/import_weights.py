@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
 Recognised by their keys: CoinCheung/BiSeNet (its three head generations) and mmsegmentation. The
-network is set to do what theirs does, to the logits; its normalisation and classes come along. Keys
+network is set to do what theirs does, to the logits; its normalization and classes come along. Keys
 that are missing or unknown are named and nothing is written.
 
 examples:
@@ -36,7 +36,7 @@ examples:
         "--classes",
         type=Path,
         metavar="FILE",
-        help="classes.yaml as of the data set `folder` (default: by the file, or their number)",
+        help="classes.yaml as of the dataset `folder` (default: by the file, or their number)",
     )
 
 

@@ -2,7 +2,7 @@
 
 Every installed executable (`bisenetv2`, and `ros2 run bisenetv2_ros VERB`) ends up in `main()`.
 This module knows no verb's options and imports a verb's module only when that verb is asked for:
-`bisenetv2 --help` stays quick, and training verbs need no ROS just as the node needs no torch.
+`bisenetv2 --help` stays fast, and training verbs need no ROS just as the node needs no torch.
 """
 
 from __future__ import annotations

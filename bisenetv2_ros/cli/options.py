@@ -62,7 +62,7 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     """At most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source of frames.
 
     spec: as of `frame_source.open_source`; from a source without an end, one frame a second.
-    UserError where there is no such source or no frame in it.
+    Raises UserError if there is no such source or no frame in it.
     """
     from itertools import islice
 

@@ -1,4 +1,4 @@
-"""`bisenetv2 predict`: label masks, pictures, a video, tables and bags from files, without ROS."""
+"""`bisenetv2 predict`: label masks, images, a video, tables and bags from files, without ROS."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ sources:
 
 what --save names, in the output directory:
   masks      masks/NAME.png    class index per pixel
-  colour     colour/NAME.png   the same in the classes' colours
-  overlay    overlay/NAME.png  colours over the frame
-  video      video.mp4         frame, colour mask and overlay side by side, with a legend
+  colour     colour/NAME.png   the same in the classes' colors
+  overlay    overlay/NAME.png  colors over the frame
+  video      video.mp4         frame, color mask and overlay side by side, with a legend
   fractions  fractions.csv     share of each class, a line per frame
   jsonl      fractions.jsonl   the same, a JSON object per frame; also of regions
   bag        bag/              the source bag and its segmentation topics, times and stamps kept
@@ -68,7 +68,7 @@ passed over; the exit code is then 1. Ctrl-C keeps what is done, --resume goes o
         "--mask-size",
         choices=("camera", "network"),
         default="camera",
-        help="of masks and colours: the frame's or the network's (default: %(default)s)",
+        help="of masks and colors: the frame's or the network's (default: %(default)s)",
     )
     parser.add_argument(
         "--bag-topics",
@@ -81,7 +81,7 @@ passed over; the exit code is then 1. Ctrl-C keeps what is done, --resume goes o
         "--opacity",
         type=_opacity,
         default=0.5,
-        help="of the colours in overlays, 0 to 1 (default: %(default)s)",
+        help="of the colors in overlays, 0 to 1 (default: %(default)s)",
     )
 
 

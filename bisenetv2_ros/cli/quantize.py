@@ -47,7 +47,7 @@ example:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantise, compare, and say how well int8 agrees with float32."""
+    """Quantize, compare, and say how well int8 agrees with float32."""
     from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
     from bisenetv2_ros.model_file import model_path
 

@@ -1,4 +1,4 @@
-"""`bisenetv2 resize`: a model file for pictures of another size."""
+"""`bisenetv2 resize`: a model file for images of another size."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bisenetv2_ros.cli.options import add_metric_option, picture_size, refuse_ov
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The same weights for another size of the network's picture: no training, no data, in a second. Time
-goes with the number of pixels. Camera pictures of any size are still taken, and fitted to this one.
+The same weights for another size of the network's image: no training, no data, in a second. Time
+goes with the number of pixels. Camera images of any size are still taken, and fitted to this one.
 
-Choose the shape of your camera's picture, or else it is squeezed, and things look other than those
-that the network has learnt. A smaller one is quicker and blinder for what is thin or far away; one
+Choose the shape of your camera's image, or else it is squeezed, and things look other than those
+that the network has learnt. A smaller one is faster and blinder for what is thin or far away; one
 larger than in training costs more than it gains. Scores are not carried over: take them anew
 (`evaluate`).
 

@@ -1,4 +1,4 @@
-"""`bisenetv2 train`: a recipe and a data set in, a run folder with checkpoints and a report out."""
+"""`bisenetv2 train`: a recipe and a dataset in, a run folder with checkpoints and a report out."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ recipes (config/training/NAME.yaml, read one: every key is explained in training
 {lines}
 
 examples:
-  bisenetv2 train --data my_set                          your own labelled frames (finetune)
+  bisenetv2 train --data my_set                          your own labeled frames (finetune)
   bisenetv2 train --config synthetic_cpu                 a first run, no data needed
   bisenetv2 train --config camvid_cpu --data data/camvid
   bisenetv2 train --config cityscapes --data data/cityscapes micro_batch=4
@@ -52,7 +52,7 @@ Then: `bisenetv2 deploy RUN -o my_model`.
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the data set")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the dataset")
     parser.add_argument(
         "--output",
         type=Path,

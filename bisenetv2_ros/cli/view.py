@@ -19,7 +19,7 @@ examples:
   bisenetv2 view drive.mp4
   bisenetv2 view drive.mcap --topic /front/image_raw --save drive.rrd    and then: rerun drive.rrd
 
-Needs the library rerun-sdk: pip install 'rerun-sdk>=0.24'. A picture or message that cannot be read
+Needs the library rerun-sdk: pip install 'rerun-sdk>=0.24'. An image or message that cannot be read
 is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
 """
     add_source_options(parser, several=True)

@@ -1,4 +1,4 @@
-"""A model file for pictures of another size: the same weights, no training and no runtime needed.
+"""A model file for images of another size: the same weights, no training and no runtime needed.
 
 The network is convolutions and factors of enlargement, so that only what the file says of its size
 changes. Its scores do too: it was trained at one scale, and knows things by how many pixels they
@@ -21,12 +21,12 @@ def resize_model(
     path: Path,
     metrics: dict[str, float] | None = None,
 ) -> ModelFile:
-    """Write `source` for pictures of `size` (width, height) to `path`, and read it back.
+    """Write `source` for images of `size` (width, height) to `path`, and read it back.
 
-    metrics: scores of the new file, for its metadata; those of `source` are of another size.
+    metrics: scores of the new file, for its metadata; those of `source` are of another size. Raises
     ValueError for a size that is not a multiple of MULTIPLE, or beyond what a model may have.
-    ModelFileError where a size is written into the graph elsewhere, as `bisenetv2 export` does for
-    sizes that are no such multiples.
+    Raises ModelFileError if a size is written into the graph elsewhere, as `bisenetv2 export` does
+    for sizes that are no such multiples.
     """
     import onnx
 

@@ -1,9 +1,9 @@
 """From a float32 model file to one whose heavy convolutions run in int8.
 
-The form is the one that TensorRT, OpenVINO and ONNX Runtime all take: quantise/dequantise pairs,
+The form is the one that TensorRT, OpenVINO and ONNX Runtime all take: quantize/dequantize pairs,
 symmetric int8 with zero point 0, a scale per output channel of the weights, biases left in float.
 Input, upsampling and argmax stay float32, and of the convolutions (measured on a CamVid network at
-480x352, one thread; agreement is the share of pixels with the float32 class):
+480x352, one thread; agreement is the fraction of pixels with the float32 class):
 
 - depthwise ones: they wait for memory, not for multiplications; int8 costs ONNX Runtime 9 ms of 57;
 - the stem's: where its two ways meet, OpenVINO rescales both, and 1.1 % of the pixels change class;
@@ -43,11 +43,11 @@ from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.model_file import INPUT, read_model_file, write_metadata
 from bisenetv2_ros.resize import resize_image
 
-REQUIRED_AGREEMENT = 0.95  #: share of pixels with the float32 file's class; less is a broken file
+REQUIRED_AGREEMENT = 0.95  #: fraction of pixels with float32's class; less is a broken file
 
 
 class QuantizationError(RuntimeError):
-    """The file cannot be quantised, or the result is too far from it."""
+    """The file cannot be quantized, or the result is too far from it."""
 
 
 def quantize_model(
@@ -62,9 +62,9 @@ def quantize_model(
     frames: (H, W, 3) uint8 RGB of any size, some dozens, of all the scenes the model is for.
     metrics: scores of the int8 file, for its metadata; those of the float32 file are not its own.
     for_tensorrt: leave outputs of convolutions in float, for TensorRT to fuse what follows them.
-    Returns the share of the pixels of `frames` on which each backend gives the class of the float32
-    file. Raises ModelFileError for a file that is none, QuantizationError when it is not float32 or
-    when the share is below REQUIRED_AGREEMENT; no file is left then.
+    Returns the fraction of the pixels of `frames` on which each backend gives the class of the
+    float32 file. Raises ModelFileError for a file that is none, QuantizationError if it is not
+    float32 or when the share is below REQUIRED_AGREEMENT; no file is left then.
     """
     source = read_model_file(path_float32)
     if source.info.precision != "float32":
@@ -115,7 +115,7 @@ def quantize_model(
 
 
 def _heavy_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions that are worth quantising; the module's head says why."""
+    """Names of the convolutions that are worth quantizing; the module's head says why."""
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     return [
         node.name

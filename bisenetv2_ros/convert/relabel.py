@@ -7,7 +7,7 @@
       - {name: other, of: rest}
 
 Every class of the model goes to one of the new ones; `rest` is all that no other group names. A
-group without a colour has that of its first class. The mask is looked up in a table behind the
+group without a color has that of its first class. The mask is looked up in a table behind the
 network, so that whatever runs or shows the file sees the new classes only. The confidence stays
 that of the class before: no more than that of its group. Knows nothing of training.
 """
@@ -41,7 +41,7 @@ class ClassMapError(ValueError):
 
 
 def read_class_map(path: Path, before: LabelSet) -> ClassMap:
-    """Read a class map for a model with the classes `before`. ClassMapError, in one line."""
+    """Read a class map for a model with the classes `before`. Raises ClassMapError, in one line."""
     try:
         content = read_yaml(path)
         groups = [
@@ -69,7 +69,7 @@ def relabel_model(
     """Write the model file `source` with the new classes to `path`.
 
     metrics: scores of the new file, for its metadata; those of `source` are of other classes.
-    ModelFileError where `source` is none, or not of the form that `bisenetv2 export` writes.
+    Raises ModelFileError if `source` is none, or not of the form that `bisenetv2 export` writes.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper

@@ -115,7 +115,7 @@ class Results:
 def score(
     frames: Iterable[Frame], segmenter: Segmenter, on_frame: Callable[[], object]
 ) -> tuple[Scores, int] | None:
-    """Segment the labelled ones of `frames`; return their scores and how many they are.
+    """Segment the labeled ones of `frames`; return their scores and how many they are.
 
     None if no frame has a label. Raises DemoError if a label has a value that is no class; the
     number after the last class is unlabeled, as in CamVid and many other datasets.

@@ -80,7 +80,7 @@ def labelme_shapes(mask: Mask, labels: LabelSet) -> tuple[list[dict[str, object]
                 continue
             area = (
                 cv2.contourArea(contour) + len(contour) / 2 + 1
-            )  # of pixels, not of their centres
+            )  # of pixels, not of their centers
             outline = cv2.approxPolyDP(contour, TOLERANCE, True)[:, 0]
             if area < MIN_PIXELS or len(outline) < 3:
                 dust += 1

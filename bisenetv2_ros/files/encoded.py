@@ -1,6 +1,6 @@
 """Encoded images to pixels: the one judge of whether an image is whole.
 
-Used for image files, bags, messages and data sets, so that the same bytes get the same answer
+Used for image files, bags, messages and datasets, so that the same bytes get the same answer
 everywhere. The bytes are taken as untrusted: structure and claims are checked before OpenCV sees
 them. Knows nothing of files, folders or messages.
 """
@@ -127,7 +127,7 @@ def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 
     """Decode one whole image.
 
     Found are truncation at any byte, broken structure and checksums, and JPEG data that is used up
-    before the image is full (OpenCV fills the rest with grey). JPEG has no checksums: flipped bits
+    before the image is full (OpenCV fills the rest with gray). JPEG has no checksums: flipped bits
     and small losses may still give wrong pixels.
 
     Raises ImageError (`format`, `size` or `decode`) if the data holds anything else than exactly
@@ -387,7 +387,7 @@ def _end_of_scan(data: memoryview, position: int) -> int:
 def _jpeg_is_cut_short(data: np.ndarray, pixels: np.ndarray) -> bool:
     """Whether the decoder wanted more data, as when a part of the file was lost on the way.
 
-    The decoder leaves the missing end of a baseline JPEG at exactly mid-grey. If the image does end
+    The decoder leaves the missing end of a baseline JPEG at exactly mid-gray. If the image does end
     so, or is a progressive or CMYK one, decoding once more with a few bytes added tells: only a
     decoder that still wants data takes notice of them.
     """

@@ -43,7 +43,7 @@ class ImageFileError(ValueError):
 def read_image(path: Path) -> np.ndarray:
     """Read an image as (H, W, 3) uint8 RGB, upright.
 
-    Transparency is dropped, grey repeated, 16 bits become 8 by round(value / 257).
+    Transparency is dropped, gray repeated, 16 bits become 8 by round(value / 257).
     Raises ImageFileError if the file cannot be read whole, or holds more images than one.
     """
     pixels, header = _decode(path, _read(path))
@@ -80,10 +80,10 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
 
     Args:
         path: any image without loss.
-        colors: return colors, also of a palette or a grey image.
+        colors: return colors, also of a palette or a gray image.
 
     Raises:
-        ImageFileError: cannot be read whole; or it is not clear what its values mean: a grey PNG of
+        ImageFileError: cannot be read whole; or it is not clear what its values mean: a gray PNG of
             less than a byte a pixel (is 1 a class, or white?), a palette of greys.
     """
     data = _read(path)
@@ -113,7 +113,7 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
 
 
 def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
-    """Indices (H, W) of a PNG with a palette, which OpenCV hands out if it is called grey."""
+    """Indices (H, W) of a PNG with a palette, which OpenCV hands out if it is called gray."""
     _, header = _decode(path, data)  # whole, and of one image
     chunks = dict[bytes, bytes]()
     for kind, content in png_chunks(memoryview(data)):
@@ -164,7 +164,7 @@ def _decode(path: Path, data: bytes) -> Pixels:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write an RGB or (H, W) grey image in the format of the path's suffix; OSError if it fails.
+    """Write an RGB or (H, W) gray image in the format of the path's suffix; OSError if it fails.
 
     The file appears when it is whole. `is_own_picture` knows it again if it is a PNG.
     """

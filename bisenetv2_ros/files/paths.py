@@ -20,7 +20,7 @@ def share_directory() -> Path:
     In a source tree, and where one was installed by links (`colcon build --symlink-install`,
     `pip install --editable`), that is the tree's root. Elsewhere it is `share/bisenetv2_ros` under
     the prefix that the package is installed in; ament, pip and Debian put it there alike.
-    Raises FileNotFoundError where the installation has no such directory.
+    Raises FileNotFoundError if the installation has no such directory.
     """
     package = Path(__file__).resolve().parents[1]
     if (package.parent / "package.xml").is_file():

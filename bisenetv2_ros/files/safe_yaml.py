@@ -27,7 +27,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a file. YamlError, or OSError where it cannot be read."""
+    """The content of a file. YamlError, or OSError if it cannot be read."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a text. YamlError where it has none."""
+    """The value of a text. Raises YamlError if it has none."""
     try:
         return yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

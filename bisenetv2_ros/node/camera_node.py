@@ -99,7 +99,7 @@ class CameraNode(Node):
     def __init__(
         self, options: CameraOptions, *, labelled: bool, cameras: Sequence[str] = ("",)
     ) -> None:
-        """Create the publishers, that of `label` where `labelled`.
+        """Create the publishers, that of `label` where `labeled`.
 
         cameras: as of `FrameSource`. Raises RuntimeError if the name of one cannot be a topic's.
         """
@@ -152,7 +152,7 @@ class CameraNode(Node):
             topics.compressed.publish(jpeg_message(header, frame.image))
 
     def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Serve ROS until `done()`; False where `timeout` seconds pass before."""
+        """Serve ROS until `done()`; False if `timeout` seconds pass before."""
         end = time.monotonic() + timeout
         while True:
             left = end - time.monotonic()
@@ -284,7 +284,7 @@ class _ReadAhead:
 def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
     """A pinhole camera without distortion for images of `size` (width, height).
 
-    Nobody has calibrated the source, so its field of view is a guess (`FIELD_OF_VIEW`). The centre
+    Nobody has calibrated the source, so its field of view is a guess (`FIELD_OF_VIEW`). The center
     of the first pixel has the coordinates 0, 0.
     """
     width, height = size
@@ -303,7 +303,7 @@ def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
 
 
 def jpeg_message(header: Header, rgb: np.ndarray) -> CompressedImage:
-    """The picture (H, W, 3) uint8 as JPEG, in the form that image_transport sends."""
+    """The image (H, W, 3) uint8 as JPEG, in the form that image_transport sends."""
     bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return CompressedImage(

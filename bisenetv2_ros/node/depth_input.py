@@ -87,7 +87,7 @@ class DepthInput:
 
 
 def meters(message: Any, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) float32 of a depth image of `size`; NaN where it has none. Raises DepthError."""
+    """(H, W) float32 of a depth image of `size`; NaN if it has none. Raises DepthError."""
     if message.encoding not in _ENCODINGS:
         known = ", ".join(_ENCODINGS)
         raise DepthError(f"encoding is '{message.encoding}', expected one of {known}")

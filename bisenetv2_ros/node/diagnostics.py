@@ -75,7 +75,7 @@ class Status:
 class CameraReport:
     """What `CameraStatistics` knows at one moment. Rates in Hz, times in seconds.
 
-    Rates, percentiles and `recent_drops` are over the last WINDOW seconds and NaN where nothing
+    Rates, percentiles and `recent_drops` are over the last WINDOW seconds and NaN if nothing
     was measured; the counts are since the start.
     """
 
@@ -146,7 +146,7 @@ class CameraStatistics:
     def published(self, latency: float, inference: float) -> None:
         """The outputs of a frame were published.
 
-        latency: seconds from the camera's stamp; NaN where the stamp tells nothing.
+        latency: seconds from the camera's stamp; NaN if the stamp tells nothing.
         inference: seconds of resize and network.
         """
         with self._lock:

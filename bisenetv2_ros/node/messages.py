@@ -160,8 +160,8 @@ def scaled_camera_info(
     has neither. Distortion, its model and R do not depend on the resolution and stay. Matrices left
     at zero (an uncalibrated camera) stay zero.
 
-    A pixel's centre has integer coordinates, as everywhere in ROS and OpenCV, and resizing keeps
-    the image's edges, half a pixel outside of the outermost centres: u' = s (u + 0.5) - 0.5.
+    A pixel's center has integer coordinates, as everywhere in ROS and OpenCV, and resizing keeps
+    the image's edges, half a pixel outside of the outermost centers: u' = s (u + 0.5) - 0.5.
     (image_proc leaves the halves out; its principal point is up to half a mask pixel away.)
 
     Raises ValueError if `info` does not say the size of the image.

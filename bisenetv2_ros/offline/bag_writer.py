@@ -52,7 +52,7 @@ class BagWriter:
     ) -> None:
         """Make the folder, and copy what `original` holds but its messages.
 
-        The file is SQLite if those of `original` are, or else MCAP, which holds anything.
+        The file is SQLite if those of `original` are, otherwise MCAP, which holds anything.
         left_out: topics that are not declared. lost: told what cannot be read.
         """
         self.path = path

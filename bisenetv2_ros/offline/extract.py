@@ -1,4 +1,4 @@
-"""Frames worth labelling: chosen from a source, written with stamps and pre-labels.
+"""Frames worth labeling: chosen from a source, written with stamps and pre-labels.
 
     my_set/images/NAME.png         the frames
     my_set/frames.csv              where each is from: source, camera, stamp, uncertainty
@@ -52,7 +52,7 @@ class Candidate:
 
 
 def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
-    """Describe a frame by the model's answer and its colours, both on a coarse grid."""
+    """Describe a frame by the model's answer and its colors, both on a coarse grid."""
     result = segmenter(frame.image, confidence=True)
     assert result.confidence is not None
     classes = len(segmenter.model.info.labels)

@@ -4,9 +4,9 @@ For each camera (CAMERA is `camera` for sources that name none) the recording ha
     CAMERA/image            the frame, as JPEG
     CAMERA/image/mask       class index per pixel, in the frame's size
     CAMERA/image/regions    outlines and names of the regions of interest
-    CAMERA/fractions        share of each class in the frame, a series each
+    CAMERA/fractions        fraction of each class in the frame, a series each
     CAMERA/regions/NAME     the same in a region
-with the classes' names and colours, on the timeline `time`: a bag's header stamps (the
+with the classes' names and colors, on the timeline `time`: a bag's header stamps (the
 times of recording where they are 0), elsewhere the seconds since the source's first frame.
 """
 
@@ -37,8 +37,8 @@ class RerunLog:
     """Hands one frame after the other to Rerun; a file is complete after `close`.
 
     source: what the frames come from. path: a file to write, .rrd; None opens the viewer. regions:
-    of interest, counted and drawn. ValueError for a region without a pixel; OSError, from every
-    method, where the file cannot be written.
+    of interest, counted and drawn. Raises ValueError for a region without a pixel; OSError, from
+    every method, where the file cannot be written.
     """
 
     wants_confidence = False
@@ -119,7 +119,7 @@ class RerunLog:
             self._recording.flush()
 
     def _layout(self) -> rerun.blueprint.Blueprint:
-        """For each camera the picture, and below it the shares of the classes."""
+        """For each camera the image, and below it the fractions of the classes."""
         return rerun.blueprint.Blueprint(
             rerun.blueprint.Horizontal(
                 *(
@@ -166,7 +166,7 @@ def _class_names_and_colours(labels: LabelSet) -> rerun.AnnotationContext:
 
 
 def _outlines(regions: Sequence[Region], size: tuple[int, int]) -> rerun.LineStrips2D:
-    """Of regions in a picture of `size` (width, height)."""
+    """Of regions in an image of `size` (width, height)."""
     strips = [np.array([*region.points, region.points[0]]) * size for region in regions]
     names = [region.name for region in regions]
     return rerun.LineStrips2D(strips, colors=(255, 255, 255), labels=names, show_labels=True)

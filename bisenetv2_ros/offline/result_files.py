@@ -1,10 +1,10 @@
 """Segment every frame of a source and keep the results as files. No ROS.
 
 What is written to the output directory:
-    masks/NAME.png      grey, class index per pixel
-    colour/NAME.png     the same in the label set's colours
-    overlay/NAME.png    colours over the frame
-    video.mp4           frame | colour mask | overlay with the legend; of a bag's several cameras
+    masks/NAME.png      gray, class index per pixel
+    colour/NAME.png    the same in the label set's colors
+    overlay/NAME.png    colors over the frame
+    video.mp4           frame | color mask | overlay with the legend; of a bag's several cameras
                         video_CAMERA.mp4 each
     fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class,
                         source, and of a bag's frames the stamp
@@ -51,7 +51,7 @@ BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
 class ResultFiles:
     """Writes the results of one frame after the other; the files are complete after `close`.
 
-    source: what the frames come from. kinds: which of KINDS to write. opacity: of the colours in
+    source: what the frames come from. kinds: which of KINDS to write. opacity: of the colors in
     overlays, 0..1. network_size: masks as the network gives them, not in the size of the frame.
     bag_topics: what the bag is given, of BAG_TOPICS. regions: of interest, counted and drawn.
     existing: what to do about results of an earlier run; a bag is never replaced. Raises ValueError

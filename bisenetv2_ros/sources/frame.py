@@ -47,7 +47,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Frame:
-    """One picture of a source."""
+    """One image of a source."""
 
     image: np.ndarray  #: (H, W, 3) uint8 RGB
     name: str  #: file name, or one made of the source's name and a running number
@@ -153,7 +153,7 @@ class FrameSource(ABC):
 
     def __init__(self, fps: float, count: int | None) -> None:
         self.fps = fps  #: frames per second that the source is meant to be shown at
-        self.count = count  #: frames of one iteration, None where unknown or endless
+        self.count = count  #: frames of one iteration, None if unknown or endless
 
     def rate(self, camera: str) -> float:
         """Frames a second of one of `cameras`."""
@@ -164,7 +164,7 @@ class FrameSource(ABC):
 
 
 def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:
-    """`pixels` in `size`; the interpolation is by default the one that suits a picture."""
+    """`pixels` in `size`; the interpolation is by default the one that suits an image."""
     height, width = pixels.shape[:2]
     if size is None or size == (width, height):
         return pixels

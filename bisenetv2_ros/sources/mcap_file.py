@@ -1,4 +1,4 @@
-"""MCAP: the chunks of the summary in the order of their times, or else record after record.
+"""MCAP: the chunks of the summary in the order of their times, otherwise record after record.
 
 Records are parsed by the library `mcap`, schemas and messages not at all: whatever a channel holds
 stands in nobody's way. Damage costs the rest of the chunk that it is in, or, without a summary, of
@@ -147,7 +147,7 @@ class McapFile(BagFile):
                     counts = counts_in(record)
                     claimed = sum(counts.get(number, 0) for number in wanted)
                     reading.compare(claimed, IN_SUMMARY)
-                if error is not None and record.whole:  # or else it breaks off
+                if error is not None and record.whole:  # otherwise it breaks off
                     rest = f"the rest of the record at byte {record.position} cannot be read"
                     reading.damaged(rest, error)
                 if messages:

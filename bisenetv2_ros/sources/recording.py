@@ -32,7 +32,8 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def open_bag_file(path: Path) -> BagFile:
-    """The file in its format, which its first bytes tell. BagError if it is none; OSError."""
+    """The file in its format, which its first bytes tell. Raises BagError if it is none;
+    OSError."""
     with open_plain(path) as stream:
         start = read_up_to(stream, 32)
     for magic, kind in _FORMATS.items():
@@ -52,7 +53,8 @@ class Recording:
     """All files of a bag: a file, or a folder with or without its metadata.yaml."""
 
     def __init__(self, path: Path) -> None:
-        """Open every file. BagError if none can be read; what else is amiss, `messages` tells."""
+        """Open every file. Raises BagError if none can be read; what else is amiss, `messages`
+        tells."""
         self._amiss: list[str] = []
         self.metadata = self._read_metadata(path)
         self.files: list[BagFile] = []

@@ -58,10 +58,10 @@ class Ros1File(BagFile):
             file.seek(position)
             try:
                 while (record := _record(file)) is not None:
+                    if record.fields.get("encryptor"):
+                        raise BagError(f"{self.path}: an encrypted bag, expected a plain one")
                     if record.op == _BAG:
                         closed = record.number("index_pos") > 0
-                        if record.fields.get("encryptor"):
-                            raise BagError(f"{self.path}: an encrypted bag, expected a plain one")
                     if record.op == _COUNTS:  # of a chunk, by connection
                         claimed += sum(n for _, n in struct.iter_unpack("<II", record.data))
                     messages, error = reading.up_to_damage(self._messages(record))
@@ -118,7 +118,7 @@ class _Record(NamedTuple):
 
 
 def _record(file: IO[bytes]) -> _Record | None:
-    """The next record; None at the end. ValueError if there is something else."""
+    """The next record; None at the end. Raises ValueError if there is something else."""
     start = file.read(4)
     if not start:
         return None

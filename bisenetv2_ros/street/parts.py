@@ -1,7 +1,7 @@
 """What stands in a synthetic street: houses, trees, fences, posts, signs, vehicles and people.
 
 Each builder takes a random generator and returns textures (RGBA arrays) or faces: flat polygons in
-metres with a colour and a CamVid class.  Axes: x to the right, y up, z away from the viewer; every
+meters with a color and a CamVid class.  Axes: x to the right, y up, z away from the viewer; every
 part stands at the origin and `street_scene` puts it in place.  Nothing here knows the camera, the
 weather or where along the street a part will be.
 """
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 (SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST) = range(11)
 
-WALL_PX = 16  # texture pixels a metre
+WALL_PX = 16  # texture pixels a meter
 
 Colour = tuple[float, float, float]  # RGB, 0..255
 Point = tuple[float, float, float]
-Face = tuple[np.ndarray, Colour, int]  # (n, 3) metres, colour, class
+Face = tuple[np.ndarray, Colour, int]  # (n, 3) meters, color, class
 Light = tuple[float, float, float]  # brightness of what looks left, right, and towards the viewer
 
 # fmt: off
@@ -55,11 +55,11 @@ STEPS = 8  # drawings of one walking or pedalling cycle
 
 @dataclass
 class Sprite:
-    """An RGBA picture that stands upright and faces the camera.
+    """An RGBA image that stands upright and faces the camera.
 
     Alpha above `drawn` is painted.  A `drawn` above 127 means that alpha from 64 up to it is
-    labelled without being painted: the air between bare twigs, which CamVid counts as tree.
-    A negative width mirrors the picture.
+    labeled without being painted: the air between bare twigs, which CamVid counts as tree.
+    A negative width mirrors the image.
     """
 
     levels: list[np.ndarray]  # each half the size of the one before
@@ -114,7 +114,7 @@ class Thing:
 
 
 def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
-    """One of the colours, a little lighter or darker and off hue."""
+    """One of the colors, a little lighter or darker and off hue."""
     colour = colours[int(rng.integers(len(colours)))]
     gain = 1 + 0.15 * rng.uniform(-1, 1)
     r, g, b = np.clip(np.array(colour) * gain + rng.uniform(-8, 8, 3), 4, 250).tolist()
@@ -122,7 +122,7 @@ def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
 
 
 def scaled(colour: Colour, by: float) -> Colour:
-    """The colour made lighter or darker."""
+    """The color made lighter or darker."""
     return (colour[0] * by, colour[1] * by, colour[2] * by)
 
 
@@ -248,7 +248,7 @@ def _shop(rng: np.random.Generator, storey: np.ndarray, frame: np.ndarray) -> No
 
 
 def hedge(rng: np.random.Generator, green: Colour) -> np.ndarray:
-    """Ten metres of hedge with a ragged top."""
+    """Ten meters of hedge with a ragged top."""
     height, width = 32, 160
     light = 1 + 0.28 * noise(rng, (height, width), 2) + 0.16 * noise(rng, (height, width), 7)
     image = np.array(green) * (light * np.linspace(1.2, 0.55, height)[:, None])[..., None]
@@ -257,7 +257,7 @@ def hedge(rng: np.random.Generator, green: Colour) -> np.ndarray:
 
 
 def board_fence(rng: np.random.Generator) -> np.ndarray:
-    """Ten metres of wooden boards."""
+    """Ten meters of wooden boards."""
     height, width = 28, 160
     board = rng.uniform(0.75, 1.15, width // 4).repeat(4)
     wood = np.array(pick(rng, [(132, 98, 66), (150, 122, 92), (104, 84, 66), (92, 96, 84)]))
@@ -271,7 +271,7 @@ def board_fence(rng: np.random.Generator) -> np.ndarray:
 
 
 def railings(rng: np.random.Generator, colours: Sequence[Colour], step: int) -> np.ndarray:
-    """Ten metres of upright bars, one every `step` texture pixels.
+    """Ten meters of upright bars, one every `step` texture pixels.
 
     Between the bars (alpha 128) one sees what is behind; the label still says fence there, as
     CamVid's annotators do.
@@ -321,7 +321,7 @@ def crown(rng: np.random.Generator, green: Colour) -> Sprite:
 
 
 def bare_tree(rng: np.random.Generator) -> Sprite:
-    """A tree in winter; the twigs are painted and the whole crown is labelled."""
+    """A tree in winter; the twigs are painted and the whole crown is labeled."""
     side = 224
     bark = np.array(pick(rng, [(74, 62, 52), (92, 84, 74), (58, 50, 46)]))
     alpha = np.zeros((side, side), np.uint8)
@@ -355,7 +355,7 @@ def bare_tree(rng: np.random.Generator) -> Sprite:
 
 
 def trunk(size: float, top: float, bark: Colour) -> list[Face]:
-    """The trunk of a tree of this size (1 is common), `top` metres high."""
+    """The trunk of a tree of this size (1 is common), `top` meters high."""
     return [
         (_limb(0, 0, 0, top, 0.42 * size, 0.2), scaled(bark, 0.7), TREE),
         (_limb(0.06, 0, 0.03, top, 0.22 * size, 0.1), scaled(bark, 1.1), TREE),
@@ -408,7 +408,7 @@ def house_shell(length: float, height: float, pitch: float, side: float, masonry
 
 @dataclass(frozen=True)
 class _Body:
-    """A vehicle's shape in metres; stations are fractions of the length, 0 = tail."""
+    """A vehicle's shape in meters; stations are fractions of the length, 0 = tail."""
 
     share: float  # of the traffic
     length: float

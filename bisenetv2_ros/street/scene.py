@@ -1,10 +1,10 @@
 """A synthetic street, seen from a car that drives along it, with its exact label mask.
 
 `StreetScene(seed, size).render(t)` draws what a dashboard camera would see after `t` seconds, and
-for every pixel which of the 11 CamVid classes it shows.  Picture and mask are drawn by the same
+for every pixel which of the 11 CamVid classes it shows.  Image and mask are drawn by the same
 calls with the same polygons, so the mask has no annotation error.
 
-Everything stands in metres in a road-fixed frame (x to the right, y up, z along the road).  Things
+Everything stands in meters in a road-fixed frame (x to the right, y up, z along the road).  Things
 are spawned by hashing (seed, stream, slot along the road), so the street has no end and any `t` can
 be rendered without the ones before it.  They are painted in bands from the outside of the street to
 its middle, and inside a band from far to near: a ray from the camera only ever moves outward, so
@@ -49,7 +49,7 @@ _BEHIND = 16.0  # m behind the camera at which slots still count: longer than an
 _NEAR = 0.6  # m, near plane
 _SHIFT = 4  # sub-pixel bits handed to OpenCV's polygon filler
 _LIMIT = 2.4e5  # fixed-point coordinates stay below this, or OpenCV's own arithmetic overflows
-_GROUND_X, _GROUND_Z = 24, 16  # ground texture pixels a metre, across and along
+_GROUND_X, _GROUND_Z = 24, 16  # ground texture pixels a meter, across and along
 _GROUND_HALF, _GROUND_PERIOD = 16.0, 64.0  # m, half width and length of the repeating ground
 
 
@@ -57,9 +57,9 @@ class StreetScene:
     """An endless street.
 
     Args:
-        seed: chooses layout, colours, light, weather and sensor noise; any non-negative integer.
+        seed: chooses layout, colors, light, weather and sensor noise; any non-negative integer.
             The default is a sunny street that shows every class at once.
-        size: (width, height) of the pictures in pixels, each at least 32.
+        size: (width, height) of the images in pixels, each at least 32.
 
     Raises:
         ValueError: the size is too small or the seed negative.
@@ -115,7 +115,7 @@ class StreetScene:
         self._edge = self._road + float(rng.uniform(2.4, 3.8))  # m, outer edge of the pavement
         self._line = self._edge + float(rng.uniform(0.1, 1.2))  # m, house fronts
         self._bend = float(rng.normal(0, 0.0004))  # 1/m, sideways shift of the road per z squared
-        self._built = rng.uniform(0.35, 0.95, 2)  # share of slots that hold one
+        self._built = rng.uniform(0.35, 0.95, 2)  # fraction of slots that hold one
         self._parked = np.maximum(rng.uniform(-0.2, 0.8, 2), 0.0)
         self._treed = rng.uniform(0.15, 0.7, 2)
         self._fenced = rng.uniform(0.25, 0.8, 2)
@@ -136,7 +136,7 @@ class StreetScene:
         self._gain = weather.gain * float(rng.uniform(0.8, 1.2))
         self._gamma = float(rng.uniform(0.85, 1.2))
         self._cast = rng.uniform(0.94, 1.06, 3)
-        self._grain = weather.grain * float(rng.uniform(1.0, 5.0))  # grey levels
+        self._grain = weather.grain * float(rng.uniform(1.0, 5.0))  # gray levels
         self._blur = float(rng.uniform(0.35, 0.85))  # pixels at a width of 640
 
     def _paint_textures(self, rng: np.random.Generator) -> None:
@@ -170,7 +170,7 @@ class StreetScene:
         self._vignette = np.repeat(vignette[..., None], 3, 2)
         curve = (np.arange(256) / 255 * self._gain)[:, None] ** self._gamma * self._cast
         self._curve = np.clip(curve * 255, 0, 255).astype(np.uint8)[None]
-        scale = max(1.0, width / 480)  # demosaicing spreads noise over neighbours
+        scale = max(1.0, width / 480)  # demosaicing spreads noise over neighbors
         grain = rng.standard_normal((round(height / scale) + 33, round(width / scale) + 33, 3))
         self._noise = cv2.resize(
             (grain * self._grain).astype(np.float32), (width + 32, height + 32)
@@ -327,7 +327,7 @@ class StreetScene:
         )
 
     def _visible(self, band: tuple[int, ...], t: float) -> Iterator[tuple[float, Wall | Thing]]:
-        """What a band's streams hold near the camera, each with its z from the camera in metres."""
+        """What a band's streams hold near the camera, each with its z from the camera in meters."""
         for stream in band:
             slot = _STREAMS[stream].slot
             for right, speed in enumerate(_STREAMS[stream].speed):
@@ -375,7 +375,7 @@ class StreetScene:
             TREE,
         )
         bark = pick(rng, [(92, 76, 60), (74, 64, 54), (110, 100, 88)])
-        # A bare tree's picture has its own trunk.
+        # A bare tree's image has its own trunk.
         trunk = parts.trunk(size, sprite.base + sprite.height * 0.3, bark) if crown.base else []
         return Thing(x, z, [trunk], (crown.width * 0.3, 2.5, 4.0), sprite)
 
@@ -468,7 +468,7 @@ class StreetScene:
     # --- drawing --------------------------------------------------------------------------------
 
     def _fog(self, z: np.ndarray | float) -> np.ndarray:
-        """How much of the colour is air, 0..1, at a depth in metres."""
+        """How much of the color is air, 0..1, at a depth in meters."""
         return 1 - np.exp(-np.asarray(z) / self._fog_range)
 
     def _hazy(self, colours: np.ndarray, z: float) -> np.ndarray:
@@ -476,7 +476,7 @@ class StreetScene:
         return np.clip(colours * (1 - fog) + self._low * fog, 0, 255)
 
     def _project(self, points: np.ndarray, x: float, z: float) -> np.ndarray:
-        """(n, 3) metres relative to (x, 0, z) -> (n, 2) pixels, int32 fixed point."""
+        """(n, 3) meters relative to (x, 0, z) -> (n, 2) pixels, int32 fixed point."""
         depth = np.maximum(points[:, 2] + z, _NEAR)
         scale = (self._focal * (1 << _SHIFT)) / depth
         out = np.empty((len(points), 2))
@@ -530,7 +530,7 @@ class StreetScene:
         self._stamp(rgb[area], label[area], np.asarray(patch), z, 1.0, sprite.drawn, sprite.label)
 
     def _draw_wall(self, rgb: np.ndarray, label: np.ndarray, wall: Wall, z: float) -> None:
-        # Start where the wall enters the picture, else the warp wastes itself on hidden parts.
+        # Start where the wall enters the image, else the warp wastes itself on hidden parts.
         enters = 0.95 * abs(wall.x - self._at) * self._focal / (self.size[0] / 2)
         start, end = max(z, _NEAR, enters), z + wall.length
         if start >= end - 0.05:
@@ -575,7 +575,7 @@ class StreetScene:
     def _area(
         self, low: tuple[float, float] | np.ndarray, high: tuple[float, float] | np.ndarray
     ) -> tuple[slice, slice] | None:
-        """The (rows, columns) of the picture between two corners (x, y), None if outside it."""
+        """The (rows, columns) of the image between two corners (x, y), None if outside it."""
         x0, y0 = max(0, math.floor(low[0])), max(0, math.floor(low[1]))
         x1, y1 = min(self.size[0], math.ceil(high[0])), min(self.size[1], math.ceil(high[1]))
         return (slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 else None
@@ -662,7 +662,7 @@ def _far_first(item: tuple[float, Wall | Thing]) -> float:
 
 
 def _columns(x0: float, x1: float) -> slice:
-    """Columns of the ground texture between two x in metres."""
+    """Columns of the ground texture between two x in meters."""
     a, b = (
         min(max(round((x + _GROUND_HALF) * _GROUND_X), 0), round(2 * _GROUND_HALF * _GROUND_X))
         for x in (x0, x1)
@@ -671,7 +671,7 @@ def _columns(x0: float, x1: float) -> slice:
 
 
 def _rows(z0: float, z1: float) -> slice:
-    """Rows of the ground texture between two z in metres."""
+    """Rows of the ground texture between two z in meters."""
     return slice(int(z0 * _GROUND_Z), int(z1 * _GROUND_Z))
 
 

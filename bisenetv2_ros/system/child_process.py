@@ -51,7 +51,7 @@ class Child:
         return self._process.poll()
 
     def peak_memory(self) -> float | None:
-        """The most resident memory it has had, in MiB; None where the system does not tell."""
+        """The most resident memory it has had, in MiB; None if the system does not tell."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
         except OSError:
@@ -90,7 +90,7 @@ def _end_with_parent() -> None:
 
 
 def end_all(children: Iterable[Child]) -> None:
-    """End all at once, which is quicker than one after the other."""
+    """End all at once, which is faster than one after the other."""
     children = list(children)
     for child in children:
         child.interrupt()

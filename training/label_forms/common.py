@@ -17,7 +17,7 @@ from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import Colour
 from bisenetv2_ros.training.datasets import DatasetError
 
-BACKGROUND = ("background", "_background_", "__background__")  # pixels that nobody has labelled
+BACKGROUND = ("background", "_background_", "__background__")  # pixels that nobody has labeled
 IGNORED = ("__ignore__", "ignore", "void")  # labelme's, and names that mean it
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLITS |= {"test": "test"}
@@ -36,7 +36,7 @@ class LabelledFrame:
 
     Attributes:
         image: its file.
-        name: path in the new data set without suffix, may have folders.
+        name: path in the new dataset without suffix, may have folders.
         split: `train`, `val`, `test`, or '' if the export has none.
         paint: makes the label map: (height, width), class index by name, value of pixels without a
             label, counter of what is left out -> (H, W) uint8.
@@ -55,8 +55,8 @@ class Export:
     Attributes:
         form: of which tool, for people.
         names: the classes in its order, without background.
-        colours: those that it states, by name.
-        frames: the labelled frames.
+        colors: those that it states, by name.
+        frames: the labeled frames.
         left_out: what was not taken, with its number.
     """
 
@@ -167,7 +167,7 @@ def read_json(path: Path) -> Any:
 
 
 def safe_name(name: str, path: Path) -> str:
-    """A frame's name as a path below the data set, without suffix."""
+    """A frame's name as a path below the dataset, without suffix."""
     relative = Path(name.replace("\\", "/"))
     if relative.is_absolute() or ".." in relative.parts or not relative.name:
         raise LabelImportError(f"{path}: frame {name!r} leads out of the export")

@@ -26,7 +26,7 @@ from bisenetv2_ros.training.label_forms.common import (
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """SegmentationClass in colours of labelmap.txt; also CVAT's "Segmentation mask 1.1"."""
+    """SegmentationClass in colors of labelmap.txt; also CVAT's "Segmentation mask 1.1"."""
     export = Export("Pascal VOC", [])
     folders = sorted({p.parent for p in list_files(root) if p.parent.name == "SegmentationClass"})
     if not folders:
@@ -52,7 +52,7 @@ def read(root: Path, images: ImageFinder) -> Export:
 
 
 def _labelmap(path: Path) -> dict[str, Colour]:
-    """Colours by class of `labelmap.txt`; without it the 21 classes of the challenge."""
+    """Colors by class of `labelmap.txt`; without it the 21 classes of the challenge."""
     if not path.is_file():
         return dict(zip(VOC_NAMES, _voc_palette(), strict=False)) | {"void": (224, 224, 192)}
     colours: dict[str, Colour] = {}
@@ -80,7 +80,7 @@ VOC_NAMES = (
 
 
 def _voc_palette() -> list[Colour]:
-    """The challenge's colours: the bits of the number spread over red, green and blue."""
+    """The challenge's colors: the bits of the number spread over red, green and blue."""
 
     def channel(number: int, offset: int) -> int:
         return sum(((number >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
@@ -109,7 +109,7 @@ def _voc(path: Path, colours: dict[str, Colour]) -> Paint:
 
 
 def _by_colour(path: Path, colours: dict[str, Colour], index: dict[str, int], start: int) -> Pixels:
-    """A label map of a picture in the colours of classes; black is without a label."""
+    """A label map of an image in the colors of classes; black is without a label."""
     rgb = read_label(path, colours=True).astype(np.int32)
     packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
     values = {0: start}
