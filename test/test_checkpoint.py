@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -144,6 +145,20 @@ def test_sigkill_while_writing_leaves_a_whole_one(tmp_path):
         seen.append(found.step)
     save_checkpoint(tmp_path, checkpoint(10**6))
     assert not [name for name in names(tmp_path) if name.startswith(".partial")], "swept"
+
+
+def test_a_kill_while_deleting_leaves_no_checkpoint_without_its_files(tmp_path, monkeypatch):
+    """Of one that is written anew, or is older than those that are kept."""
+
+    def killed(folder, **_):
+        (folder / "state.json").unlink(missing_ok=True)
+
+    for step in (1, 2):
+        save_checkpoint(tmp_path, checkpoint(step))
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    for step in (2, 3):
+        save_checkpoint(tmp_path, checkpoint(step))
+    assert [load_checkpoint(folder).step for folder in list_checkpoints(tmp_path)] == [2, 3]
 
 
 def test_a_reader_does_not_disturb_a_writer(tmp_path):

@@ -96,16 +96,23 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
         (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         for path in (*partial.iterdir(), partial):
             _sync(path)
-        if final.exists():
-            shutil.rmtree(final)
+        _drop(final)
         partial.replace(final)
         _sync(parent)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     for old in list_checkpoints(run)[:-keep]:
-        shutil.rmtree(old, ignore_errors=True)
+        _drop(old)
     return final
+
+
+def _drop(folder: Path) -> None:
+    """Delete a checkpoint. It loses its name first: a kill leaves no folder that lacks files."""
+    dropped = folder.with_name(f"{PARTIAL}dropped-{folder.name}")
+    if folder.exists():
+        folder.replace(dropped)
+        shutil.rmtree(dropped, ignore_errors=True)
 
 
 def sweep(run: Path) -> None:
