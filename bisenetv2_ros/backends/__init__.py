@@ -1,7 +1,7 @@
-"""Runtimes that execute a model file: finds the one asked for, or the best that is there.
+"""Inference runtimes: finds the requested one, or the best one available.
 
-Runtimes are imported only here and only when tried. Which is tried first with 'auto' is the order
-of the table below. Nothing here knows of images other than uint8 arrays, or of ROS.
+A runtime is imported only when it is tried. 'auto' tries them in the order of the table below.
+Images are uint8 arrays here; nothing depends on ROS.
 """
 
 from __future__ import annotations
@@ -62,15 +62,21 @@ def create_backend(
 ) -> Backend:
     """Load a model into a runtime.
 
-    model: a file that was read; or a path or name, of which each backend takes the precision that
-        suits it (`model_file.model_path`). The backend's `model` is the file taken.
-    name: a key of BACKENDS, or 'auto' for the first of them that is installed and has the device.
-    device: in the runtime's words and any case, such as 'cpu', 'gpu', 'cuda:0'; '' for its default.
-    threads: of a CPU device; 0 for one per physical core that this process may use.
-    report: told how far the loading is; an exception of its own ends it (see `base.Report`).
-    batch: numbers of images to build engines for; the other backends take all numbers alike.
-    Raises ValueError for an unknown name or negative threads, BackendUnavailable, saying what to
-    install, when runtime or device are not there, ModelFileError if the runtime refuses the file.
+    Args:
+        model: a model file already read; or a path or name, of which each backend takes the
+            precision
+            that suits it (`model_file.model_path`). The backend's `model` is the file taken.
+        name: a key of BACKENDS, or 'auto' for the first that is installed and has the device.
+        device: the runtime's name for it in any case, such as 'cpu', 'gpu', 'cuda:0'; '' is its
+            default.
+        threads: of a CPU device; 0 is one per physical core that this process may use.
+        report: receives progress; an exception that it raises cancels the load (see `base.Report`).
+        batch: batch sizes to build engines for; only TensorRT needs it.
+
+    Raises:
+        ValueError: if the name is unknown or threads are negative.
+        BackendUnavailable: if the runtime or device is missing; the message says what to install.
+        ModelFileError: if the runtime refuses the file.
     """
     if name != "auto" and name not in BACKENDS:
         near = difflib.get_close_matches(name.lower(), ["auto", *BACKENDS], n=1)
@@ -95,7 +101,7 @@ def create_backend(
 
 
 def model_for(name_or_path: str | Path, backend: str) -> ModelFile:
-    """Read the file of a model that suits a backend: for TensorRT float16, made if need be.
+    """Read the file of a model that suits a backend; for TensorRT, make the float16 file if needed.
 
     name_or_path: as for `model_file.model_path`. Raises ModelFileError if it cannot be read.
     """
@@ -109,9 +115,9 @@ def model_for(name_or_path: str | Path, backend: str) -> ModelFile:
 
 
 def load_on_cpu(model: ModelFile) -> Iterator[Backend]:
-    """The model in each CPU runtime that is installed, one at a time, for a comparison of them.
+    """Load the model into each installed CPU runtime, one at a time, to compare them.
 
-    Raises BackendUnavailable if there is none, ModelFileError if one refuses the file.
+    Raises BackendUnavailable if none is installed, ModelFileError if one refuses the file.
     """
     names, missing = ("onnxruntime", "openvino"), []
     for name in names:

@@ -1,6 +1,6 @@
-"""What every backend promises: checked uint8 images in, uint8 masks out.
+"""The backend contract: checked uint8 images in, uint8 masks out.
 
-Knows nothing of any runtime; each has its module beside this one.
+Each runtime has its own module beside this one.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Report = Callable[[str], None]
 
 @dataclass(frozen=True)
 class BatchProfile:
-    """Numbers of images at once that an engine is built for; ValueError if they are in disorder."""
+    """Batch sizes that an engine is built for. Raises ValueError if they are out of order."""
 
     minimum: int = 1
     optimum: int = 1
@@ -54,37 +54,38 @@ class BatchProfile:
 
 
 ONE_IMAGE = BatchProfile()
-MOST_AT_ONCE = 8  #: images that the node gives at once; engines are made ready for every number
+MOST_AT_ONCE = 8  #: largest batch of the node; engines are prepared for every size up to it
 
-#: (H, W) uint8 for each image.
+#: (H, W) uint8 per image.
 Masks = list[np.ndarray]
 
 
 class Backend(ABC):
-    """A model loaded into a runtime. Not thread-safe: one caller at a time."""
+    """A model loaded into a runtime. Not thread-safe."""
 
     name: str  #: key of `backends.BACKENDS`
     model: ModelFile  #: the file that was loaded
-    device: str  #: for people, such as 'CPU (2 threads)'
-    gains_from_batches = False  #: whether images at once take less time than one by one
+    device: str  #: human-readable, such as 'CPU (2 threads)'
+    gains_from_batches = False  #: whether a batch takes less time than its images one by one
     _input: np.ndarray
-    _tail: Tail | None = None  # of a runtime that ends at the logits
+    _tail: Tail | None = None  # set if the runtime's graph ends at the logits
 
     @classmethod
     def check_available(cls, device: str) -> None:
-        """Raise BackendUnavailable if runtime or device are not there; before a model is read."""
-        return  # those that cannot tell so early raise it while loading
+        """Raise BackendUnavailable if the runtime or device is missing, before a model is read."""
+        return  # a backend that cannot tell this early raises while loading
 
     @abstractmethod
     def __init__(
         self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
     ) -> None:
-        """Load `model`; arguments and errors as in `backends.create_backend`, threads > 0."""
+        """Load `model`. Arguments and errors as in `backends.create_backend`, but threads > 0."""
 
     def input_memory(self, count: int) -> np.ndarray:
-        """(count, H, W, 3) uint8 to lay images in: the memory that `infer` reads the fastest.
+        """Return (count, H, W, 3) uint8 to write images into: the memory that `infer` reads
+        fastest.
 
-        The same memory each time, of unknown content; nobody else may keep it.
+        It is the same memory each time, with undefined content. Do not keep references to it.
         """
         if len(self._input) < count:
             width, height = self._input_size
@@ -97,15 +98,19 @@ class Backend(ABC):
         confidence: bool = False,
         sizes: Sequence[tuple[int, int] | None] | None = None,
     ) -> tuple[Masks, Masks | None]:
-        """Segment (N, H, W, 3) uint8 RGB images of the model's size: masks and confidences.
+        """Segment (N, H, W, 3) uint8 RGB images of the model's size; return masks and confidences.
 
-        The second is None unless asked for, and then it is not computed. Both may lie in memory of
-        the runtime, valid until the next call or `close`: copy what has to live longer. Strided
-        images are taken, at the cost of a copy. Raises ValueError for other shapes or types.
+        Confidences are None unless asked for, and are computed only then. Both may lie in the
+        runtime's
+        memory, valid until the next call or `close`: copy what has to live longer. Strided images
+        are
+        copied first. Raises ValueError for other shapes or types.
 
-        sizes: (width, height) wanted of each mask, None for the model's. A mask gets it if the
-        runtime ends at the logits and the size is at least twice theirs: the logits are enlarged to
-        it, and then the argmax is taken. Other masks, and all confidences, have the model's size.
+        sizes: (width, height) wanted of each mask, None for the model's. If the runtime ends at the
+        logits
+        and the size is at least twice theirs, the logits are enlarged to it before the argmax.
+        Other masks,
+        and all confidences, have the model's size.
         """
         width, height = self._input_size
         if (
@@ -135,13 +140,14 @@ class Backend(ABC):
 
     @abstractmethod
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
-        """`infer` for arguments that are checked; `images` are C-contiguous.
+        """Do `infer` for checked arguments; `images` are C-contiguous.
 
-        With a `_tail`, the first of the results are logits, (C, h, w) float32 for each image.
+        With a `_tail`, return logits, (C, h, w) float32 per image, in place of masks.
         """
 
     def close(self) -> None:
-        """Free the model by letting go of all there is; closing twice is fine, using it is not."""
+        """Free the model by dropping all references. May be called twice; do not use it
+        afterwards."""
         vars(self).clear()
 
     def _describe(self, model: ModelFile) -> None:
@@ -151,12 +157,12 @@ class Backend(ABC):
 
 
 def output_memory(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeroed uint8 memory of an `array.array`, which a ROS message takes for its data as it is."""
+    """Zeroed uint8 memory of an `array.array`, which a ROS message takes as its data uncopied."""
     return np.frombuffer(array.array("B", bytes(math.prod(shape))), np.uint8).reshape(shape)
 
 
 def refused(model: ModelFile, runtime: str, error: Exception) -> ModelFileError:
-    """The one-line error for a checked file that a runtime still does not take."""
+    """A one-line error for a valid model file that a runtime does not accept."""
     reason = " ".join(str(error).split())
     return ModelFileError(f"model file {model.path}: {runtime} cannot load it: {reason}")
 
@@ -164,22 +170,23 @@ def refused(model: ModelFile, runtime: str, error: Exception) -> ModelFileError:
 def available_cores() -> int:
     """Physical cores that this process may use by its CPU affinity and its cgroup's CPU quota.
 
-    Hyperthreads of one core count once, since two threads on a core only get in the way.
+    Hyperthreads of a core count once: two threads on one core slow each other down.
     """
     cpus = os.sched_getaffinity(0)
     topology = (Path(f"/sys/devices/system/cpu/cpu{cpu}/topology") for cpu in cpus)
     try:
         cores = len({(core / "thread_siblings_list").read_text() for core in topology})
-    except OSError:  # not every kernel or container shows it
+    except OSError:  # not exposed by every kernel or container
         cores = len(cpus)
     return max(1, math.ceil(min(cores, cpu_quota())))
 
 
 def cpu_quota(root: Path = Path("/")) -> float:
-    """CPUs that the cgroup of this process may use, its parents' quotas included; inf without one.
+    """CPUs that the cgroup of this process and its parents allow; inf without a quota.
 
-    Read from `cpu.max` (cgroup v2) or `cpu.cfs_quota_us` (v1) below `root`/sys/fs/cgroup. A thread
-    more than the quota allows is stopped for the rest of each period, and the frame with it.
+    Read from `cpu.max` (cgroup v2) or `cpu.cfs_quota_us` (v1) below `root`/sys/fs/cgroup. A process
+    with more threads than its quota is throttled for the rest of each period, which delays the
+    frame.
     """
     quota = math.inf
     for directory in _cgroup_directories(root):
@@ -210,6 +217,6 @@ def _cgroup_directories(root: Path) -> Iterator[Path]:
             continue
         tops = [mount / controllers, mount / "cpu"] if controllers else [mount]
         for top in tops:
-            # In a container the path may be that of the host, which is not there.
+            # In a container the path may be the host's, which does not exist here.
             directory = top / path.lstrip("/")
             yield from (p for p in (directory, *directory.parents) if p.is_relative_to(top))

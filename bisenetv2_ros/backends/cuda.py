@@ -1,7 +1,7 @@
-"""The few calls of the CUDA driver that running an engine takes, with errors that name the fix.
+"""The CUDA driver calls needed to run an engine, with errors that say how to fix them.
 
 A device, one stream, memory on both sides, and work that is captured once and launched as a CUDA
-graph. Uses the driver API through `cuda-bindings`, which needs the driver and no toolkit. Knows
+graph. Uses the driver API through `cuda-bindings`, which needs the driver but no toolkit. Knows
 nothing of TensorRT or models.
 """
 
@@ -20,12 +20,12 @@ import numpy as np
 
 from bisenetv2_ros.backends.base import BackendUnavailable, DeviceLost
 
-#: Environment variable that says how a thread waits for the GPU: 'block' gives its core to others
-#: meanwhile, 'spin' answers some microseconds earlier, '' leaves it to the driver.
+#: Environment variable for how a thread waits for the GPU: 'block' yields its core, 'spin' answers
+#: some microseconds earlier, '' leaves it to the driver.
 WAIT = "BISENETV2_CUDA_WAIT"
 _WAITS = {"block": "CU_CTX_SCHED_BLOCKING_SYNC", "spin": "CU_CTX_SCHED_SPIN"}
 
-#: Releases of cuda-bindings before this one hold Python's lock while they wait for the GPU.
+#: Older releases of cuda-bindings hold Python's lock while they wait for the GPU.
 OLDEST_BINDINGS = (12, 9, 1)
 NOT_FOUND = "CUDA_ERROR_NOT_FOUND"  #: the driver lacks a function that the bindings call
 
@@ -38,7 +38,7 @@ _log = logging.getLogger(__name__)
 
 
 class CudaError(RuntimeError):
-    """A call of the driver failed; `code` is its name, such as 'CUDA_ERROR_OUT_OF_MEMORY'."""
+    """A driver call failed; `code` is its name, such as 'CUDA_ERROR_OUT_OF_MEMORY'."""
 
     def __init__(self, call: str, code: str, text: str) -> None:
         super().__init__(f"{call}: {code} ({text})")
@@ -65,8 +65,7 @@ class Gpu:
     def __init__(self, device: str = "") -> None:
         """Find a device by the names of `device_index`.
 
-        Raises BackendUnavailable, saying what is missing, without bindings, driver or such a
-        device.
+        Raises BackendUnavailable, naming what is missing: bindings, driver or device.
         """
         index = device_index(device)
         self._driver = _import_driver()
@@ -102,9 +101,9 @@ class Gpu:
         return f"{self.driver_version // 1000}.{self.driver_version % 1000 // 10}"
 
     def call(self, name: str, *arguments: Any) -> Any:
-        """Call a function of the driver and return its result, several as a tuple.
+        """Call a driver function and return its result; several results as a tuple.
 
-        Raises CudaError if it fails, also with a code that the bindings do not know.
+        Raises CudaError if it fails, also for a code that the bindings do not know.
         """
         try:
             status, *results = getattr(self._driver, name)(*arguments)
@@ -125,13 +124,12 @@ class Gpu:
 
 
 class Cuda(Gpu):
-    """One GPU, its primary context and one stream. `close` frees everything that it hands out.
+    """One GPU, its primary context and one stream. `close` frees all memory that it allocated.
 
-    Only the context stays until the process ends: libraries keep modules in it, and what holds
-    memory of theirs may outlive this object, as a traceback does. They crash without a context.
+    The context is kept until the process ends: libraries keep modules in it, and objects that hold
+    their memory may outlive this one, for example in a traceback. They crash without a context.
 
-    Not thread-safe. A context is current in one thread at a time: the first call of any thread has
-    to be `use`.
+    Not thread-safe. A context is current in one thread at a time: call `use` first in each thread.
     """
 
     def __init__(self, device: str = "") -> None:
@@ -175,7 +173,7 @@ class Cuda(Gpu):
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[None]:
-        """Free what the block has been handed out, if it raises."""
+        """Free everything that the block allocated if it raises."""
         before = self._undo
         with ExitStack() as taken:
             self._undo = taken
@@ -201,7 +199,7 @@ class Cuda(Gpu):
     def page_lock(self, array: np.ndarray) -> bool:
         """Let the device access a contiguous array directly; False if it cannot.
 
-        The array is kept alive until `close`.
+        Keeps the array alive until `close`.
         """
         try:
             self.call("cuMemHostRegister", array.ctypes.data, array.nbytes, 0)
@@ -219,14 +217,14 @@ class Cuda(Gpu):
         self.call("cuMemcpyDtoHAsync", target.ctypes.data, pointer, target.nbytes, self.stream)
 
     def wait(self) -> None:
-        """Wait until the stream has done everything that was queued."""
+        """Wait until the stream has finished all queued work."""
         self.call("cuStreamSynchronize", self.stream)
 
     def record(self, work: Callable[[], None]) -> Recording:
-        """Capture what `work` queues; calling the result queues the same by one launch.
+        """Capture what `work` queues; calling the result queues it again in one launch.
 
-        Raises CudaError, or what `work` raises, if it cannot be captured; the stream is then as
-        before.
+        Raises CudaError, or what `work` raises, if it cannot be captured; the stream is then
+        unchanged.
         """
         mode = self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
         self.call("cuStreamBeginCapture", self.stream, mode)
@@ -249,14 +247,14 @@ class Cuda(Gpu):
         return recording
 
     def _discard_capture(self) -> None:
-        """End a capture that failed, so that the stream runs again."""
+        """End a failed capture, so that the stream can be used again."""
         with suppress(CudaError):
             self._free("cuGraphDestroy", self.call("cuStreamEndCapture", self.stream))
 
     def milliseconds(self, work: Callable[[], None]) -> float:
-        """Run `work` and wait; return the time that the device took over what it queued.
+        """Run `work` and wait; return the device time of what it queued.
 
-        If the driver cannot tell, return the time until the host has noticed that it is done.
+        If the driver cannot tell, return the time until the host sees it finish.
         """
         with ExitStack() as events:
 
@@ -281,10 +279,11 @@ class Cuda(Gpu):
                 return on_host
 
     def check_alive(self, cause: Exception) -> None:
-        """Raise DeviceLost if the device refuses even to be waited for after `cause`.
+        """Raise DeviceLost if the device does not even synchronize after `cause`.
 
-        Some errors (an illegal address, a launch that timed out) leave a context that answers every
-        later call with the same error, and only a new process gets a new one.
+        After some errors (an illegal address, a launch timeout) a context answers every call with
+        the same
+        error, and only a new process gets a new one.
         """
         try:
             self.call("cuCtxSynchronize")
@@ -294,13 +293,13 @@ class Cuda(Gpu):
             ) from cause
 
     def close(self) -> None:
-        """Free everything, newest first. Closing twice does nothing. Raises nothing."""
+        """Free everything, newest first. May be called twice. Raises nothing."""
         with suppress(CudaError):
             self.use()
         self._undo.close()
 
     def _free(self, name: str, *arguments: Any) -> None:
-        """`call`; a lost device refuses this too, which must not hide why it is lost."""
+        """`call`, ignoring errors: a lost device fails here too, which must not hide the cause."""
         with suppress(CudaError):
             self.call(name, *arguments)
 

@@ -1,11 +1,11 @@
-"""Builds TensorRT engines of a model file, in a process of their own.
+"""Builds the TensorRT engines of a model file in a child process.
 
 Building takes from a second (TensorRT for RTX) to minutes (TensorRT), inside one call of a C++
-library. A process can be ended in the middle of that at once; a crash there does not end the node;
-and its memory, on the device too, is freed when it is done.
+library. A child process can be cancelled at any time, its crash does not end the node, and its
+memory, also on the device, is freed when it ends.
 
-One module for `tensorrt` 10 and 11 and for `tensorrt_rtx`: the precision is in the types of the
-graph, as the newest of them asks for. Knows nothing of where engines are kept or how they are run.
+One module for `tensorrt` 10 and 11 and for `tensorrt_rtx`: the precision is in the graph's types,
+as the newest of them requires. Knows nothing of where engines are kept or how they run.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 #: The engines of a model by name, with the outputs of each: masks alone do not pay for confidence.
 ENGINES = {"mask": OUTPUTS[:1], "mask+confidence": OUTPUTS}
-RECIPE = 3  #: version of how engines are built here; a change of it builds all engines again
-OLDEST = 10  #: version of TensorRT; older ones know no graphs with types of their own
-MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  #: as tried; each may be there
-_PERIOD = 0.05  # seconds between looks at what the builder reports, and at whether to cancel
+RECIPE = 3  #: version of how engines are built here; changing it rebuilds all engines
+OLDEST = 10  #: TensorRT version; older ones do not support strongly typed graphs
+MODULES = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings")  #: in the order they are tried
+_PERIOD = 0.05  # seconds between checks of the builder's progress and for cancellation
 #: Bytes of workspace while building on a GPU that shares the system's memory, of which TensorRT
 #: would take all.
 _INTEGRATED_WORKSPACE = 1 << 30
@@ -57,12 +57,12 @@ class Target:
     version: str
     gpu: str = ""  #: name; '' for none
     compute_capability: str = ""  #: such as '8.9'; '' for all that TensorRT for RTX knows
-    multiprocessors: int = 0  #: all Orins have one name; they, and power modes, differ in these
-    device: int = 0  #: number of the GPU for CUDA; no part of the engine's identity
+    multiprocessors: int = 0  #: Orin models and power modes share a name and differ in these
+    device: int = 0  #: CUDA's number of the GPU; not part of the engine's identity
     integrated: bool = False  #: the GPU shares the system's memory, as on Jetson
 
     def key(self, model: ModelFile, batch: BatchProfile) -> dict[str, Any]:
-        """Everything that decides what the engines of a model are, for the cache."""
+        """Everything that determines the engines of a model, as the cache key."""
         return {
             "recipe": RECIPE,
             "model_sha256": model.sha256,
@@ -81,8 +81,7 @@ class Target:
 def target_of(library: Any, gpu: Gpu) -> Target:
     """Return the target for a GPU.
 
-    Raises BackendUnavailable if the library does not support the GPU or its driver; building would
-    be in vain.
+    Raises BackendUnavailable if the library does not support the GPU or its driver.
     """
     name, version = library_name(library), library.__version__
     check_compute_capability(library, gpu.compute_capability, gpu.name)
@@ -115,15 +114,15 @@ def check_compute_capability(library: Any, compute_capability: str, gpu: str = "
 
 
 def supported_compute_capabilities(library: Any) -> list[str]:
-    """Those of TensorRT for RTX, such as '8.9'; [] for TensorRT, which does not list them."""
+    """The capabilities of TensorRT for RTX, such as '8.9'; [] for TensorRT, which lists none."""
     known = getattr(getattr(library, "ComputeCapability", None), "__members__", {})
     return [f"{name[2:-1]}.{name[-1]}" for name in known if re.fullmatch(r"SM\d+", name)]
 
 
 def cuda_needed(library: Any) -> int:
-    """Return the major version of CUDA that a library from PyPI is built with, else 0.
+    """Return the CUDA major version that a library from PyPI is built with, else 0.
 
-    A driver of an older major version does not run it.
+    It does not run on a driver of an older major version.
     """
     place = Path(getattr(library, "__file__", None) or "/nowhere/").parent.parent
     prefix = f"{library_name(library)}_cu"
@@ -133,15 +132,15 @@ def cuda_needed(library: Any) -> int:
 
 
 def load_library() -> Any:
-    """Import TensorRT or TensorRT for RTX, whichever is there, in this order.
+    """Import TensorRT, or else TensorRT for RTX.
 
-    Raises BackendUnavailable, saying what to install, if neither is.
+    Raises BackendUnavailable, saying what to install, if both are missing.
     """
     reasons = []
     for name in MODULES:
         try:
             library = importlib.import_module(name)
-        # Their __init__ loads shared libraries and raises what comes along.
+        # Their __init__ loads shared libraries and may raise any exception.
         except (ImportError, OSError, RuntimeError) as error:
             reasons.append(" ".join(str(error).split()))
             continue
@@ -165,8 +164,10 @@ def library_name(library: Any) -> str:
 def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report: Report) -> Parts:
     """Build the ENGINES of a model in a new process.
 
-    `report` is called at least every 0.1 s; what it raises ends the process and comes out of here.
-    Raises ModelFileError if the library's parser does not accept the file, BackendUnavailable if no
+    `report` is called at least every 0.1 s; if it raises, the process is ended and the exception
+    passed
+    on. Raises ModelFileError if the library's parser does not accept the file, BackendUnavailable
+    if no
     engine can be built on this machine, RuntimeError if the file has changed since it was read.
     """
     return _run_child(model, target, batch, report, describe=False)
@@ -177,7 +178,7 @@ def describe_engines(
 ) -> dict[str, str]:
     """Build as `build_engines` does; return the library's own list of layers of each engine.
 
-    See `engine_layers` for what is in it. These engines are not for use: they carry names.
+    See `engine_layers` for its contents. These engines contain layer names and are not for use.
     """
     return _run_child(model, target, batch, report, describe=True)
 
@@ -226,8 +227,9 @@ def _run_child(
 @contextlib.contextmanager
 def _child(request: str) -> Iterator[tuple[subprocess.Popen, Connection]]:
     """The building process, and what it sends: (kind, content) until the end of the pipe."""
-    # Isolated: it imports from where this process does, and not from its working directory or what
-    # Python's environment variables name. If nothing else finds this package, the last entry does.
+    # Isolated from its working directory and from Python's environment variables: it imports from
+    # the
+    # directories of this process. If nothing else finds this package, the last entry does.
     package = str(Path(__file__).resolve().parents[2])
     path = [entry for entry in sys.path if entry] + [package]
     code = f"import sys; sys.path[:] = sys.argv.pop().split({os.pathsep!r}); "
@@ -277,11 +279,11 @@ class _Refused(Exception):
 
 
 class _Changed(Exception):
-    """The file or the library is another than when the build was requested."""
+    """The file or the library has changed since the build was requested."""
 
 
 def _end_with(parent: int) -> None:
-    """Leave signals of the terminal to the parent, and end when it does, however it does."""
+    """Leave the terminal's signals to the parent, and end when it ends, however it does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     pr_set_pdeathsig = 1  # sys/prctl.h
     with contextlib.suppress(AttributeError, OSError):  # another system than Linux
@@ -305,7 +307,7 @@ def _build(request: dict[str, Any], connection: Connection) -> dict[str, Any]:
     if target.gpu:
         from bisenetv2_ros.backends.cuda import Cuda
 
-        device = Cuda(str(target.device))  # and current from here on
+        device = Cuda(str(target.device))  # current from here on
     logger = make_logger(library)
     monitor = _make_monitor(library, connection)
     engines: dict[str, Any] = {}
@@ -336,7 +338,7 @@ def _layers(library: Any, logger: Any, engine: bytes) -> str:
 
 
 def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
-    """The graph that makes no more than `outputs`."""
+    """Return the part of the graph that computes `outputs`."""
     import onnx.utils
 
     model = onnx.load_from_string(data)
@@ -367,32 +369,33 @@ def _build_one(
         raise _Refused("; ".join(errors) or logger.last_error)
     config = builder.create_builder_config()
     config.progress_monitor = monitor
-    # A float32 file runs in float32, as on the other backends; float16 is a file of its own.
+    # A float32 file runs in float32, as on the other backends; float16 has its own file.
     config.clear_flag(library.BuilderFlag.TF32)
     if request.get("describe"):
         config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
     if target.integrated:
         pool = library.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool, _INTEGRATED_WORKSPACE)
-    # Otherwise engines of TensorRT for RTX for several shapes may allocate while they run, and then
-    # they cannot be recorded as a CUDA graph.
+    # Otherwise engines of TensorRT for RTX for several shapes may allocate while they run, which a
+    # CUDA
+    # graph cannot record.
     if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_shape(builder, network, config, request)
     _set_compute_capability(library, config, target)
     if target.library == "tensorrt":  # which times each layer on the device, for minutes
-        # All engines of a model have the same layers but for the last: they are timed once.
+        # All engines of a model share all layers but the last, so those are timed only once.
         timings[:] = timings or [config.create_timing_cache(b"")]
         config.set_timing_cache(timings[0], False)
     engine = builder.build_serialized_network(network, config)
-    if engine is None:  # too little memory, a GPU it has no kernels for, a node it cannot place
+    if engine is None:  # out of memory, no kernels for the GPU, or a node that it cannot place
         raise BackendUnavailable(logger.last_error or "no engine was built")
     return bytes(engine)
 
 
 def _network_flags(library: Any) -> int:
     flags = library.NetworkDefinitionCreationFlag
-    # What was the exception in 10 is the rule in 11, where the flag may be gone one day.
+    # Optional in TensorRT 10, the only mode in 11, which may drop the flag.
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
@@ -421,9 +424,9 @@ _logger: Any = None
 
 
 def make_logger(library: Any) -> Any:
-    """Return the process's logger, which keeps errors, the last in `last_error`; prints nothing.
+    """Return the process's logger. It prints nothing and keeps errors, the last in `last_error`.
 
-    One for all: the library keeps the first that it is given, and ignores others.
+    There is one per process: the library keeps the first logger that it is given.
     """
     global _logger
     if isinstance(_logger, library.ILogger):
@@ -450,7 +453,7 @@ def make_logger(library: Any) -> Any:
 
 
 def _make_monitor(library: Any, connection: Connection) -> Any:
-    """Sends how far a build is; a parent that is gone cancels it."""
+    """Report the progress of a build, and cancel it if the parent is gone."""
 
     class Monitor(library.IProgressMonitor):
         def __init__(self) -> None:
@@ -487,7 +490,7 @@ def _make_monitor(library: Any, connection: Connection) -> Any:
             return self._phases[phase][0] not in self._phases
 
         def _share(self, phase: str) -> float:
-            """Done of a phase, 0..1: its steps, and of the present one what its own phases have."""
+            """The finished fraction of a phase, 0..1, including the running step's own phases."""
             _, steps, done = self._phases[phase]
             inner = [self._share(p) for p in self._phases if self._phases[p][0] == phase != p]
             return min(1.0, (done + max(inner, default=0.0)) / steps)
@@ -496,5 +499,5 @@ def _make_monitor(library: Any, connection: Connection) -> Any:
 
 
 def main() -> None:
-    """Run the building process: argv holds a descriptor of the pipe, and the request."""
+    """Run the building process. argv holds the descriptor of the pipe and the request."""
     _serve(int(sys.argv[1]), json.loads(sys.argv[2]))

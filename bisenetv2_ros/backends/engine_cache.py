@@ -1,18 +1,18 @@
-"""Built engines on disk: checked before use, built again if anything is odd, pruned when unused.
+"""Built engines on disk: verified before use, rebuilt if in doubt, pruned if unused.
 
-An engine is executable code for one GPU and one version of its library. So each lies beside a
-sidecar, JSON that says for what it was built and what its bytes must hash to, and is returned only
-if directory, sidecar and bytes are all as expected. Everything else, from a truncated file to one
-that another version wrote, is logged and built again. If nothing can be written, the engine that
-was built is used from memory. Of several processes that want the same engine, one builds.
+An engine is executable code for one GPU and one version of its library. Each is stored beside a
+JSON sidecar with the key that it was built for and the hash of its bytes, and is returned only if
+directory, sidecar and bytes are all as expected. Anything else, such as a truncated file or one of
+another version, is logged and rebuilt. If nothing can be written, the new engine is used from
+memory. If several processes want the same engine, one builds it.
 
     NAME.engine   the parts, one after the other
-    NAME.json     {"key": for what, "parts": [[name, bytes], ...], "sha256": of NAME.engine};
-                  its time of modification is when the entry was last used
-    NAME.lock     locked by the process that reads or builds; stays
+    NAME.json     {"key": ..., "parts": [[name, bytes], ...], "sha256": of NAME.engine};
+                  its modification time is when the entry was last used
+    NAME.lock     locked by the process that reads or builds
 
-NAME is a hash of the key. Knows nothing of what the bytes are. The hash is against accidents;
-against others, the directory has to be ours with mode 0700.
+NAME is a hash of the key. The module does not interpret the bytes. The hash detects accidents; to
+keep others out, the directory must belong to this user with mode 0700.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ from filelock import FileLock, Timeout
 from bisenetv2_ros import model_file
 from bisenetv2_ros.backends.base import Report
 
-MAX_ENGINE_BYTES = 2**31  #: larger files are not read: the largest engine of BiSeNetV2 is a tenth
+MAX_ENGINE_BYTES = 2**31  #: larger files are not read; BiSeNetV2's largest engine is a tenth of it
 _MAX_SIDECAR_BYTES = 2**16
-MOST_ENTRIES = 24  #: the least recently used ones beyond are removed; a model takes three
+MOST_ENTRIES = 24  #: the least recently used ones beyond it are removed; a model takes three
 _POLL = 0.05  # seconds between attempts to take a lock that another process holds
 
-Key = Mapping[str, Any]  #: JSON values that say for what an engine was built
-Parts = dict[str, bytes]  #: engines by name, in an order that is kept
+Key = Mapping[str, Any]  #: JSON values that identify what an engine was built for
+Parts = dict[str, bytes]  #: engines by name, in order
 
 _log = logging.getLogger(__name__)
 
 
 class _Unusable(Exception):
-    """What is wrong with an entry or the directory, in words that follow its path."""
+    """An entry or directory is unusable; the message completes a sentence that begins with its
+    path."""
 
 
 def cache_directory() -> Path:
-    """Where engines lie in the package's cache. RuntimeError without a home."""
+    """The directory of engines in the package's cache. Raises RuntimeError without a home."""
     return model_file.cache_directory() / "engines"
 
 
@@ -59,11 +60,12 @@ def entry_name(key: Key) -> str:
 
 
 def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts, Path | None]:
-    """Return the parts kept for `key`, or those that `build` makes, which are then kept.
+    """Return the parts cached for `key`, or build and cache them.
 
-    While another process builds the same, waits for it. `report` is called at least every 0.1 s of
-    waiting. Also returns the file that holds the parts, or None if they could not be kept, which is
-    logged, or hold no bytes. Raises only what `build` and `report` raise.
+    Waits while another process builds the same, calling `report` at least every 0.1 s. Also returns
+    the
+    file that holds the parts, or None if they could not be written, which is logged, or are empty.
+    Raises only what `build` and `report` raise.
     """
     name = entry_name(key)
     with contextlib.ExitStack() as stack:
@@ -105,7 +107,7 @@ def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts,
 
 
 def discard(key: Key) -> None:
-    """Forget the entry for `key`, if it can be: what was kept turned out not to work."""
+    """Remove the entry for `key` if possible, because its engine does not work."""
     name = entry_name(key)
     with (
         contextlib.suppress(_Unusable, OSError, RuntimeError),
@@ -116,9 +118,9 @@ def discard(key: Key) -> None:
 
 @contextlib.contextmanager
 def _open_directory(path: Path) -> Iterator[int]:
-    """A descriptor of the directory, made if need be, that nobody else can have written in.
+    """Open the directory, created if missing, that only this user can have written to.
 
-    Files are then named relative to it, so that it cannot be exchanged for another one meanwhile.
+    Yields a descriptor; files are named relative to it, so that the directory cannot be swapped.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
@@ -159,7 +161,7 @@ def _reason(error: Exception) -> str:
 
 
 def _prune(directory: int) -> None:
-    """Remove the entries that have not been used for longest, beyond MOST_ENTRIES."""
+    """Remove the least recently used entries beyond MOST_ENTRIES."""
     used = {
         name: os.stat(name, dir_fd=directory, follow_symlinks=False).st_mtime
         for name in os.listdir(directory)
@@ -168,13 +170,14 @@ def _prune(directory: int) -> None:
     for name in sorted(used, key=used.__getitem__, reverse=True)[MOST_ENTRIES:]:
         entry = name.removesuffix(".json")
         _log.info("engine cache: %s is removed, unused for longest", entry)
-        for suffix in (".json", ".engine", ".lock"):  # without its sidecar it is no entry
+        for suffix in (".json", ".engine", ".lock"):  # sidecar first: without it there is no entry
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(entry + suffix, dir_fd=directory)
 
 
 def _read(directory: int, name: str, key: Key) -> Parts:
-    """The parts of an entry; FileNotFoundError if there is none, _Unusable with the reason."""
+    """Read the parts of an entry. Raises FileNotFoundError if it is missing, _Unusable if
+    damaged."""
     try:
         sidecar = json.loads(_read_file(directory, f"{name}.json", _MAX_SIDECAR_BYTES))
         kept_key, kept_hash = sidecar["key"], sidecar["sha256"]
@@ -200,7 +203,7 @@ def _read(directory: int, name: str, key: Key) -> Parts:
 
 
 def _read_file(directory: int, name: str, limit: int) -> bytes:
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # not to wait for a pipe
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK  # never waits on a pipe
     descriptor = os.open(name, flags, dir_fd=directory)
     with os.fdopen(descriptor, "rb") as file:
         status = os.fstat(descriptor)
@@ -216,7 +219,7 @@ def _read_file(directory: int, name: str, limit: int) -> bytes:
 
 
 def _write(directory: int, name: str, key: Key, parts: Parts) -> None:
-    """Keep an entry. The engine comes first: without its sidecar it counts as not there."""
+    """Write an entry, the engine first: without a sidecar it does not count."""
     data = b"".join(parts.values())
     sidecar = {
         "key": key,
@@ -229,7 +232,7 @@ def _write(directory: int, name: str, key: Key, parts: Parts) -> None:
 
 
 def _replace(directory: int, name: str, data: bytes) -> None:
-    """Write a file whole or not at all; the lock makes the name of the temporary one ours."""
+    """Write a file atomically; the lock makes the temporary file's name ours."""
     partial = f"{name}.partial"
     with contextlib.suppress(FileNotFoundError):  # left by a process that was killed
         os.unlink(partial, dir_fd=directory)

@@ -1,7 +1,7 @@
-"""What an engine consists of: its kernels, in which precision each computes, and what it moves.
+"""The layers of an engine: its kernels, the precision of each, and the bytes it moves.
 
-Read from the list that the library gives of an engine: TensorRT for RTX logs it while building, so
-that it can be had without a GPU. Knows nothing of how engines are built.
+Parses the library's own list of layers; TensorRT for RTX logs it while building, so it is available
+without a GPU. Knows nothing of how engines are built.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-_NO_KERNELS = ("signal", "wait")  # kinds of layers that only order streams
+_NO_KERNELS = ("signal", "wait")  # layers that only order streams
 _TENSOR = re.compile(
     r"\{ Name: .*?, Dimensions: \[([\d,]*)\].*?(?:Datatype|Format/Datatype): ([\w ]+)"
 )
@@ -23,14 +23,14 @@ class Layer:
     """A kernel of an engine."""
 
     name: str
-    kind: str  #: in the library's words: 'correlation' is a convolution, 'kgen' is elementwise
+    kind: str  #: the library's name: 'correlation' is a convolution, 'kgen' is elementwise
     inputs: tuple[str, ...]  #: type of each, such as 'Half'
     outputs: tuple[str, ...]
     bytes_moved: int  #: read and written, without weights
 
     @property
     def is_convolution(self) -> bool:
-        """Whether it convolves, alone or with what is fused to it."""
+        """Whether it is a convolution, with or without fused operations."""
         return self.kind.lower() in ("correlation", "convolution") or "Corr" in self.name
 
     @property
@@ -40,7 +40,7 @@ class Layer:
 
 
 def read_layers(text: str) -> list[Layer]:
-    """Read the library's list of layers, one a line; ValueError if there is none in it."""
+    """Parse the library's list of layers, one per line. Raises ValueError if it has none."""
     layers = []
     for line in text.splitlines():
         found = re.match(r"\s*Name: (.*?), LayerType: (\w+), Inputs: (.*)", line)
@@ -76,7 +76,7 @@ def _tensors(text: str) -> list[tuple[str, int]]:
 
 
 def layer_table(layers: list[Layer]) -> str:
-    """A Markdown table of kernels by kind and precision, those that move the most first."""
+    """A Markdown table of kernels by kind and precision, largest traffic first."""
     count: Counter[tuple[str, str]] = Counter()
     moved: Counter[tuple[str, str]] = Counter()
     for layer in layers:

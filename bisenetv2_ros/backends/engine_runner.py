@@ -1,7 +1,7 @@
-"""Runs one TensorRT engine: its contexts, its CUDA graphs, and the kernels compiled for them.
+"""Runs a TensorRT engine: its execution contexts, CUDA graphs and compiled kernels.
 
-An engine takes 1 to `batch.maximum` images. Each number of images has an execution context and a
-CUDA graph of its own, recorded after its first run, which uploads the images, runs the engine and
+An engine takes batches of 1 to `batch.maximum` images. Each batch size has an execution context and
+a CUDA graph of its own, recorded after its first run, which uploads the images, runs the engine and
 downloads the outputs in one launch. Knows nothing of model files or of how engines are built.
 """
 
@@ -22,12 +22,12 @@ _log = logging.getLogger(__name__)
 
 
 class EngineRefused(RuntimeError):
-    """The library does not accept an engine here, or the engine is not what it should be."""
+    """The library rejects the engine, or the engine does not match the model file."""
 
 
 @dataclass(frozen=True)
 class Tensor:
-    """A tensor of an engine on both sides, for `batch.maximum` images."""
+    """A tensor of an engine in host and device memory, for `batch.maximum` images."""
 
     host: list[np.ndarray] | np.ndarray  #: page-locked; one for each image, of inputs in one array
     device: int  #: address of the first image; the others follow
@@ -35,7 +35,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class Scratch:
-    """Device memory that engines work in. One engine runs at a time, so all share it."""
+    """Device memory that engines work in. One engine runs at a time, so they share it."""
 
     address: int
     size: int  #: bytes, at least 1
@@ -61,7 +61,7 @@ class EngineRunner:
     ) -> None:
         # Declared first so that they are destroyed before the engine they depend on.
         self._launch: dict[int, Callable[[], None]] = {}
-        self._contexts: dict[int, Any] = {}  # one for each count: a graph keeps its shapes
+        self._contexts: dict[int, Any] = {}  # one per batch size: a CUDA graph keeps its shapes
         self._kernel_cache: Any = None
         self._cuda = cuda
         self._library = library
@@ -83,18 +83,18 @@ class EngineRunner:
         self._kernel_cache = self._engine = None
 
     def run(self, images: np.ndarray) -> list[Masks]:
-        """Return each output of (N, H, W, 3) uint8 images, valid until the next run."""
+        """Run (N, H, W, 3) uint8 images; return each output, valid until the next run."""
         count = self._count(len(images))
         if count not in self._launch:
             self.prepare(count)
-        if images.ctypes.data != self._images.ctypes.data:  # else they are there already
+        if images.ctypes.data != self._images.ctypes.data:  # not already in place
             np.copyto(self._images[: len(images)], images)
         self._launch[count]()
         self._cuda.wait()
         return [list(output.host[: len(images)]) for output in self._outputs]
 
     def prepare(self, count: int) -> None:
-        """Run `count` images once and record that, so that later runs are one launch."""
+        """Run a batch of `count` once and record it, so that later runs are one launch."""
         context = self._context(count)
 
         def steps() -> None:
@@ -102,7 +102,7 @@ class EngineRunner:
             self._enqueue(context)
             self._download(count)
 
-        steps()  # what a context puts off to its first run must not be in the recording
+        steps()  # must do lazy initialization before the recording
         self._cuda.wait()
         self._launch[count] = steps
         stream = int(self._cuda.stream)
@@ -116,7 +116,7 @@ class EngineRunner:
             _log.info("no CUDA graph: %s: the engine is queued step by step", error)
 
     def device_seconds(self, images: np.ndarray) -> dict[str, float]:
-        """Time of each part of a run on the device, in seconds: upload, network, download."""
+        """Device time of each part of a run, in seconds: upload, network, download."""
         self.run(images)
         count = self._count(len(images))
         parts = {
@@ -127,7 +127,8 @@ class EngineRunner:
         return {name: 1e-3 * self._cuda.milliseconds(part) for name, part in parts.items()}
 
     def _count(self, images: int) -> int:
-        """How many run for so many. Fewer than the engine takes: the rest is left as it was."""
+        """The batch size to run: at least the engine's minimum. Unused places keep their
+        content."""
         return max(images, self._batch.minimum)
 
     def _upload(self, count: int) -> None:
@@ -164,28 +165,28 @@ class EngineRunner:
 
     @property
     def compiles_kernels(self) -> bool:
-        """Whether the library compiles on the device, so that there is something to keep."""
+        """Whether the library compiles kernels on the device, which can be cached."""
         config = self._runtime_config()
         return config is not None and hasattr(config, "create_runtime_cache")
 
     def counts(self) -> list[int]:
-        """Return the numbers of images to compile kernels and record runs for ahead of time."""
+        """The batch sizes to compile kernels and record runs for ahead of time."""
         most = min(self._batch.maximum, MOST_AT_ONCE)
         return sorted({*range(self._batch.minimum, most + 1), self._batch.optimum})
 
     def compile_kernels(self, count: int) -> None:
-        """Run `count` images, without their upload or download."""
+        """Run a batch of `count`, without upload or download."""
         self._enqueue(self._context(count))
         self._cuda.wait()
 
     def kernels(self) -> bytes:
-        """Return what was compiled, for `take_kernels`; b'' if the library has nothing to keep."""
+        """Return the compiled kernels for `take_kernels`; b'' if the library has none to keep."""
         kernels = self._kernel_cache.serialize()
         return b"" if kernels is None else bytes(kernels)
 
     def take_kernels(self, kernels: bytes) -> bool:
-        """Use what `kernels` returned in another process; False if the library refuses it."""
-        if self._kernel_cache is not None:  # they have been compiled here
+        """Use the `kernels` of another process; False if the library refuses them."""
+        if self._kernel_cache is not None:  # they were compiled here
             return True
         self._kernel_cache = self._runtime_config().create_runtime_cache()
         return not kernels or self._kernel_cache.deserialize(kernels)
@@ -207,7 +208,8 @@ class EngineRunner:
         config.set_execution_context_allocation_strategy(strategy)
         if hasattr(config, "dynamic_shapes_kernel_specialization_strategy"):
             strategies = type(config.dynamic_shapes_kernel_specialization_strategy)
-            # Not in the background, after some frames: a frame's time would depend on its number.
+            # Compile eagerly: kernels swapped in later would make a frame's time depend on its
+            # number.
             config.dynamic_shapes_kernel_specialization_strategy = strategies.EAGER
         if hasattr(config, "create_runtime_cache"):
             if self._kernel_cache is None:  # one for all contexts

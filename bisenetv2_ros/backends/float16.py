@@ -1,7 +1,7 @@
-"""From a float32 model file to one whose network computes in float16, the form for GPUs.
+"""Converts a float32 model file to one whose network computes in float16, the form for GPUs.
 
 Input, normalization, the last upsampling, argmax and confidence stay float32: float16 has too few
-digits for them. Knows nothing of torch: it works on graphs that `export` has written.
+digits for them. Works on graphs written by `export`; does not need torch.
 """
 
 from __future__ import annotations
@@ -24,22 +24,22 @@ from bisenetv2_ros.model_file import (
     write_metadata,
 )
 
-_RECIPE = 1  # version of what is done here; a change of it makes all kept files again
+_RECIPE = 1  # version of this conversion; changing it makes all cached files again
 _log = logging.getLogger(__name__)
 
 
 def float16_of(source: ModelFile) -> ModelFile:
-    """Return the float16 form of a float32 model file, made on first use and kept in the cache.
+    """Return the float16 form of a float32 model file, made on first use and cached.
 
-    Returns `source` itself, and logs why, if it has no such form or it cannot be written.
+    Returns `source` itself, and logs why, if it cannot be converted or the result not written.
     """
     name = f"{source.name.removesuffix('_float32')}_float16.onnx"
     try:
         path = cache_directory() / "models" / f"{source.sha256[:32]}-{_RECIPE}" / name
-        if kept := _kept(path):  # before anything is written: the cache may be read-only
+        if kept := _kept(path):  # checked before writing: the cache may be read-only
             return kept
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{path}.lock"):  # of several processes, one makes it
+        with FileLock(f"{path}.lock"):  # one of several processes makes it
             if kept := _kept(path):
                 return kept
             write_half_model(source, path)
@@ -62,9 +62,9 @@ def _kept(path: Path) -> ModelFile | None:
 
 
 def write_half_model(source: ModelFile, path_out: Path) -> None:
-    """Write the float16 form of a float32 model file; scores are not carried over.
+    """Write the float16 form of a float32 model file, without its scores.
 
-    Raises ModelFileError for a file of another precision, or one that `export` has not made.
+    Raises ModelFileError if the file has another precision or was not made by `export`.
     """
     if source.info.precision != "float32":
         raise ModelFileError(
@@ -83,12 +83,12 @@ def write_half_model(source: ModelFile, path_out: Path) -> None:
 
 
 def cast_to_half(model: onnx.ModelProto) -> None:
-    """Put the network of an exported float32 graph into float16, by types in the graph.
+    """Cast the network of an exported float32 graph to float16, by the types in the graph.
 
-    Runtimes then need no flag of their own.
-
-    (onnxruntime.transformers.float16 does this for whole graphs; told to leave nodes out, it
-    casts between each two of them and writes files that its own runtime refuses.)
+    Runtimes then need no flag of their own. (onnxruntime.transformers.float16 converts whole
+    graphs; if
+    nodes are excluded, it casts between each two of them and writes files that ONNX Runtime
+    refuses.)
     """
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = [*graph.value_info, *graph.input, *graph.output]
@@ -128,11 +128,11 @@ def cast_to_half(model: onnx.ModelProto) -> None:
 
 
 def _outside_network(node: onnx.NodeProto) -> bool:
-    """Whether a node of an exported graph is normalization, last upsampling, argmax, confidence."""
+    """Whether a node belongs to normalization, last upsampling, argmax or confidence."""
     return not node.name.startswith("/network/")
 
 
 def _half_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    with np.errstate(over="ignore"):  # the agreement with torch shows whether it mattered
+    with np.errstate(over="ignore"):  # the comparison with torch shows whether it matters
         half = numpy_helper.to_array(tensor).astype(np.float16)
     return numpy_helper.from_array(half, tensor.name)

@@ -1,8 +1,8 @@
-"""ONNX Runtime: runs everywhere; the reference that the other backends are compared with.
+"""ONNX Runtime: runs everywhere; the reference for all other backends.
 
-Batches of any size. Masks alone and masks with confidence are two sessions, the second made when it
-is first asked for: a session runs its whole graph, whichever of its outputs are fetched. On a CPU
-it ends at the logits, and `tail` makes the mask; and what a ReLU made is quantized to uint8.
+Takes batches of any size. Masks alone and masks with confidence are two sessions, the second
+created on first use: a session runs its whole graph whichever outputs are fetched. On a CPU the
+graph ends at the logits and `tail` makes the mask; activations after a ReLU are quantized to uint8.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ERRORS_ONLY = 3  # of ONNX Runtime's log levels
 
 
 class OnnxRuntimeBackend(Backend):
-    """Devices: 'cpu' (the default), 'cuda', 'cuda:N'. The contract is `Backend`'s."""
+    """Devices: 'cpu' (the default), 'cuda', 'cuda:N'. See `Backend` for the contract."""
 
     name = "onnxruntime"
 
@@ -46,7 +46,7 @@ class OnnxRuntimeBackend(Backend):
         options = onnxruntime.SessionOptions()
         options.log_severity_level = _ERRORS_ONLY
         options.intra_op_num_threads = threads
-        # waiting threads sleep: spinning between frames takes the core from the rest of the robot
+        # Waiting threads sleep: spinning between frames takes the core from the rest of the robot.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.device = f"CPU ({threads} threads)" if kind == "cpu" else device.upper()
         self._options = options
@@ -63,7 +63,7 @@ class OnnxRuntimeBackend(Backend):
             )
         try:
             self._sessions = {False: self._load(confidence=False)}
-        except Exception as error:  # its exceptions share no narrower class
+        except Exception as error:  # its exceptions have no common narrower class
             raise refused(model, "onnxruntime", error) from error
         if self._sessions[False].get_providers()[0] != provider:
             raise BackendUnavailable(
@@ -86,11 +86,12 @@ class OnnxRuntimeBackend(Backend):
 
 
 def _quantise_unsigned(graph: onnx.GraphProto) -> None:
-    """Let int8 activations that a ReLU made be uint8, of the same scale.
+    """Change int8 activations after a ReLU to uint8 of the same scale.
 
-    Model files have int8 alone, since TensorRT takes nothing else; on x86 ONNX Runtime is faster at
-    multiplying unsigned by signed bytes. The values are the same, save those beyond the range that
-    calibration saw: they are kept up to twice that range.
+    Model files use int8 only, because TensorRT takes nothing else; on x86, ONNX Runtime multiplies
+    unsigned by signed bytes faster. The values are the same, except beyond the calibrated range,
+    where
+    values up to twice the range are kept.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}
@@ -119,4 +120,4 @@ def _quantise_unsigned(graph: onnx.GraphProto) -> None:
         ):
             for one in both:
                 one.input[2] = zero.name
-    del graph.value_info[:]  # types that may be others now; ONNX Runtime infers them
+    del graph.value_info[:]  # types may have changed; ONNX Runtime infers them

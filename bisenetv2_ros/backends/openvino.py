@@ -1,14 +1,13 @@
-"""OpenVINO: the fastest backend on CPUs, and the way to Intel GPUs and NPUs.
+"""OpenVINO: the fastest backend on CPUs, and the only one for Intel GPUs and NPUs.
 
-One image at a time: the graph is compiled for batch 1, because fixed shapes are faster and a batch
-gains nothing on a CPU. Masks alone and masks with confidence are two compiled graphs, the second
-made when it is first asked for. On a CPU they end at the logits, and `tail` makes the mask;
-`depthwise` rewrites what oneDNN has no fast kernels for.
+Runs one image at a time: the graph is compiled for batch size 1, because fixed shapes are faster
+and batches gain nothing on a CPU. Masks alone and masks with confidence are two compiled graphs,
+the second created on first use. On a CPU they end at the logits and `tail` makes the mask;
+`depthwise` rewrites convolutions that oneDNN has no fast kernels for.
 
-A float32 file is the reference and runs in float32. What an int8 file leaves in float runs in
-bfloat16 where the CPU computes that natively: docs/performance.md has what it saves and what it
-changes. A float16 file does not: bfloat16 has fewer digits than it was given, and in float16 itself
-the one CPU tried that has the instructions was slower than in float32.
+A float32 file runs in float32, as the reference. The float parts of an int8 file run in bfloat16 if
+the CPU computes it natively; docs/performance.md has the gain and the differences. A float16 file
+runs in float32: bfloat16 has fewer digits, and float16 was slower on the one CPU tried with it.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
 
 class OpenVinoBackend(Backend):
-    """See the module's head; the contract is `Backend`'s."""
+    """See the module docstring; `Backend` has the contract."""
 
     name = "openvino"
 
@@ -41,8 +40,9 @@ class OpenVinoBackend(Backend):
         self._describe(model)
         self._core = openvino.Core()
         self._target = device.upper() or "CPU"
-        # By family: where there is one GPU it is listed as GPU and answers to GPU.0, and the other
-        # way round where there are several.
+        # By family: a single GPU is listed as GPU and answers to GPU.0; several are listed as GPU.N
+        # and
+        # answer to GPU.
         families = {name.partition(".")[0] for name in self._core.available_devices}
         if self._target.partition(".")[0] not in families:
             raise BackendUnavailable(
@@ -69,8 +69,9 @@ class OpenVinoBackend(Backend):
                 depthwise.repeat_inputs(graph.graph)
             self._tail = find_tail(graph.graph)
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
-            # A pinned thread waits for its core while another idles: on a machine that runs more
-            # than this, a frame took 67 ms without and 77 ms with.
+            # Pinned threads wait for their core while another idles: on a machine under other load,
+            # a frame
+            # took 77 ms with pinning and 67 ms without.
             self._options["ENABLE_CPU_PINNING"] = "NO"
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size
@@ -99,7 +100,7 @@ class OpenVinoBackend(Backend):
         if confidence not in self._requests:
             self._requests[confidence] = self._compile(confidence)
         request = self._requests[confidence]
-        # OpenVINO shares only memory that it could write to; a view of a message cannot be.
+        # OpenVINO shares only writable memory; a view of a message is read-only.
         images = np.require(images, requirements="W")
         masks: Masks = []
         confidences: Masks = []
@@ -107,7 +108,7 @@ class OpenVinoBackend(Backend):
             image = openvino.Tensor(images[i : i + 1], shared_memory=True)
             request.infer([image], share_outputs=True)
             answers = [tensor.data for tensor in request.output_tensors]
-            if len(images) > 1:  # the next run writes to the same memory
+            if len(images) > 1:  # the next run overwrites the memory
                 answers = [answer.copy() for answer in answers]
             masks += list(answers[0])
             if confidence:

@@ -1,9 +1,8 @@
 """Imports OpenVINO without its telemetry.
 
-OpenVINO's package reports every import to its maker from a child process, which writes to the home
-directory, connects to the internet and, if no DNS server answers, delays the end of the process by
-seconds. Without the package `openvino_telemetry` it uses a stub instead, and that is what an import
-finds once the name is blocked.
+OpenVINO reports every import to its maker from a child process, which writes to the home directory,
+connects to the internet and, without a DNS server, delays the end of the process by seconds. If the
+package `openvino_telemetry` is missing it uses a stub instead; blocking the name has that effect.
 """
 
 import sys

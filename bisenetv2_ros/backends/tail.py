@@ -1,12 +1,12 @@
-"""The tail of a model file, from coarse logits to the mask, done here and not by a runtime.
+"""Upsampling and argmax of the logits, done here instead of by a runtime.
 
-The network's logits have a fraction of the image's size. The graph enlarges all of them linearly
-and takes the argmax of each pixel; but between four logits of the same class every pixel has that
-class, because what is interpolated lies between its corners. So only the seams between classes need
-to be enlarged. The mask is the same: docs/performance.md says what that saves.
+The network's logits are a fraction of the image's size. The graph enlarges all of them linearly and
+takes the argmax of each pixel. But between four logits of the same class every pixel has that
+class, because interpolated values lie between their corners; so only the borders between classes
+need to be enlarged. The mask is the same; docs/performance.md has the time that it saves.
 
-Works on graphs as `training/export.py` writes them, and finds none in others, which a runtime then
-runs as a whole. Knows neither runtimes nor images.
+Works on graphs written by `training/export.py`. Other graphs have no `Tail`: a runtime runs them
+whole. Knows neither runtimes nor images.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from bisenetv2_ros.model_file import MASK, NO_CLASS
 if TYPE_CHECKING:
     import onnx
 
-_LARGEST = 1e30  # logits from here on are not finite, as in the graph
-_PIXELS = 1 << 16  # enlarged at once: what is worked on stays in the second-level cache
+_LARGEST = 1e30  # logits beyond it count as not finite, as in the graph
+_PIXELS = 1 << 16  # enlarged per step: the working set stays in the second-level cache
 
 
 @dataclass(frozen=True)
 class Tail:
-    """What is left to do behind the logits."""
+    """The upsampling and argmax at the end of a model file."""
 
     logits: str  #: the tensor's name in the file; float32 (N, classes, H / factor, W / factor)
     factor: int  #: even, and in both directions
@@ -38,11 +38,12 @@ class Tail:
     def mask(self, logits: np.ndarray, size: tuple[int, int] | None = None) -> np.ndarray:
         """(N, C, h, w) float32 logits to (N, H, W) uint8 masks of `size` (width, height).
 
-        By default the size is that of the graph's mask, (w * factor, h * factor); any other is at
-        least twice that of the logits in both directions. As the graph says: bilinear with
-        half-pixel centers and the edges repeated, the first of equal channels. An image with a
-        logit that is not finite is NO_CLASS all over, where the graph may show it in some pixels
-        only.
+        The default size is that of the graph's mask, (w * factor, h * factor); any other must be at
+        least
+        twice that of the logits in both directions. Interpolates as the graph does: bilinear with
+        half-pixel centers and repeated edges; the first of equal channels wins. An image with a
+        logit that
+        is not finite is NO_CLASS everywhere, while the graph may mark only some of its pixels.
         """
         count, _, height, width = logits.shape
         size = size or (width * self.factor, height * self.factor)
@@ -55,17 +56,19 @@ class Tail:
         return masks
 
     def enlarges_to(self, logits: np.ndarray, size: tuple[int, int]) -> bool:
-        """Whether `mask` takes this size for logits (..., h, w)."""
+        """Whether `mask` accepts this size for logits (..., h, w)."""
         height, width = logits.shape[-2:]
         return size[0] >= 2 * width and size[1] >= 2 * height
 
 
 class _Axis:
-    """How the pixels along one side of the mask lie between the logits along it.
+    """Maps the pixels along one axis of the mask to the logits along it.
 
-    A cell is the pixels between two neighboring logits; with the edges repeated there is one more
-    cell than logits, and the outermost ones are half as long. Where the cells have different
-    numbers of pixels, the last pixel of a short one stands for those that it lacks.
+    A cell is the run of pixels between two neighboring logits. With repeated edges there is one
+    more
+    cell than logits, and the outermost ones are half as long. Shorter cells repeat their last
+    pixel, so
+    that all cells have the same length.
     """
 
     def __init__(self, logits: int, pixels: int) -> None:
@@ -77,7 +80,7 @@ class _Axis:
         within = np.minimum(np.arange(counts.max()), counts[:, np.newaxis] - 1)
         #: (cells, longest) the pixels of each cell.
         self.pixel = first[:, np.newaxis] + within
-        #: (longest, cells) float32, how far each is from one logit to the next, 0..1.
+        #: (longest, cells) float32, their position between the cell's two logits, 0..1.
         self.share = (at[self.pixel.T] - self.cell[self.pixel.T]).astype(np.float32)
         #: (2, cells) the logits at both ends of each cell.
         self.ends = np.clip([np.arange(logits + 1) - 1, np.arange(logits + 1)], 0, logits - 1)
@@ -88,7 +91,7 @@ _axis = functools.lru_cache(maxsize=32)(_Axis)
 
 def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -> None:
     """Write the class of the largest channel into `out`, (H, W) uint8, from (C, h, w) float32."""
-    # A cell of both axes is a rectangle of pixels with four logits as its corners.
+    # A cell of both axes is a rectangle of pixels with a logit at each corner.
     channels, height, width = logits.shape
     columns, rows = _axis(width, out.shape[1]), _axis(height, out.shape[0])
     top = np.pad(_argmax(logits), 1, mode="edge")
@@ -100,7 +103,7 @@ def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -
     i, j = np.nonzero(seam)
     corner = (rows.ends[:, np.newaxis, i] * width + columns.ends[:, j]).reshape(4, -1)
     corners = np.take(logits.reshape(channels, -1), corner, axis=1)
-    # What is interpolated lies between its corners, so most channels are below another everywhere.
+    # Interpolated values lie between their corners, so most channels are smaller everywhere.
     alive = corners.max(1) >= corners.min(1).max(0)
     number = np.count_nonzero(alive, axis=0)
     two = number == 2  # most cells
@@ -113,7 +116,7 @@ def _argmax_enlarged(logits: np.ndarray, classes: np.ndarray, out: np.ndarray) -
             row, column = i[part], j[part]
             right, down = np.take(columns.share, column, 1), np.take(rows.share, row, 1)
             channel = largest(corners, alive.T[part], part, right, down)
-            # Cell by cell, because neighbors in memory are written several times as fast.
+            # Cell by cell, because writing to neighbors in memory is several times as fast.
             place = (rows.pixel[row] * out.shape[1])[..., np.newaxis]
             place = place + columns.pixel[column][:, np.newaxis]
             pixels[place.reshape(-1)] = cv2.LUT(channel.transpose(2, 0, 1).reshape(1, -1), classes)
@@ -126,7 +129,7 @@ def _argmax(logits: np.ndarray) -> np.ndarray:
     for channel, values in enumerate(logits[1:], 1):
         larger = values > best
         np.maximum(values, best, out=best)
-        # The channel where it is larger, and there it is the highest one so far.
+        # The channel where it is larger; it is the highest index so far.
         np.maximum(index, larger.view(np.uint8) * np.uint8(channel), out=index)
     return index
 
@@ -141,10 +144,11 @@ def _corners_of(corners: np.ndarray, channel: np.ndarray, cell: np.ndarray) -> n
 def _larger_of_two(
     corners: np.ndarray, alive: np.ndarray, cell: np.ndarray, right: np.ndarray, down: np.ndarray
 ) -> np.ndarray:
-    """As `_largest` for cells that have two channels.
+    """Do `_largest` for cells with two channels.
 
-    Along a row of pixels their difference is a straight line, so the larger one changes once:
-    one comparison a pixel tells on which side it is.
+    Along a row of pixels their difference is linear, so the larger one changes once, and one
+    comparison
+    per pixel decides.
     """
     low, high = np.nonzero(alive)[1].reshape(-1, 2).T
     a, b, c, d = _corners_of(corners, high, cell) - _corners_of(corners, low, cell)
@@ -169,7 +173,7 @@ def _largest(
     Args:
         corners: (C, 4, N) float32 of all cells: upper left, upper right, lower left, lower right.
         alive: (n, C) bool, the channels to compare; cells with the most of them come first.
-        cell: (n,) which of all they are.
+            cell: (n,) the index of each in all cells.
         right: (columns, n) float32, where the pixels are between the corners, 0..1.
         down: (rows, n) float32.
     """
@@ -188,14 +192,14 @@ def _largest(
         value += upper
         larger = value > best[..., :n]
         np.maximum(value, best[..., :n], out=best[..., :n])
-        # A higher channel than any before: the larger number is the later one.
+        # A channel that is larger than all before it: its index is larger too.
         larger = larger.view(np.uint8) * channels.astype(np.uint8)
         np.maximum(index[..., :n], larger, out=index[..., :n])
     return index
 
 
 def find_tail(graph: onnx.GraphProto) -> Tail | None:
-    """The tail of a model file; None if it is not the one that `Tail.mask` does."""
+    """Find the tail of a model file; None if the graph does not end as `Tail.mask` computes."""
     try:
         return _read_tail(graph)
     except (LookupError, ValueError):
@@ -203,7 +207,7 @@ def find_tail(graph: onnx.GraphProto) -> Tail | None:
 
 
 def _read_tail(graph: onnx.GraphProto) -> Tail:
-    """LookupError or ValueError if the graph ends in another way."""
+    """Raise LookupError or ValueError if the graph ends differently."""
     from onnx import TensorProto, helper, numpy_helper
 
     makers = {output: node for node in graph.node for output in node.output}
@@ -232,7 +236,7 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
         table = constants[name].astype(np.uint8)
         if table.shape != classes.shape or (table != constants[name]).any():
             raise ValueError(f"{name} is no table of classes")
-        classes = classes[table]  # from the mask inwards: what was found before is looked up later
+        classes = classes[table]  # from the mask inwards: earlier tables apply later
         (tensor,) = made_by("Cast", index, {}, to=TensorProto.INT32)
     tensor, _ = made_by("Squeeze", tensor, {1: [1]})
     finite, number, _ = made_by("Where", tensor, {2: NO_CLASS})
@@ -245,7 +249,7 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
     factor = int(scales[-1])
     if not np.array_equal(scales, [1, 1, factor, factor]) or factor < 2 or factor % 2:
         raise ValueError(f"logits are enlarged by {scales}, expected an even number")
-    if list(makers[index].output) != [tested, index]:  # as up to 0.2: the maximum is tested
+    if list(makers[index].output) != [tested, index]:  # up to version 0.2, the maximum is tested
         magnitudes, _ = made_by("ReduceSum", tested, {1: [1, 2, 3]}, keepdims=1)
         (summed,) = made_by("Abs", magnitudes, {})
         if summed != inputs[0]:
@@ -256,7 +260,7 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
 def sum_logits_for_nan(graph: onnx.GraphProto) -> None:
     """Rewrite a file of the old form, which tests the maximum of the logits for NaN.
 
-    A maximum may skip NaN on a GPU, a sum cannot. Leaves every other graph as it is.
+    On a GPU a maximum may skip NaN; a sum cannot. Leaves other graphs unchanged.
     """
     from onnx import helper, numpy_helper
 
@@ -276,11 +280,13 @@ def sum_logits_for_nan(graph: onnx.GraphProto) -> None:
 
 
 def enlarge_in_float16(model: onnx.ModelProto) -> None:
-    """Let a float16 file's logits be enlarged and compared in float16, for a GPU.
+    """Make a float16 file's logits be enlarged and compared in float16, for a GPU.
 
-    That halves the largest tensors of the graph and changes some pixels on the seams between
-    classes. Leaves a graph as it is if its network ends in float32, or if something else than the
-    mask is made of the enlarged logits, such as confidence: it would have too few digits.
+    This halves the largest tensors of the graph and changes some pixels on the borders between
+    classes.
+    Leaves a graph unchanged if its network ends in float32, or if the enlarged logits are also used
+    for
+    something else than the mask, such as confidence, which needs more digits.
     """
     import onnx
 
@@ -308,4 +314,4 @@ def enlarge_in_float16(model: onnx.ModelProto) -> None:
     ):
         return
     resize.input[0] = cast.input[0]
-    del graph.value_info[:]  # of types that may be others now
+    del graph.value_info[:]  # types may have changed

@@ -1,13 +1,12 @@
 """TensorRT, and TensorRT for RTX: the fastest backend on NVIDIA GPUs.
 
-The engines of a model are built when it is first loaded (engine_builder) and kept (engine_cache).
-Images and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network
-and download are one launch (engine_runner). Frames are resized into that memory, and masks arrive
-in memory that a ROS message takes as it is. Masks alone and masks with confidence are two engines.
-Both are ready when the model is loaded, so that the first listener of confidence delays no frame.
+The engines of a model are built on first load (engine_builder) and cached (engine_cache). Images
+and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network and
+download are one launch (engine_runner). Frames are resized into that memory, and masks arrive in
+memory that a ROS message takes uncopied. Masks alone and masks with confidence are two engines.
+Both are ready once the model is loaded, so that the first subscriber of confidence delays no frame.
 
-Engines are built for one image at a time unless told otherwise; a larger batch runs in pieces that
-fit.
+Engines are built for batch size 1 by default; a larger batch runs in pieces.
 """
 
 from __future__ import annotations
@@ -54,15 +53,15 @@ from bisenetv2_ros.model_file import INPUT, ModelFile
 _log = logging.getLogger(__name__)
 _PERIOD = 0.05  # seconds between reports
 
-#: What TensorRT logs for an error of CUDA, which a new build does not mend: "(cudaError 35: ...)",
+#: How TensorRT logs CUDA errors, which a new build does not fix: "(cudaError 35: ...)",
 #: "CUDA initialization failure with error: 35", "Error Code 1: Cuda Runtime (...)".
 _OF_CUDA = re.compile(r"cuda ?error|cuda initiali[sz]ation failure|cuda (runtime|driver) \(", re.I)
-#: Of EngineInvalidityDiagnostics: reasons that a new build does not mend.
+#: EngineInvalidityDiagnostics that a new build does not fix.
 _NOT_THE_ENGINE = ("UNSUPPORTED_CC", "OLD_CUDA_DRIVER", "OLD_CUDA_RUNTIME", "CUDA_ERROR")
 
 
 class TensorRtBackend(Backend):
-    """Devices: '' or 'cuda' (the first GPU), 'cuda:N'. The contract is `Backend`'s."""
+    """Devices: '' or 'cuda' (the first GPU), 'cuda:N'. See `Backend` for the contract."""
 
     name = "tensorrt"
     gains_from_batches = True
@@ -96,18 +95,19 @@ class TensorRtBackend(Backend):
         self._logger.errors.clear()
         try:
             self._runtime = self._library.Runtime(self._logger)
-        except TypeError as error:  # pybind11 reports a null pointer so
+        except TypeError as error:  # pybind11's error for a null pointer
             raise self._cuda_failed(self._logger.last_error or str(error)) from error
         self._networks: dict[bool, EngineRunner] = {}
-        reason = ""  # and not the error: its traceback would keep the engine
+        reason = ""  # not the error itself: its traceback would keep the engine alive
         for attempt in (1, 2):
             try:
                 self._load_engines(self._obtain(model, report), report)
                 return
             except EngineRefused as error:
                 reason = str(error)
-            # It passed every check and is refused all the same. A new one may be accepted; if not,
-            # this GPU or driver is not for this library.
+            # It passed every check and is refused all the same. A new engine may be accepted; if
+            # not, the
+            # library does not support this GPU or driver.
             if attempt == 1:
                 _log.warning("engine of %s: %s: it is built anew", model.name, reason)
                 engine_cache.discard(self._key)
@@ -162,14 +162,14 @@ class TensorRtBackend(Backend):
                 for count in network.counts():
                     network.prepare(count)
         except BaseException:
-            for network in networks.values():  # before the memory that they run in
+            for network in networks.values():  # before their scratch memory
                 network.close()
             raise
         return networks
 
     def _explain(self, error: RuntimeError, free: int, total: int, weights: int) -> None:
         """Raise a clearer error if it is one of memory or of CUDA."""
-        # TensorRT's word comes before others: "... Error Code 2: OutOfMemory (Requested ...".
+        # TensorRT's own wording takes precedence: "... Error Code 2: OutOfMemory (Requested ...".
         reported = " ".join([str(error), *self._logger.errors])
         if "outofmemory" in re.sub("[ _]", "", reported).lower():
             raise RuntimeError(
@@ -232,9 +232,10 @@ class TensorRtBackend(Backend):
             obtain()
 
     def _in_background(self, work: Callable[[], None], report: Report, line: str) -> None:
-        """Run `work` in a thread and report meanwhile; what `report` raises comes out afterwards.
+        """Run `work` in a thread and report meanwhile; exceptions of `report` are raised
+        afterwards.
 
-        The library cannot be interrupted, so cancelling takes as long as the step does.
+        The library cannot be interrupted, so cancelling takes until the step ends.
         """
         errors: list[BaseException] = []
 
@@ -254,7 +255,8 @@ class TensorRtBackend(Backend):
         finally:
             thread.join()
         if errors:
-            raise errors.pop()  # a list that keeps it would keep this frame, and so the engine
+            raise errors.pop()  # a list that keeps it would keep this frame, and thus the engine,
+            alive
 
     def _tensor(self, name: str) -> Tensor:
         cuda, (width, height), most = self._cuda, self._input_size, self._batch.maximum
@@ -267,7 +269,7 @@ class TensorRtBackend(Backend):
         return Tensor(host, cuda.allocate(most * height * width))
 
     def input_memory(self, count: int) -> np.ndarray:
-        """See `Backend`; page-locked for as many images as run at once."""
+        """See `Backend`; page-locked for as many images as the profile allows."""
         if count > self._batch.maximum:
             return super().input_memory(count)
         return self._pinned_input[:count]
@@ -279,7 +281,7 @@ class TensorRtBackend(Backend):
             self._cuda.use()
             if len(images) <= most:
                 outputs = network.run(images)
-            else:  # each piece is written to the same memory
+            else:  # all pieces use the same memory
                 outputs = [[] for _ in range(1 + confidence)]
                 for i in range(0, len(images), most):
                     parts = network.run(images[i : i + most])
@@ -291,7 +293,7 @@ class TensorRtBackend(Backend):
         return outputs[0], outputs[1] if confidence else None
 
     def device_seconds(self, images: np.ndarray) -> dict[str, float]:
-        """Time of each part of a call on the device, masks only: upload, network, download.
+        """Device time of each part of a call, masks only, in seconds: upload, network, download.
 
         images: as for `infer`, at most as many as the profile allows.
         """
@@ -299,10 +301,10 @@ class TensorRtBackend(Backend):
         return self._networks[False].device_seconds(images)
 
     def close(self) -> None:
-        """Free the device's memory, in the order that the library requires."""
+        """Free the device's memory in the order that the library requires."""
         cuda = vars(self).pop("_cuda", None)
         if cuda is not None:
-            with contextlib.suppress(CudaError):  # a lost device
+            with contextlib.suppress(CudaError):  # the device is lost
                 cuda.use()
         for network in vars(self).pop("_networks", {}).values():
             network.close()
