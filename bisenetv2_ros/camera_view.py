@@ -1,10 +1,10 @@
-"""Which part of a camera's image is segmented, and which way up.
+"""The part of a camera's image that is segmented, and its orientation.
 
     crop       'front/image_raw: 0 0.25 1 1'    left, top, right, bottom as fractions of the image
     rotation   'rear/image_raw: 90'             clockwise degrees that turn it upright
 
-Results are of the cropped part, and lie as the camera does: the rotation is for the network, which
-has learnt streets with the sky above, and is undone on what it answers. Knows nothing of ROS.
+Masks cover the cropped part and keep the camera's orientation: the network, trained on streets with
+the sky above, sees a rotated image, and the rotation of its result is undone. Knows nothing of ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from bisenetv2_ros.segmenter import Segmentation
 
-WHOLE = (0.0, 0.0, 1.0, 1.0)  #: the crop that leaves nothing out
+WHOLE = (0.0, 0.0, 1.0, 1.0)  #: the crop that keeps everything
 
 _TURNS = {
     90: (cv2.ROTATE_90_CLOCKWISE, cv2.ROTATE_90_COUNTERCLOCKWISE),
@@ -29,14 +29,16 @@ _TURNS = {
 
 @dataclass(frozen=True)
 class View:
-    """Crop and rotation of one camera; the default is the whole image as it comes."""
+    """Crop and rotation of one camera; the default is the whole image, not rotated."""
 
     crop: tuple[float, float, float, float] = WHOLE  #: left, top, right, bottom, 0..1
     turn: int = 0  #: 0, 90, 180 or 270, clockwise degrees to upright
 
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        """(left, top, width, height) of the crop in an image of `size` (width, height); at least
-        one pixel."""
+        """(left, top, width, height) of the crop in an image of `size` (width, height).
+
+        At least one pixel.
+        """
         width, height = size
         left = min(round(self.crop[0] * width), width - 1)
         top = min(round(self.crop[1] * height), height - 1)
@@ -44,19 +46,19 @@ class View:
         return left, top, max(1, right - left), max(1, bottom - top)
 
     def cut(self, image: np.ndarray) -> np.ndarray:
-        """The cropped part of a (H, W, ...) image, a view of its memory."""
+        """The cropped part of an (H, W, ...) image, a view of its memory."""
         if self.crop == WHOLE:
             return image
         left, top, width, height = self.box((image.shape[1], image.shape[0]))
         return image[top : top + height, left : left + width]
 
     def upright(self, image: np.ndarray) -> np.ndarray:
-        """The cropped part of a (H, W, 3) uint8 image as the network is to see it."""
+        """The cropped part of an (H, W, 3) uint8 image, rotated for the network."""
         part = self.cut(image)
         return cv2.rotate(np.ascontiguousarray(part), _TURNS[self.turn][0]) if self.turn else part
 
     def back(self, result: Segmentation) -> Segmentation:
-        """The segmentation of an `upright` image, turned to lie as the camera does."""
+        """The segmentation of an `upright` image, rotated back to the camera's orientation."""
         if not self.turn:
             return result
         turn = _TURNS[self.turn][1]
@@ -68,17 +70,17 @@ class View:
         )
 
     def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of what `upright` makes of an image of `size`."""
+        """(width, height) of the `upright` image for an image of `size`."""
         _, _, width, height = self.box(size)
         return (height, width) if self.turn in (90, 270) else (width, height)
 
     def mask_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
-        """(width, height) of the masks that `back` gives, for a network's input size."""
+        """(width, height) of the masks that `back` returns, for a network's input size."""
         return input_size[::-1] if self.turn in (90, 270) else input_size
 
 
 def parse_crop(text: str) -> tuple[float, float, float, float]:
-    """`View.crop` from 'LEFT TOP RIGHT BOTTOM'; ValueError for another form or order."""
+    """`View.crop` from 'LEFT TOP RIGHT BOTTOM'. Raises ValueError for another form or order."""
     try:
         left, top, right, bottom = map(float, text.split())
         valid = 0 <= left < right <= 1 and 0 <= top < bottom <= 1

@@ -1,17 +1,17 @@
-"""From a mask to points on the ground, by the camera's calibration and pose alone.
+"""Projects a mask to points on the ground, by the camera's calibration and pose.
 
     calibration = Calibration(matrix, distortion, "plumb_bob", (width, height))  # of the mask
     projection = GroundProjection(calibration, plane_of_pose(1.4, pitch=3, roll=0), ground, 30.0)
     cloud = projection(mask, confidence)      # (H, W) of POINT: x, y, z, class, confidence
 
-The ground is taken for a plane. Pixels of ground classes are projected whole. Of everything else
-only the contact with the ground is: in each column, the pixel right above ground. What stands
-behind that point is not known from one image, and an obstacle that were projected whole would
-smear over all the ground behind it; those points are NaN, as are the sky's and those beyond the
-range. Coordinates are of the camera's optical frame: x right, y down, z forward, in meters.
+The ground is assumed to be a plane. All pixels of ground classes are projected. Of other classes
+only the contact with the ground is: in each column, the pixel right above ground. One image does
+not tell what is behind that point, and projecting a whole obstacle would smear it over the ground
+behind. Those points are NaN, and so are those of the sky and beyond the range. Coordinates are in
+the camera's optical frame: x right, y down, z forward, in meters.
 
-The library `ipm` of ROS does the projection alone: it undistorts every point again in each call,
-knows no fisheye lens and no objects, and needs tf2 and shape_msgs. This module knows no ROS.
+ROS's library `ipm` does the projection alone: it undistorts every point again in each call, knows
+no fisheye lens and no objects, and needs tf2 and shape_msgs. This module does not depend on ROS.
 """
 
 from __future__ import annotations
@@ -33,28 +33,28 @@ POINT = np.dtype(
     }
 )
 
-#: Classes of common datasets that lie on the ground.
+#: Ground classes of common datasets.
 GROUND_NAMES = frozenset(
     {
         "road", "pavement", "sidewalk", "terrain", "lane-marking", "lane marking", "road marking",
         "ground", "grass", "dirt", "parking", "drivable", "path", "floor", "gravel", "sand",
     }
 )  # fmt: skip
-#: Classes that never touch the ground, wherever they are seen.
+#: Classes that never touch the ground.
 SKY_NAMES = frozenset({"sky"})
 
 _MODELS = {"": 0, "plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4, "fisheye": 4}
 _FISHEYE = ("equidistant", "fisheye")
 _MOST_ERROR = 0.05  # pixels between a pixel and its ray, projected back
-_MOST_SLOPE = 1e3  # of a ray; steeper ones are backwards
-_MOST_STEPS = 50  # towards a ray
-#: By the rotation that turns an image upright: where in the array the pixel below is.
+_MOST_SLOPE = 1e3  # of a ray; steeper ones point backwards
+_MOST_STEPS = 50  # of the iteration that finds a ray
+#: By the rotation that turns an image upright: the offset in the array of the pixel below.
 _BELOW = {0: (1, 0), 90: (0, 1), 180: (-1, 0), 270: (0, -1)}
 
 
 @dataclass(frozen=True)
 class Plane:
-    """The ground: points p with normal · p = height."""
+    """The ground plane: points p with normal · p = height."""
 
     normal: tuple[float, float, float]  #: unit vector straight down, in the optical frame
     height: float  #: of the camera above the ground, meters, > 0
@@ -63,7 +63,7 @@ class Plane:
 def plane_of_pose(height: float, pitch: float, roll: float) -> Plane:
     """The ground under a camera `height` meters above it.
 
-    pitch: degrees that it looks down. roll: degrees that its right side hangs down.
+    pitch: degrees down from the horizon. roll: degrees by which its right side is lower.
     """
     pitch, roll = np.radians(pitch), np.radians(roll)
     down = (np.sin(roll) * np.cos(pitch), np.cos(roll) * np.cos(pitch), np.sin(pitch))
@@ -71,9 +71,9 @@ def plane_of_pose(height: float, pitch: float, roll: float) -> Plane:
 
 
 def plane_of_transform(translation: Sequence[float], quaternion: Sequence[float]) -> Plane:
-    """The plane z = 0 of a frame in which the camera is at `translation`.
+    """The plane z = 0 of a frame that has the camera at `translation`.
 
-    quaternion: (x, y, z, w) that turns the optical frame's axes to that frame's.
+    quaternion: (x, y, z, w), rotates the optical frame's axes to that frame's.
     """
     x, y, z, w = np.asarray(quaternion, float) / np.linalg.norm(quaternion)
     # The last row of the rotation matrix is that frame's z axis, seen by the camera: straight up.
@@ -85,7 +85,7 @@ def plane_of_transform(translation: Sequence[float], quaternion: Sequence[float]
 class Calibration:
     """A camera's intrinsics for images of one size. Pixel centers have integer coordinates.
 
-    Raises ValueError, in one line, for a model that is not known or a matrix that is none.
+    Raises a one-line ValueError if the model is unknown or the matrix is invalid.
     """
 
     matrix: tuple[float, ...]  #: the nine numbers of K, row by row
@@ -108,9 +108,11 @@ class Calibration:
 
     @cached_property
     def rays(self) -> np.ndarray:
-        """(H, W, 2) float32: x and y at z = 1 of what each pixel sees; NaN if there is no such ray.
+        """(H, W, 2) float32: x and y at z = 1 of each pixel's ray; NaN for a pixel without one.
 
-        There is none far outside of where a distortion polynomial was fitted, and none backwards.
+        Pixels far outside the range in which a distortion polynomial was fitted have no ray, and
+        neither
+        have those that would look backwards.
         """
         width, height = self.size
         matrix = np.reshape(self.matrix, (3, 3)).astype(np.float64)
@@ -133,9 +135,9 @@ class Calibration:
 
 
 def _distort(rays: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """(N, 1, 2) rays as plumb_bob or the rational polynomial bends them.
+    """Distort (N, 1, 2) rays by plumb_bob or the rational polynomial.
 
-    cv2.projectPoints computes derivatives as well and takes many times as long.
+    cv2.projectPoints also computes derivatives and takes many times as long.
     """
     x, y = rays[..., 0], rays[..., 1]
     radial, tangential_x, tangential_y = _bending(x, y, coefficients)
@@ -145,7 +147,7 @@ def _distort(rays: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 def _bending(
     x: np.ndarray, y: np.ndarray, coefficients: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The radial factor, and what is added to x and y."""
+    """The radial factor, and the tangential offsets of x and y."""
     k1, k2, p1, p2, k3, k4, k5, k6 = np.pad(coefficients, (0, 8 - len(coefficients)))
     r2 = x * x + y * y
     radial = 1 + r2 * (k1 + r2 * (k2 + r2 * k3))
@@ -156,10 +158,10 @@ def _bending(
 
 
 def _undistort(bent: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
-    """The inverse of `_distort`, to the last digit: cv2.undistortPoints stops after five steps."""
+    """Invert `_distort` to the last digit; cv2.undistortPoints stops after five steps."""
     goal_x, goal_y = bent[..., 0], bent[..., 1]
     x, y = goal_x, goal_y
-    with np.errstate(all="ignore"):  # where there is no inverse, the caller finds out
+    with np.errstate(all="ignore"):  # the caller checks that an inverse exists
         for _ in range(_MOST_STEPS):
             radial, tangential_x, tangential_y = _bending(x, y, coefficients)
             next_x, next_y = (goal_x - tangential_x) / radial, (goal_y - tangential_y) / radial
@@ -171,7 +173,7 @@ def _undistort(bent: np.ndarray, coefficients: np.ndarray) -> np.ndarray:
 
 
 class GroundProjection:
-    """Projects the masks of one camera; everything that only depends on the camera is done once."""
+    """Projects the masks of one camera; precomputes all that depends on the camera only."""
 
     def __init__(
         self,
@@ -183,7 +185,7 @@ class GroundProjection:
         sky: np.ndarray | None = None,
         turn: int = 0,
     ) -> None:
-        """Make the table of the points that the pixels see.
+        """Compute the table of each pixel's point.
 
         Args:
             calibration: of the masks.
@@ -208,14 +210,14 @@ class GroundProjection:
         confidence: np.ndarray | None = None,
         out: np.ndarray | None = None,
     ) -> np.ndarray:
-        """The cloud of a mask, (H, W) of POINT; written to `out`, if given.
+        """Return the cloud of a mask, (H, W) of POINT, in `out` if given.
 
-        mask, confidence: (H, W) uint8, of the calibration's size; ValueError else.
+        mask, confidence: (H, W) uint8 of the calibration's size. Raises ValueError otherwise.
         """
         if mask.shape != self._table.shape:
             raise ValueError(f"mask is {mask.shape}, expected {self._table.shape}")
         cloud = np.empty(mask.shape, POINT) if out is None else out
-        # As one number of 16 bytes each, which NumPy moves at once.
+        # As one number of 16 bytes each, which NumPy copies in one step.
         np.copyto(cloud.view(np.complex128), self._unknown.view(np.complex128))
         shown = self._shown(mask).view(bool)
         np.copyto(cloud.view(np.complex128), self._table.view(np.complex128), where=shown)
@@ -225,7 +227,7 @@ class GroundProjection:
         return cloud
 
     def _shown(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) uint8 0 or 1: ground, and the pixels right above it of what stands on it."""
+        """(H, W) uint8, 1 for ground and for the pixels of other objects right above it, else 0."""
         mask = np.ascontiguousarray(mask)
         shown = cv2.LUT(mask, self._ground)
         solid = cv2.LUT(mask, self._solid)
@@ -245,11 +247,11 @@ def cloud_of_depth(
     confidence: np.ndarray | None = None,
     out: np.ndarray | None = None,
 ) -> np.ndarray:
-    """The labeled cloud of a depth image, (H, W) of POINT; written to `out`, if given.
+    """Return the labeled cloud of a depth image, (H, W) of POINT, in `out` if given.
 
     Args:
         calibration: of the masks.
-        depth: (H, W) float32, meters along the optical axis; NaN if not known.
+            depth: (H, W) float32, meters along the optical axis; NaN if unknown.
         most_distance: meters along the optical axis; farther points are NaN.
         mask: (H, W) uint8, and so is `confidence`.
 
@@ -269,12 +271,12 @@ def cloud_of_depth(
 
 
 def _inner(length: int, step: int) -> slice:
-    """All places along an axis but the first (step 1) or last (-1)."""
+    """All places along an axis except the first (step 1) or last (-1)."""
     return slice(max(0, step), length + min(0, step))
 
 
 def _points(rays: np.ndarray, plane: Plane, most_distance: float) -> np.ndarray:
-    """(H, W) of POINT: where (H, W, 2) rays meet the ground; NaN above the horizon and too far."""
+    """(H, W) of POINT, where (H, W, 2) rays meet the ground; NaN above the horizon or too far."""
     x, y = rays[..., 0].astype(np.float64), rays[..., 1].astype(np.float64)
     a, b, c = plane.normal
     with np.errstate(divide="ignore", invalid="ignore"):

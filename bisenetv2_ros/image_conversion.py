@@ -1,11 +1,11 @@
 """Camera messages to pixels: sensor_msgs Image and CompressedImage to an (H, W, 3) uint8 array.
 
-Messages are untrusted input: sizes are checked in Python integers before an array is made, and
-anything that does not fit is refused with an ImageError that says what was received, what was
-expected, and a short cause to count by. Accepted images give the pixels that cv_bridge
-(ros-perception/vision_opencv) gives for rgb8 or bgr8.
+Messages are untrusted input: sizes are checked in Python integers before an array is allocated, and
+an invalid message is refused with an ImageError that says what was received, what was expected, and
+a short cause to count by. Accepted images give the same pixels as cv_bridge
+(ros-perception/vision_opencv) for rgb8 or bgr8.
 
-The module knows nothing of topics, models or rclpy: any object with the message's fields will do.
+Knows nothing of topics, models or rclpy: any object with the message's fields is accepted.
 """
 
 from __future__ import annotations
@@ -28,22 +28,22 @@ CAUSES = ("field", "encoding", "size", "step", "data_length", "format", "decode"
 """Every value of ImageError.cause.
 
 field: not of the type in the message definition; encoding: not one of SUPPORTED_ENCODINGS; size:
-zero, huge, or odd where pixels share chroma; step: shorter than a row; data_length: not step times
-the number of rows; format: of a CompressedImage, none that is read, or several frames in one;
-decode: damaged data.
+zero, too large, or odd although pixels share chroma; step: shorter than a row; data_length: not
+step times the number of rows; format: of a CompressedImage, not supported, or several frames in
+one; decode: damaged data.
 """
 
 
 class _Layout(NamedTuple):
-    """How an encoding stores its pixels, and how they become three channels."""
+    """How an encoding stores its pixels, and how to convert them to three channels."""
 
     dtype: type[np.generic]
     samples: int  #: per pixel of a row
     conversion: int | None  #: OpenCV's code; None if there are three channels already
     order: ChannelOrder  #: of the three channels
-    multiple: tuple[int, int] = (1, 1)  #: of which width and height must be
+    multiple: tuple[int, int] = (1, 1)  #: that width and height must be multiples of
     minimum: int = 1  #: pixels of width and height
-    chroma: int = 0  #: rows of `step` bytes of chroma that follow, for each two rows
+    chroma: int = 0  #: rows of `step` bytes of chroma that follow per two rows
 
 
 def _layouts() -> dict[str, _Layout]:
@@ -62,7 +62,7 @@ def _layouts() -> dict[str, _Layout]:
             ("gbrg", cv2.COLOR_BayerGR2RGB),
             ("grbg", cv2.COLOR_BayerGB2RGB),
         ):
-            # With fewer than three pixels to interpolate between, OpenCV returns black.
+            # With fewer than three pixels to interpolate, OpenCV returns black.
             layouts[f"bayer_{mosaic}{bits}"] = _Layout(dtype, 1, conversion, "rgb", minimum=3)
     uyvy = _Layout(np.uint8, 2, cv2.COLOR_YUV2RGB_UYVY, "rgb", multiple=(2, 1))
     yuyv = _Layout(np.uint8, 2, cv2.COLOR_YUV2RGB_YUY2, "rgb", multiple=(2, 1))
@@ -70,7 +70,7 @@ def _layouts() -> dict[str, _Layout]:
     for name, conversion in (("nv12", cv2.COLOR_YUV2RGB_NV12), ("nv21", cv2.COLOR_YUV2RGB_NV21)):
         layouts[name] = _Layout(np.uint8, 1, conversion, "rgb", multiple=(2, 2), chroma=1)
     layouts["nv24"] = _Layout(np.uint8, 1, None, "rgb", chroma=4)
-    # OpenCV's names for plain numbers, as cv_bridge reads them.
+    # OpenCV's type names, as cv_bridge reads them.
     plain = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
     return layouts | {name: layouts[meaning] for name, meaning in plain.items()}
 
@@ -82,20 +82,24 @@ SUPPORTED_ENCODINGS = tuple(_LAYOUTS)  #: of sensor_msgs/Image
 def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     """Convert a sensor_msgs/Image to pixels and the order of their channels.
 
-    rgb8 and bgr8 are returned as a read-only view of the message's own data, with its row stride,
-    valid until somebody writes to that data. Everything else is converted: alpha is dropped, gray
-    is repeated, 16 bits become 8 by round(value / 257), Bayer mosaics are interpolated at their own
-    depth, YUV is read as BT.601 in video range. 8UC1, 8UC3, 8UC4 and 16UC1 are read as mono8, bgr8,
-    bgra8 and mono16.
+    rgb8 and bgr8 are returned as a read-only view of the message's data, with its row stride, valid
+    until that data is overwritten. Other encodings are converted: alpha is dropped, gray is
+    repeated,
+    16 bits become 8 by round(value / 257), Bayer mosaics are interpolated at their own depth, YUV
+    is
+    read as BT.601 in video range. 8UC1, 8UC3, 8UC4 and 16UC1 are read as mono8, bgr8, bgra8 and
+    mono16.
 
-    The data must be exactly step * height bytes long, padding of the last row included, as
-    cv_bridge asks. For nv12 and nv21, height is that of the image, and height / 2 rows of chroma
+    The data must be exactly step * height bytes long, including the padding of the last row, as
+    cv_bridge requires. For nv12 and nv21, height is that of the image, and height / 2 rows of
+    chroma
     with the same step follow, so that the data is step * height * 3 / 2 long
-    (ros2/common_interfaces pull request 264). For nv24, height rows of chroma with twice the step
-    follow.
+    (ros2/common_interfaces
+    pull request 264). For nv24, height rows of chroma with twice the step follow.
 
-    Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError and nothing else for any content
-    of encoding, width, height, step, is_bigendian and data.
+    Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError, and nothing else, for any
+    content of
+    encoding, width, height, step, is_bigendian and data.
     """
     layout = _LAYOUTS.get(msg.encoding) if isinstance(msg.encoding, str) else None
     if layout is None:
@@ -126,25 +130,29 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     )
     if msg.encoding == "nv24":
         return _convert_nv24(data, width, height, step), layout.order
-    # OpenCV wants native byte order and whole samples per row; 8-bit data is not copied here.
+    # OpenCV needs native byte order and whole samples per row; 8-bit data is not copied here.
     return _convert(np.require(pixels, layout.dtype, ["ALIGNED"]), layout)
 
 
 def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     """Convert a sensor_msgs/CompressedImage to pixels and the order of their channels.
 
-    The first bytes of the data tell the format (`files.encoded.FORMATS`), the file itself what
-    colors it holds; as in cv_bridge, the field format does not. Two things are read from that:
-    whether a TIFF of color has its channels as they were sent ('rgb8; tiff compressed '), and
-    whether gray is a Bayer mosaic, which is interpolated. compressed_image_transport sends one as
-    'bayer_rggb8; png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', but writes
-    'bayer_rggb8; jpeg compressed mono8' if it made it gray. Alpha, gray and 16 bits are treated as
-    in decode_image; an EXIF orientation is not applied.
+    The format is detected from the data (`files.encoded.FORMATS`) and the colors are read from the
+    file
+    itself; as in cv_bridge, not from the field format. The field format decides only two things:
+    whether a color TIFF has its channels as they were sent ('rgb8; tiff compressed '), and whether
+    gray
+    is a Bayer mosaic, which is interpolated. compressed_image_transport sends a mosaic as
+    'bayer_rggb8;
+    png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', and as 'bayer_rggb8; jpeg
+    compressed
+    mono8' if it converted it to gray. Alpha, gray and 16 bits are treated as in decode_image; an
+    EXIF
+    orientation is not applied. `files.encoded.decode` judges damage, as for image files.
 
-    Whole or not is for `files.encoded.decode` to say, as for image files.
-
-    Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError and nothing else for any content
-    of format and data.
+    Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError, and nothing else, for any
+    content of
+    format and data.
     """
     try:
         data = _bytes(msg)
@@ -184,7 +192,7 @@ def _integer(msg: Any, field: str) -> int:
 
 
 def _bytes(msg: Any) -> np.ndarray:
-    """Give the message's data as a read-only (N,) uint8 array that shares its memory."""
+    """Return the message's data as a read-only (N,) uint8 array that shares its memory."""
     try:
         data = np.frombuffer(msg.data, np.uint8)
     except (TypeError, ValueError, AttributeError, BufferError):
@@ -210,7 +218,7 @@ def _check_size(width: int, height: int, layout: _Layout) -> None:
 
 
 def _mosaic(format_: object) -> str:
-    """The Bayer encoding that gray in a CompressedImage of this format has; '' for none."""
+    """The Bayer encoding of gray in a CompressedImage of this format; '' if it is not a mosaic."""
     sent, _, compression = format_.partition(";") if isinstance(format_, str) else ("", "", "")
     _, _, encoded = compression.partition("compressed ")
     sent, encoded = sent.strip(), encoded.strip()
@@ -219,8 +227,9 @@ def _mosaic(format_: object) -> str:
 
 
 def _is_rgb_tiff(data: np.ndarray, format_: object) -> bool:
-    """Whether what OpenCV takes for blue is red: image_transport writes 'rgb8; tiff compressed '
-    without exchanging them, as it does for JPEG and PNG ('rgb8; png compressed bgr8')."""
+    """Whether OpenCV's blue is red: image_transport writes 'rgb8; tiff compressed ' without
+    swapping
+    the channels, unlike JPEG and PNG ('rgb8; png compressed bgr8')."""
     is_tiff = data[:2].tobytes() in (b"II", b"MM")
     return (
         is_tiff
@@ -231,9 +240,9 @@ def _is_rgb_tiff(data: np.ndarray, format_: object) -> bool:
 
 
 def _convert_nv24(data: np.ndarray, width: int, height: int, step: int) -> np.ndarray:
-    """Luma, then pairs of chroma for every pixel, in rows of `step` and 2 * `step` bytes."""
+    """Convert luma, followed by a chroma pair per pixel, in rows of `step` and 2 * `step` bytes."""
     planes = data.reshape(3 * height, step)
-    # OpenCV knows no NV24, but YUYV, where two pixels share their chroma: each pixel goes in twice.
+    # OpenCV has no NV24, but YUYV, in which two pixels share chroma: each pixel is entered twice.
     yuyv = np.empty((height, width, 4), np.uint8)
     yuyv[..., 0] = yuyv[..., 2] = planes[:height, :width]
     chroma = planes[height:].reshape(height, 2 * step)

@@ -1,7 +1,7 @@
-"""What the class indices of a mask mean: names, colors and the ignored value.
+"""The meaning of a mask's class indices: names, colors and the ignored value.
 
 A label set travels inside the model file (see model_file.py); the two below are for training and
-for tools that have no model at hand. This module knows nothing of models, images or ROS.
+for tools without a model. Knows nothing of models, images or ROS.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Colour = tuple[int, int, int]
 class LabelSet:
     """Names and colors of the classes 0..C-1 of a mask.
 
-    Raises ValueError if the fields contradict each other, naming the field.
+    Raises ValueError, naming the field, if the fields contradict each other.
     """
 
     name: str  #: short identifier, such as 'camvid11'
@@ -53,7 +53,7 @@ class LabelSet:
         return len(self.names)
 
     def colour_table(self) -> np.ndarray:
-        """(256, 3) uint8 RGB by mask value; values that are no class are black."""
+        """(256, 3) uint8 RGB by mask value; values without a class are black."""
         table = np.zeros((256, 3), np.uint8)
         table[: len(self)] = self.palette
         return table
@@ -92,7 +92,7 @@ CITYSCAPES = LabelSet(
 
 
 def label_set_to_dict(labels: LabelSet) -> dict[str, Any]:
-    """As JSON values."""
+    """Convert to JSON values."""
     return {
         "name": labels.name,
         "names": list(labels.names),

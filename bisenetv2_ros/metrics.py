@@ -1,8 +1,8 @@
-"""How well masks agree with labels: confusion matrix, IoU, pixel accuracy. NumPy only.
+"""Agreement of masks with labels: confusion matrix, IoU, pixel accuracy. NumPy only.
 
 Knows nothing of files, models or class names. The rules are those of cityscapesScripts
-(evalPixelLevelSemanticLabeling.py): one matrix over the whole dataset, ignored label pixels
-count for nothing, a prediction that is no class on a labeled pixel counts against that label.
+(evalPixelLevelSemanticLabeling.py): one matrix over the whole dataset, ignored label pixels are not
+counted, a prediction without a class on a labeled pixel counts against that label.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ def confusion_matrix(
 ) -> np.ndarray:
     """Count pixels by label (row) and prediction (column): (C, C + 1) int64.
 
-    The last column holds predictions outside 0..C-1, so that they count as missed. Matrices of
-    several images add up. `truth` and `prediction` are integer arrays of one shape. Raises
-    ValueError for differing shapes, or for a label that is neither 0..C-1 nor `ignore_index`.
+    The last column counts predictions outside 0..C-1 as misses. Matrices of several images add up.
+    `truth` and `prediction` are integer arrays of the same shape. Raises ValueError if the shapes
+    differ, or a label is neither in 0..C-1 nor `ignore_index`.
     """
     if truth.shape != prediction.shape:
         raise ValueError(
@@ -50,7 +50,7 @@ def confusion_matrix(
 
 
 def scores(confusion: np.ndarray) -> Scores:
-    """Score a matrix of `confusion_matrix` (rows labels), or a plain (C, C) one."""
+    """Score a matrix of `confusion_matrix`, or a (C, C) one; rows are labels."""
     classes = confusion.shape[0]
     hits = np.diagonal(confusion).astype(np.float64)
     labelled = confusion.sum(axis=1)

@@ -1,10 +1,10 @@
-"""The model file: one ONNX file from uint8 camera pixels to a uint8 label mask, self-described.
+"""The model file: one self-describing ONNX file from uint8 camera pixels to a uint8 label mask.
 
-    input   image       uint8 (N, H, W, 3)  RGB, 0..255, at the size the metadata names
+    input   image       uint8 (N, H, W, 3)  RGB, 0..255, at the size in the metadata
     output  mask        uint8 (N, H, W)     class index
     output  confidence  uint8 (N, H, W)     largest class probability, 255 = 1.0
 
-Normalization, layout, network, upsampling and argmax are inside the graph; class names, colors and
+Normalization, layout, network, upsampling and argmax are in the graph; class names, colors and
 scores are in its metadata. This module reads, checks and writes that contract. It knows nothing of
 how a model is run (backends/) or made (training/export.py).
 """
@@ -27,38 +27,38 @@ if TYPE_CHECKING:
     import onnx
 
 FORMAT = 1  #: version of the contract above; other versions are refused
-MAX_BYTES = 512 * 2**20  #: larger files are refused unread; the largest BiSeNetV2 needs a tenth
-MAX_SIDE = 4096  #: pixels of width or height that a file may ask for
+MAX_BYTES = 512 * 2**20  #: larger files are not read; the largest BiSeNetV2 needs a tenth
+MAX_SIDE = 4096  #: largest width or height of a file, pixels
 PRECISIONS = ("float32", "float16", "int8")
-DEFAULT_MODEL = "bisenetv2_camvid_640x480"  #: what '' means, in the package's models/
+DEFAULT_MODEL = "bisenetv2_camvid_640x480"  #: meaning of '', in the package's models/
 INPUT = "image"
 MASK = "mask"
-#: Which precision of a model a backend runs fastest, best first; '' is for CPUs. TensorRT makes the
+#: The precisions that a backend runs fastest, best first; '' is for CPUs. TensorRT makes the
 #: float16 file itself (`backends.float16`) if there is only a float32 one.
 BEST_PRECISIONS = {
     "": ("int8", "float32", "float16"),
     "tensorrt": ("float16", "float32", "int8"),
 }
 OUTPUTS = (MASK, "confidence")
-NO_CLASS = 255  #: mask value where the logits are not finite; `Segmenter` refuses such a frame
+NO_CLASS = 255  #: mask value if the logits are not finite; `Segmenter` refuses such a frame
 _PREFIX = "bisenetv2."
 
 _T = TypeVar("_T")
 
 
 class ModelFileError(ValueError):
-    """The file is not a model of this package; the message names file, received and expected."""
+    """The file is not a model of this package; the message has file, received and expected."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What the metadata says. Raises ValueError for a value no model can have."""
+    """The metadata of a model. Raises ValueError for a value that no model can have."""
 
     labels: LabelSet
-    dataset: str  #: what it was trained on, such as 'camvid'
+    dataset: str  #: it was trained on, such as 'camvid'
     input_size: tuple[int, int]  #: (width, height) in pixels
     precision: str  #: 'float32', 'float16' or 'int8'
-    metrics: dict[str, float]  #: scores by a name that says measure and data; may be empty
+    metrics: dict[str, float]  #: scores by a name with measure and dataset; may be empty
     source_revision: str  #: revision of the code that made it
     licence: str  #: of weights and training data, one line
 
@@ -76,7 +76,7 @@ class ModelInfo:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that passed every check of `read_model_file`."""
+    """A file that has passed all checks of `read_model_file`."""
 
     path: Path
     sha256: str  #: of the whole file, 64 hexadecimal digits
@@ -84,18 +84,17 @@ class ModelFile:
 
     @property
     def name(self) -> str:
-        """File name without suffix: how messages and logs call the model."""
+        """File name without suffix, used in messages and logs."""
         return self.path.stem
 
 
 def models_directory() -> Path:
-    """Where the package's own models lie. Raises FileNotFoundError if it is installed without
-    them."""
+    """The package's own models. Raises FileNotFoundError if it is installed without them."""
     return share_directory() / "models"
 
 
 def cache_directory() -> Path:
-    """Return where the package keeps what it can make again: below $XDG_CACHE_HOME, or ~/.cache.
+    """The directory for files that can be made again: below $XDG_CACHE_HOME, or ~/.cache.
 
     Raises RuntimeError if there is no home directory.
     """
@@ -104,9 +103,9 @@ def cache_directory() -> Path:
 
 
 def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
-    """Find a model file: by path, or the one that suits a backend of a model in several precisions.
+    """Find a model file by path, or the file of a model in several precisions that suits a backend.
 
-    backend: a key of `backends.BACKENDS`; '' for a CPU. The rest: see `model_files`.
+    backend: a key of `backends.BACKENDS`; '' for a CPU. See `model_files` for the rest.
     """
     files = model_files(name_or_path)
     order = BEST_PRECISIONS.get(backend, BEST_PRECISIONS[""])
@@ -114,7 +113,7 @@ def model_path(name_or_path: str | Path = "", backend: str = "") -> Path:
 
 
 def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
-    """Find the files of a model by precision; a single one that was named has the key ''.
+    """Find the files of a model by precision; a file that is named itself has the key ''.
 
     Args:
         name_or_path: a file; a folder that holds `NAME_float32.onnx`, `NAME_float16.onnx` and
@@ -123,7 +122,7 @@ def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
             '' for the package's default.
 
     Raises:
-        ModelFileError: if a folder holds no model or several, or nothing has a bare name.
+            ModelFileError: if a folder holds no model or several, or no file or model has the name.
     """
     name = str(name_or_path) or DEFAULT_MODEL
     path = Path(name).expanduser()
@@ -152,7 +151,7 @@ def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
 
 
 def _precisions_in(folder: Path) -> dict[str, Path]:
-    """The files of the one model that a folder holds, by precision."""
+    """The files of the one model in a folder, by precision."""
     found: dict[str, Path] = {}
     for file in sorted(folder.glob("*.onnx")):
         precision = file.stem.rpartition("_")[2]
@@ -177,12 +176,14 @@ def _precisions_in(folder: Path) -> dict[str, Path]:
 
 
 def read_model_file(path: str | Path) -> ModelFile:
-    """Read and check a model file; everything that needs no inference is checked here.
+    """Read and check a model file; performs every check that needs no inference.
 
-    ModelFileError, in one line, for anything but a file of this contract: missing, a directory,
-    empty, over MAX_BYTES, no ONNX, a missing or contradicting metadata key, other inputs or
-    outputs, operators beyond standard ONNX, or tensors kept in other files or in sparse form
-    (runtimes have been made to read out of bounds and outside the directory by those).
+    Raises a one-line ModelFileError if the file is missing, a directory, empty, over MAX_BYTES, not
+    ONNX, lacks or contradicts a metadata key, has other inputs or outputs or operators beyond
+    standard
+    ONNX, or keeps tensors in other files or in sparse form (with which runtimes have been made to
+    read
+    out of bounds and outside the directory).
     """
     path = Path(path)
     data = _read_bytes(path)
@@ -197,9 +198,9 @@ def read_model_file(path: str | Path) -> ModelFile:
 
 
 def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
-    """Describe `model` by `info`, replacing what earlier metadata of this package it carries.
+    """Describe `model` by `info`, replacing earlier metadata of this package.
 
-    Raises ValueError for metrics that are not finite: they would not be JSON.
+    Raises ValueError for metrics that are not finite, which JSON cannot express.
     """
     labels = info.labels
     values = {
@@ -227,9 +228,10 @@ def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
 
 
 def write_model_file(model: onnx.ModelProto, info: ModelInfo, path: Path) -> ModelFile:
-    """Write `model`, described by `info`, to `path`, and read it back with every check.
+    """Write `model`, described by `info`, to `path`, and read it back with all checks.
 
-    Where it fails, what was at `path` stays. OSError, ModelFileError, onnx.checker.ValidationError.
+    If it fails, the previous file at `path` stays. Raises OSError, ModelFileError, or
+    onnx.checker.ValidationError.
     """
     import onnx
 
@@ -247,7 +249,7 @@ def _read_bytes(path: Path) -> bytes:
         if size <= MAX_BYTES:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
-            size = len(data)  # a device has no size beforehand, and no end
+            size = len(data)  # a device has no size in advance, and no end
     except OSError as error:
         raise ModelFileError(f"model file {path}: {error.strerror}") from None
     if size > MAX_BYTES:
@@ -268,7 +270,7 @@ def _parse(data: bytes) -> onnx.ModelProto:
 
 
 def _messages(message: Any) -> Iterator[Any]:
-    """Every protobuf message inside `message`, itself included, wherever it hides."""
+    """Every protobuf message inside `message`, itself included."""
     yield message
     for field, value in message.ListFields():
         if field.message_type is not None:
@@ -360,7 +362,7 @@ def _check_tensors(kind: str, tensors: Any, expected: dict[str, str]) -> None:
 
 
 def _describe(tensor: onnx.ValueInfoProto) -> str:
-    """Type and shape in the words of this module's head, with N for a free dimension."""
+    """Type and shape in the notation of the module docstring, with N for a free dimension."""
     import onnx
 
     kind = tensor.type.tensor_type

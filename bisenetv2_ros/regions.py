@@ -1,11 +1,11 @@
 """Regions of interest: named polygons in the image, and the pixels of each class in them.
 
-    'path_ahead: 0.3 1, 0.45 0.6, 0.55 0.6, 0.7 1'     of every camera
-    'path_ahead @ front/image_raw: 0.3 1, ...'         of one camera
+    'path_ahead: 0.3 1, 0.45 0.6, 0.55 0.6, 0.7 1'     for every camera
+    'path_ahead @ front/image_raw: 0.3 1, ...'         for one camera
 
-Points are x y as fractions of the image's width and height, from the top left corner, so they hold
-for every image size. A pixel is inside if its center is: regions that share an edge share no pixel.
-Knows nothing of ROS, nor of how a mask is made.
+Points are x y as fractions of the image's width and height, from the top left corner, so they apply
+to every image size. A pixel is inside if its center is: regions that share an edge share no pixel.
+Knows nothing of ROS or of how a mask is made.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ _REGION = re.compile(r"\s*([A-Za-z]\w*)\s*(?:@\s*([^\s:]+)\s*)?:(.*)", re.DOTALL
 
 @dataclass(frozen=True)
 class Region:
-    """A polygon in the image of one camera, or of all."""
+    """A polygon in the image of one camera, or of all cameras."""
 
     name: str
     points: tuple[tuple[float, float], ...]  #: at least three (x, y), each 0..1
-    camera: str = ""  #: image topic as the parameter cameras has it; '' for every camera
+    camera: str = ""  #: image topic as in the parameter cameras; '' for every camera
 
 
 def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Region, ...]:
-    """Regions from texts as above; empty ones count for nothing.
+    """Regions from texts as above; empty texts are ignored.
 
-    cameras: those that a region may be for; none allows any. Raises ValueError, naming the text,
-    for another form, points outside of the image, fewer than three, or a camera that is not there.
+    cameras: the known ones; none allows any. Raises ValueError, naming the text, for another form,
+    points outside the image, fewer than three points, or an unknown camera.
     """
     regions: list[Region] = []
     for text in filter(str.strip, texts):
@@ -64,9 +64,9 @@ def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Re
 
 
 def inside(region: Region, size: tuple[int, int]) -> np.ndarray:
-    """(H, W) bool for an image of `size` (width, height): whose centers are in the polygon.
+    """(H, W) bool for an image of `size` (width, height): whether a pixel's center is inside.
 
-    By the even-odd rule: of a polygon that crosses itself, what is covered twice is outside.
+    By the even-odd rule: if a polygon crosses itself, what is covered twice is outside.
     """
     width, height = size
     x = ((np.arange(width) + 0.5) / width)[None, :]
@@ -86,7 +86,7 @@ class RegionWatch:
     def __init__(
         self, regions: Sequence[Region], size: tuple[int, int], class_names: Sequence[str]
     ) -> None:
-        """size: (width, height) of the network's masks; others may come, too.
+        """size: (width, height) of the network's masks; other sizes may follow.
 
         Raises ValueError if a region has no pixel in a mask of that size.
         """
@@ -114,12 +114,14 @@ class RegionWatch:
                 part = np.ascontiguousarray(mask[box])
                 histogram = cv2.calcHist([part], [0], stencil, [256], [0, 256]).ravel()
             counts[region.name] = histogram[: len(self._class_names)].astype(np.int64)
-        self.counts = counts  # at once: the diagnostics read it on another thread
+        self.counts = counts  # in one assignment: the diagnostics read it on another thread
 
 
 def _area(region: Region, size: tuple[int, int]) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The box around a region's pixels, and which pixels of the box are inside: (h, w) uint8 of 0
-    and 1. Both are empty for a region without a pixel."""
+    """The bounding box of a region's pixels, and (h, w) uint8 with 1 for pixels inside.
+
+    Both are empty for a region without a pixel.
+    """
     pixels = inside(region, size)
     rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
     if not rows.size:
@@ -129,7 +131,7 @@ def _area(region: Region, size: tuple[int, int]) -> tuple[tuple[slice, slice], n
 
 
 def of_camera(regions: Sequence[Region], camera: str) -> list[Region]:
-    """Those of a camera: its own and every camera's."""
+    """The regions of a camera: its own and every camera's."""
     return [region for region in regions if region.camera in ("", camera)]
 
 

@@ -1,4 +1,4 @@
-"""Resizing of frames and masks, the same everywhere."""
+"""The one way in which frames and masks are resized."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 def resize_image(
     image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None
 ) -> np.ndarray:
-    """Resize a (H, W, 3) uint8 frame to size (width, height), as for every frame that is segmented.
+    """Resize a (H, W, 3) uint8 frame to size (width, height), as for every segmented frame.
 
     The frame is halved by 2x2 averages while it is at least twice the size in both directions; the
     rest is linear interpolation, or area averages if only one axis shrinks to less than half. A

@@ -1,6 +1,6 @@
-"""Images for people: class colors, overlays, outlines of regions, side by side with a legend.
+"""Images for people: class colors, overlays, region outlines, and a side-by-side with a legend.
 
-Arrays are (H, W, 3) uint8 RGB throughout. Knows nothing of ROS or where frames come from.
+Arrays are (H, W, 3) uint8 RGB throughout. Knows nothing of ROS or of where frames come from.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bisenetv2_ros.regions import Region
 from bisenetv2_ros.resize import check_image, resize_mask
 
 PANEL_HEIGHT = 360  # of each of the three images, pixels
-MAX_PANEL_WIDTH = 1344  # three of them are as wide as video encoders take; lower for panoramas
+MAX_PANEL_WIDTH = 1344  # three side by side fit a video encoder's limit; panoramas are lower
 MARGIN = 12
 OPACITY = 0.5  # of the colors in the overlay
 BACKGROUND = (24, 26, 30)
@@ -29,7 +29,7 @@ SWATCH = 16
 
 
 def colorize(mask: np.ndarray, labels: LabelSet) -> np.ndarray:
-    """(H, W) uint8 mask to (H, W, 3) uint8 RGB by the palette; values of no class are black."""
+    """(H, W) uint8 mask to (H, W, 3) uint8 RGB by the palette; values without a class are black."""
     # applyColorMap is the fastest table lookup of OpenCV and NumPy: a third of np.take's time.
     return cv2.applyColorMap(np.ascontiguousarray(mask), labels.colour_table().reshape(256, 1, 3))
 
@@ -53,15 +53,15 @@ def overlay(
 def side_by_side(
     image: np.ndarray, mask: np.ndarray, labels: LabelSet, fractions: np.ndarray
 ) -> np.ndarray:
-    """Compose camera frame | color mask | overlay above a legend of all classes.
+    """Compose camera frame, color mask and overlay above a legend of all classes.
 
     image: (H, W, 3) uint8 RGB. mask: (h, w) uint8 class indices, of any size. fractions:
-    (num_classes,) floats 0..1. Both sides of the result are even, as video codecs want them.
+    (num_classes,) floats 0..1. Both sides of the result are even, as video codecs require.
     """
     height, width = image.shape[:2]
     scale = min(PANEL_HEIGHT / height, MAX_PANEL_WIDTH / width)
     panel_size = (max(2, round(scale * width)), max(2, round(scale * height)))
-    # First to the panel's size, then to colors: several times faster for a large frame.
+    # Resized before colorizing, which is several times faster for a large frame.
     camera = cv2.resize(image, panel_size, interpolation=cv2.INTER_AREA)
     colors = colorize(resize_mask(mask, panel_size), labels)
     blended = cv2.addWeighted(camera, 1 - OPACITY, colors, OPACITY, 0)
@@ -83,15 +83,15 @@ def side_by_side(
 def draw_legend(labels: LabelSet, fractions: np.ndarray, width: int) -> np.ndarray:
     """Draw a strip `width` wide: swatch, name and percentage of each class, in class order.
 
-    Classes keep their places from frame to frame, so that a video does not flicker; one that is
-    absent from the frame is written faintly.
+    Classes keep their places from frame to frame, so that a video does not flicker; a class that is
+    absent from the frame is drawn faintly.
     """
     name_width = max(_text_width(name) for name in labels.names)
     number_width = _text_width("100.0 %")
     cell = SWATCH + 8 + name_width + 10 + number_width + 24
     columns = min(len(labels), max(1, (width - 2 * MARGIN) // cell))
     rows = -(-len(labels) // columns)
-    columns = -(-len(labels) // rows)  # even rows: 6 + 5 rather than 8 + 3
+    columns = -(-len(labels) // rows)  # rows of about equal length: 6 + 5 rather than 8 + 3
     pitch = (width - 2 * MARGIN) // columns
     height = rows * ROW_HEIGHT + 2 * MARGIN
     strip = np.full((height + height % 2, width, 3), BACKGROUND, "u1")

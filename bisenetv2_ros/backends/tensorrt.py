@@ -255,8 +255,7 @@ class TensorRtBackend(Backend):
         finally:
             thread.join()
         if errors:
-            raise errors.pop()  # a list that keeps it would keep this frame, and thus the engine,
-            alive
+            raise errors.pop()  # a list that keeps it keeps this frame, and so the engine
 
     def _tensor(self, name: str) -> Tensor:
         cuda, (width, height), most = self._cuda, self._input_size, self._batch.maximum
