@@ -122,7 +122,7 @@ def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
             '' for the package's default.
 
     Raises:
-            ModelFileError: if a folder holds no model or several, or no file or model has the name.
+        ModelFileError: if a folder holds no model or several, or no file or model has the name.
     """
     name = str(name_or_path) or DEFAULT_MODEL
     path = Path(name).expanduser()
@@ -178,12 +178,10 @@ def _precisions_in(folder: Path) -> dict[str, Path]:
 def read_model_file(path: str | Path) -> ModelFile:
     """Read and check a model file; performs every check that needs no inference.
 
-    Raises a one-line ModelFileError if the file is missing, a directory, empty, over MAX_BYTES, not
-    ONNX, lacks or contradicts a metadata key, has other inputs or outputs or operators beyond
-    standard
-    ONNX, or keeps tensors in other files or in sparse form (with which runtimes have been made to
-    read
-    out of bounds and outside the directory).
+    Raises a one-line ModelFileError if the file is missing, a directory, empty, over MAX_BYTES or
+    not ONNX; if it lacks or contradicts a metadata key, has other inputs or outputs or operators
+    beyond standard ONNX, or keeps tensors in other files or in sparse form (with which runtimes
+    have been made to read out of bounds and outside the directory).
     """
     path = Path(path)
     data = _read_bytes(path)

@@ -57,8 +57,8 @@ while True:
     "fastrtps" not in get_rmw_implementation_identifier(), reason="a default of Fast DDS"
 )
 def test_a_driver_without_the_profile_is_told_of_it(ros, start, tmp_path, monkeypatch):
-    """Its images do not fit the shared memory that Fast DDS gives it, and go by UDP fragments: of one
-    of 25 MB some are lost for certain, of a 1920x1080 image not always."""
+    """Its images do not fit the shared memory that Fast DDS gives it, and go by UDP fragments: of
+    one of 25 MB some are lost for certain, of a 1920x1080 image not always."""
     start()
     ros.collect(Image, "segmentation/mask")
     for name in ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE"):

@@ -19,7 +19,7 @@ class Background:
     """The threads of one node."""
 
     def __init__(self, context: Context, meanwhile: Callable[[], None], period: float) -> None:
-        """Call `meanwhile` every `period` seconds while waiting: no timer runs then."""
+        """While waiting, call `meanwhile` every `period` seconds, since no timer runs then."""
         self._context = context
         self._meanwhile = meanwhile
         self._period = period
@@ -32,9 +32,9 @@ class Background:
         self._threads[-1].start()
 
     def result_of(self, work: Callable[[], _Result]) -> _Result:
-        """Run `work` on a thread of its own and wait for what it returns or raises.
+        """Run `work` on a thread of its own, wait, and return its result or raise its exception.
 
-        Raises KeyboardInterrupt if a signal ends the process meanwhile.
+        Raises KeyboardInterrupt if a signal ends the process in the meantime.
         """
         future: concurrent.futures.Future[_Result] = concurrent.futures.Future()
 
@@ -64,8 +64,9 @@ class Background:
     def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
         """Wait until `done()`; False after `timeout` seconds.
 
-        SIGINT raises KeyboardInterrupt by itself. SIGTERM is made to do so here, since rclpy
-        swallows everything milder that a transition raises.
+        SIGINT raises KeyboardInterrupt by itself. SIGTERM is made to do so here, because rclpy
+        swallows
+        any other exception that a transition raises.
         """
         deadline = time.monotonic() + timeout
         look = time.monotonic() + self._period

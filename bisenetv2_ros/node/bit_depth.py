@@ -1,4 +1,4 @@
-"""Notices images whose 16 bits hold fewer: 12 bits, not shifted up, are nearly black."""
+"""Detects images that use fewer than their 16 bits: unshifted 12-bit images are nearly black."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ from typing import Any
 
 import numpy as np
 
-LOOKS = 10  # frames, for a single one may be dark
-DARKEST = 64  # of 255: what 14 bits reach, and no camera that fills 16 stays below for long
+LOOKS = 10  # frames, since a single one may be dark
+DARKEST = 64  # of 255: the most that 14 bits reach; a camera that uses 16 soon exceeds it
 _SENSOR_BITS = (10, 12, 14)
 
 
 class BitDepth:
-    """Looks at the first frames of one camera."""
+    """Checks the first frames of one camera."""
 
     def __init__(self) -> None:
         self._left = LOOKS
         self._brightest = 0
 
     def look(self, message: Any, image: np.ndarray) -> str:
-        """One line, once, if the frames so far cannot fill their encoding; else ''.
+        """Return one line, once, if the frames so far do not use their encoding's range; else ''.
 
         Args:
             message: an Image, or a CompressedImage whose format names the encoding.
@@ -36,7 +36,7 @@ class BitDepth:
             self._left = 0
             return ""
         self._brightest = max(self._brightest, brightest)
-        self._left -= brightest > 0  # a covered lens tells nothing
+        self._left -= brightest > 0  # a covered lens does not count
         if self._left:
             return ""
         bits = next(n for n in _SENSOR_BITS if self._brightest <= 2 ** (n - 8))

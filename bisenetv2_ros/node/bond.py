@@ -1,7 +1,7 @@
-"""The heartbeat that Nav2's lifecycle manager expects of an active node, by bondpy.
+"""The bondpy heartbeat that Nav2's lifecycle manager expects of an active node.
 
-bondpy exists from Jazzy on. Without it the manager needs `bond_timeout: 0.0`, or it would take the
-node for dead.
+bondpy exists since Jazzy. Without it the manager needs `bond_timeout: 0.0`, otherwise it considers
+the node dead.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 from rclpy.lifecycle import LifecycleNode
 
 TOPIC = "bond"
-HEARTBEAT_PERIOD, HEARTBEAT_TIMEOUT = 0.1, 4.0  # seconds, as Nav2's own nodes have them
+HEARTBEAT_PERIOD, HEARTBEAT_TIMEOUT = 0.1, 4.0  # seconds, as in Nav2's own nodes
 
 
 class ManagerBond:
@@ -36,7 +36,7 @@ class ManagerBond:
         self._bond.start()
 
     def end(self) -> None:
-        """Tell the manager that the node is going, and stop the heartbeat. Harmless without one."""
+        """Announce that the node is leaving and stop the heartbeat. Does nothing without a bond."""
         bond, self._bond = self._bond, None
         if bond is None:
             return

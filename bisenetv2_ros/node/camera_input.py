@@ -1,7 +1,7 @@
-"""The subscriptions of one camera: to its images, as the graph offers them, and its calibration.
+"""The subscriptions of one camera: its images, by whatever transport offers them, and calibration.
 
-`update` follows the graph: a driver may restart with another transport or QoS. While nobody needs
-the camera there is no subscription, so that frames cost nothing and the driver can rest too.
+`update` follows the graph: a driver may restart with another transport or QoS. While the camera is
+not needed there is no subscription, so that its frames cost nothing and the driver can idle too.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from bisenetv2_ros.node.transports import PACKET, Stream
 from bisenetv2_ros.node.video import VideoDecoder, missing_decoder
 
 SILENCE = 2.0  # seconds without a frame after which another transport is tried
-LOOK_PERIOD = 0.1  # seconds between looks at the graph while frames are waited for
-IDLE_LOOK_PERIOD = 1.0  # and while they come, or nobody needs them
-VIDEO_DEPTH = 30  # packets that may wait: none may be lost
+LOOK_PERIOD = 0.1  # seconds between checks of the graph while waiting for frames
+IDLE_LOOK_PERIOD = 1.0  # while frames come, or are not needed
+VIDEO_DEPTH = 30  # queue depth of video packets: none may be lost
 _MAX_CALIBRATIONS = 8  # frame_ids that may share a calibration topic
 
 OnImage = Callable[[Any], None]
 
 
 class CameraInput:
-    """Calls back with the images of a camera while it is open, and keeps its calibration."""
+    """Delivers the images of a camera to a callback while it is open, and keeps its calibration."""
 
     def __init__(self, node: Node, topic: str, transport: str, on_image: OnImage) -> None:
         """Subscribe to nothing yet.
 
         Args:
-            node: it subscribes.
+                node: to subscribe with.
             topic: of the camera, as in the parameter cameras.
             transport: 'auto', or the only one of transports.TRANSPORTS to use.
             on_image: called with each message that transports.decode takes.
 
-        Raises ValueError, naming the topic, if a QoS override makes no sense.
+        Raises ValueError, naming the topic, for an invalid QoS override.
         """
         self._node = node
         self._on_image = on_image
@@ -54,7 +54,7 @@ class CameraInput:
         )
         names = dict.fromkeys([*(stream.name for stream in self._streams), self._info_name])
         self._qos = {name: SubscriptionQoS(node, name) for name in names}
-        #: The camera's topic in full: what tells cameras apart in diagnostics.
+        #: The camera's full topic, which identifies it in diagnostics.
         self.topic = node.resolve_topic_name(self._stream.name)
         #: The topic of the calibration, in full.
         self.info_topic = node.resolve_topic_name(self._info_name)
@@ -72,7 +72,7 @@ class CameraInput:
     # The executor's thread
 
     def open(self) -> None:
-        """Subscribe; to what, `update` decides again and again."""
+        """Subscribe; `update` then keeps choosing the stream."""
         if not self.is_open:
             self.is_open = True
             self._next_look = 0.0
@@ -85,7 +85,7 @@ class CameraInput:
             self._unsubscribe(name)
 
     def update(self) -> None:
-        """Follow the graph; to be called every LOOK_PERIOD or more often.
+        """Follow the graph. Call it every LOOK_PERIOD or more often.
 
         Raises ValueError, naming the topic, if it cannot be subscribed to.
         """
@@ -104,8 +104,9 @@ class CameraInput:
     def calibration(self, frame_id: str) -> CameraInfo | None:
         """The newest calibration for images of that frame_id; None if there is none.
 
-        If no other camera shares the topic, one of another frame_id will do: not every driver
-        fills it in.
+        If no other camera shares the topic, a calibration with another frame_id is accepted: not
+        every
+        driver fills it in.
         """
         known = self._calibrations
         if frame_id in known or self.shares_calibration:
@@ -114,15 +115,15 @@ class CameraInput:
 
     @property
     def source(self) -> str:
-        """Transport and topic that the images come by now; '' while not subscribed."""
+        """Transport and topic of the current subscription; '' while not subscribed."""
         if not self.is_open:
             return ""
         return f"{self._stream.transport} {self._node.resolve_topic_name(self._stream.name)}"
 
     def problems(self, silence: float = 0.0) -> list[str]:
-        """Say in one line each why images do not come: no publisher, other types, QoS.
+        """List why images do not come, one line each: no publisher, other types, QoS.
 
-        silence: seconds without a frame though one was expected.
+        silence: seconds without a frame although one was expected.
         """
         offers = self._offers()
         found = offers.get(self._stream, [])
@@ -151,7 +152,7 @@ class CameraInput:
         return list(dict.fromkeys(problems))
 
     def _offers(self) -> dict[Stream, list[TopicEndpointInfo]]:
-        """The publishers of each stream that has some."""
+        """The publishers of each stream that has any."""
         offers: dict[Stream, list[TopicEndpointInfo]] = {}
         for name in dict.fromkeys(stream.name for stream in self._streams):
             for publisher in self._node.get_publishers_info_by_topic(name):
@@ -161,7 +162,7 @@ class CameraInput:
         return offers
 
     def _choose(self, offers: dict[Stream, list[TopicEndpointInfo]], now: float) -> None:
-        """Take the first stream that is published; one that stays silent gives way to others."""
+        """Choose the first published stream; one that stays silent gives way to the others."""
         if (
             self.is_open
             and self._stream in offers
@@ -189,13 +190,13 @@ class CameraInput:
         stream = self._stream
         kind = transports.message_class(stream.type_name)
         if kind is None or _missing(stream):
-            return  # `problems` says so
+            return  # `problems` reports it
         self._subscribe(
             stream.name, kind, lambda: self._receiver(stream), self._profile(stream, publishers)
         )
 
     def _receiver(self, stream: Stream) -> OnImage:
-        """What to do with the messages of a stream."""
+        """Make the callback for the messages of a stream."""
         deliver: OnImage = self._on_image
         if stream.type_name == PACKET:
             decoder = VideoDecoder()
@@ -229,7 +230,7 @@ class CameraInput:
     def _subscribe(
         self, name: str, kind: type, make_callback: Callable[[], OnImage], profile: Any
     ) -> None:
-        """Subscribe, unless there is a subscription like this one."""
+        """Subscribe, unless the same subscription exists."""
         how = (kind, profile)
         if name in self._subscriptions and self._subscriptions[name][0] == how:
             return
@@ -254,7 +255,7 @@ class CameraInput:
         self._calibrations = {**kept, frame_id: message}  # replaced: another thread reads it
 
     def _other_types(self) -> list[str]:
-        """One line for each type that the camera's topic has and that is not taken."""
+        """One line per unsupported type of the camera's topic."""
         name = self._streams[0].name
         topic = self._node.resolve_topic_name(name)
         expected = " or ".join(
@@ -269,7 +270,7 @@ class CameraInput:
         ]
 
     def _elsewhere(self) -> str:
-        """What to do if the images are published by a transport that is not asked for."""
+        """A hint if the images are published by a transport that is not enabled."""
         base = transports.camera_topic(self._streams[0].name)
         for stream in transports.streams(self._node, base, transports.AUTO):
             if stream not in self._streams and any(
@@ -284,7 +285,7 @@ class CameraInput:
 
 
 def _missing(stream: Stream) -> str:
-    """What to install before the stream can be taken; '' if nothing is missing."""
+    """What to install before the stream can be used; '' if nothing is missing."""
     if stream.type_name != PACKET:
         return ""
     package = PACKET.partition("/")[0]
@@ -293,7 +294,7 @@ def _missing(stream: Stream) -> str:
 
 
 def _advice() -> str:
-    """What to do about images that are lost on the way, with this middleware."""
+    """A hint for images that are lost on the way, for the current middleware."""
     if "fastrtps" in get_rmw_implementation_identifier():
         return fastdds.advice()
     return (

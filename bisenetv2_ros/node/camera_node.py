@@ -1,13 +1,13 @@
 """The node `camera`: publishes the frames of a source as a camera driver would.
 
     image_raw               sensor_msgs/Image, rgb8 or bgr8
-    image_raw/compressed    sensor_msgs/CompressedImage, JPEG; made only while somebody subscribes
+    image_raw/compressed    sensor_msgs/CompressedImage, JPEG; computed only if subscribed to
     camera_info             sensor_msgs/CameraInfo of an ideal camera
-    label                   sensor_msgs/Image, mono8: the class of each pixel, where it is known
+    label                   sensor_msgs/Image, mono8: the class of each pixel, if it is known
 
-All messages of a frame have the same stamp: the time of publishing. Of a recording's several
-cameras, each has these topics beside its recorded one, which takes the place of image_raw. Knows
-nothing of segmentation, and not where frames come from.
+All messages of a frame have the same stamp, the time of publishing. If a recording has several
+cameras, each has these topics beside its recorded topic, which replaces image_raw. Knows nothing of
+segmentation or of where frames come from.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
-FRAMES_AHEAD = 4  # that are read before they are due
-SETTLE = 0.5  # seconds that a new subscriber may need to know of us as we know of it
+FRAMES_AHEAD = 4  # read before they are due
+SETTLE = 0.5  # seconds for a new subscriber to discover this node in turn
 DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
 
 
@@ -52,7 +52,7 @@ class CameraOptions:
     rate: float | None = None  #: Hz, of each camera; None takes the source's
     frames: int | None = None  #: how many to send; None sends all
     encoding: str = "rgb8"  #: of image_raw: rgb8 or bgr8
-    frame_id: str = ""  #: of every header; '' takes that of a bag's messages, elsewhere `camera`
+    frame_id: str = ""  #: of every header; '' takes that of a bag's messages, or else `camera`
     reliable: bool = True  #: QoS offered; drivers are reliable, see REP-2003
     wait_for_subscribers: int = 0  #: of image_raw and image_raw/compressed, before the first frame
 
@@ -69,7 +69,7 @@ class _Topics:
 
 
 class TopicNames(NamedTuple):
-    """Where a camera is published; relative, so that the node's namespace comes before them."""
+    """The topics of a camera, relative, so that the node's namespace applies."""
 
     image: str
     info: str
@@ -77,14 +77,15 @@ class TopicNames(NamedTuple):
 
 
 def topic_names(cameras: Sequence[str]) -> dict[str, TopicNames]:
-    """The topics of each camera: its recorded one and what is beside it; image_raw if it is alone.
+    """The topics of each camera: its recorded one and those beside it; image_raw for a single
+    camera.
 
-    Of cameras in one namespace (/stereo/left, /stereo/right) the others are below each.
+    If cameras share a namespace (/stereo/left, /stereo/right), the others are below each camera.
     """
     folders = [posixpath.dirname(camera) for camera in cameras]
     names = {}
     for camera, folder in zip(cameras, folders, strict=True):
-        if len(cameras) == 1 or not camera:  # '' is of files
+        if len(cameras) == 1 or not camera:  # '' for files
             names[camera] = TopicNames("image_raw", "camera_info", "label")
             continue
         place = camera if folders.count(folder) > 1 else folder
@@ -94,14 +95,14 @@ def topic_names(cameras: Sequence[str]) -> dict[str, TopicNames]:
 
 
 class CameraNode(Node):
-    """The topics of the cameras, and the waiting for what others do."""
+    """The publishers of all cameras, and waiting for subscribers."""
 
     def __init__(
         self, options: CameraOptions, *, labelled: bool, cameras: Sequence[str] = ("",)
     ) -> None:
-        """Create the publishers, that of `label` where `labeled`.
+        """Create the publishers, including `label` if `labelled`.
 
-        cameras: as of `FrameSource`. Raises RuntimeError if the name of one cannot be a topic's.
+        cameras: as in `FrameSource`. Raises RuntimeError if one is not a valid topic name.
         """
         super().__init__("camera")
         reliability = (
@@ -128,7 +129,7 @@ class CameraNode(Node):
 
     @property
     def subscribers(self) -> int:
-        """How many listen to the images, raw or compressed."""
+        """Number of subscribers to the images, raw or compressed."""
         return sum(
             topics.image.get_subscription_count() + topics.compressed.get_subscription_count()
             for topics in self._cameras.values()
@@ -152,11 +153,12 @@ class CameraNode(Node):
             topics.compressed.publish(jpeg_message(header, frame.image))
 
     def spin_until(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Serve ROS until `done()`; False if `timeout` seconds pass before."""
+        """Spin until `done()`; False if `timeout` seconds pass first."""
         end = time.monotonic() + timeout
         while True:
             left = end - time.monotonic()
-            # In steps, because `done` may depend on the graph, whose changes wake nobody.
+            # In steps, because `done` may depend on the graph, whose changes do not wake the
+            # executor.
             self._spinner.spin_once(timeout_sec=max(0.0, min(left, 0.05)))
             if done():
                 return True
@@ -164,7 +166,7 @@ class CameraNode(Node):
                 return False
 
     def take(self, frames: _ReadAhead) -> Frame | None:
-        """The next frame, None after the last; a signal ends the waiting."""
+        """The next frame, None after the last. Raises ExternalShutdownException on a signal."""
         while True:
             if not self.context.ok():
                 raise ExternalShutdownException
@@ -172,7 +174,7 @@ class CameraNode(Node):
                 return frames.take(timeout=0.1)
 
     def wait_for_subscribers(self) -> None:
-        """Wait for as many as the options say."""
+        """Wait for the number of subscribers in the options."""
         wanted = self._options.wait_for_subscribers
         if not wanted:
             return
@@ -185,7 +187,7 @@ class CameraNode(Node):
         self.spin_until(lambda: False, SETTLE)
 
     def flush(self) -> None:
-        """Wait until reliable subscribers have the last frame, within reason."""
+        """Wait, up to a timeout, until reliable subscribers have the last frame."""
         for topics in self._cameras.values():
             for publisher in filter(None, (topics.image, topics.label, topics.compressed)):
                 publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
@@ -194,7 +196,7 @@ class CameraNode(Node):
 def publish_source(
     source: FrameSource, options: CameraOptions, ros_args: Sequence[str] = ()
 ) -> int:
-    """Run the node until the source ends or a signal comes; return how many frames were sent.
+    """Run the node until the source ends or a signal comes; return the number of frames sent.
 
     Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or a topic name.
     """
@@ -213,16 +215,16 @@ def publish_source(
             due = time.monotonic()
             while sent != options.frames and (frame := node.take(frames)) is not None:
                 node.spin_until(lambda: False, due - time.monotonic())
-                # A late frame is made up for, but never by two in less than half a period.
+                # Catch up after a late frame, but never send two within half a period.
                 due = max(due, time.monotonic() - period / 2) + period
                 node.send(frame)
                 sent += 1
-        node.spin_until(lambda: False, due - time.monotonic())  # the last frame has its time, too
+        node.spin_until(lambda: False, due - time.monotonic())  # the last frame's period
         node.flush()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass  # asked to end
     except Exception:
-        if rclpy.ok():  # else the signal came while something of ROS was being made or used
+        if rclpy.ok():  # otherwise a signal has shut ROS down during the work
             raise
     finally:
         signals.end_signal_handling()
@@ -235,7 +237,7 @@ def publish_source(
 class _ReadAhead:
     """Reads a source on a thread of its own, so that decoding does not disturb the rate.
 
-    Of a live source, frames that are not taken in time give way to newer ones.
+    Of a live source, newer frames replace those not taken in time.
     """
 
     def __init__(self, source: FrameSource) -> None:
@@ -252,10 +254,10 @@ class _ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=2)  # a webcam may block for longer; it is left behind
+        self._thread.join(timeout=2)  # a webcam may block for longer
 
     def take(self, timeout: float) -> Frame | None:
-        """The next frame, None after the last; queue.Empty after `timeout` seconds."""
+        """The next frame, None after the last. Raises queue.Empty after `timeout` seconds."""
         frame = self._frames.get(timeout=timeout)
         if isinstance(frame, Exception):
             raise frame
@@ -268,7 +270,7 @@ class _ReadAhead:
                 if self._ended.is_set():
                     return
             self._put(None)
-        except Exception as error:  # it is the taker's
+        except Exception as error:  # raised again by `take`
             self._put(error)
 
     def _put(self, frame: Frame | Exception | None) -> None:
@@ -284,8 +286,9 @@ class _ReadAhead:
 def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
     """A pinhole camera without distortion for images of `size` (width, height).
 
-    Nobody has calibrated the source, so its field of view is a guess (`FIELD_OF_VIEW`). The center
-    of the first pixel has the coordinates 0, 0.
+    The source is not calibrated, so its field of view is a guess (`FIELD_OF_VIEW`). The center of
+    the
+    first pixel has the coordinates 0, 0.
     """
     width, height = size
     focal = width / (2 * math.tan(FIELD_OF_VIEW / 2))

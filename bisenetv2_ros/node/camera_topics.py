@@ -1,8 +1,8 @@
-"""The topics of one camera: what comes in, what goes out, and who listens.
+"""The topics of one camera: its inputs, its outputs, and who subscribes.
 
 For the camera topic a/b/image_raw the outputs are a/b/segmentation/mask and so on, or with `below`
-a/b/image_raw/segmentation/mask. Names are relative and can be remapped. The module does not know
-when a frame is segmented, nor on which thread.
+a/b/image_raw/segmentation/mask. Names are relative and can be remapped. The module does not decide
+when a frame is segmented, or on which thread.
 """
 
 from __future__ import annotations
@@ -59,9 +59,9 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, UnsupportedEventTypeError
 
-REST_DELAY = 1.0  # seconds after the last listener has left; one that restarts finds us ready
+REST_DELAY = 1.0  # seconds after the last subscriber leaves; one that restarts finds us ready
 
-#: Outputs and their message types; publish_<name> is the parameter that switches one off.
+#: Outputs and their message types; the parameter publish_<name> switches one off.
 OUTPUTS: dict[str, type] = {
     **dict.fromkeys(IMAGES, Image),
     **dict.fromkeys(map(compressed, COMPRESSED), CompressedImage),
@@ -69,12 +69,12 @@ OUTPUTS: dict[str, type] = {
     "camera_info": CameraInfo,
     "ground_points": PointCloud2,
 }
-#: Outputs that cannot be made without the camera's calibration.
+#: Outputs that need the camera's calibration.
 NEED_CALIBRATION = {"camera_info", "ground_points"}
 
 
 def check_camera_topics(node: Node, topics: Sequence[str], outputs: str) -> None:
-    """Raise ValueError unless every topic is one and no two share it or their outputs.
+    """Raise ValueError if a topic is not valid, or if two share a topic or their outputs.
 
     outputs: the parameter of that name, beside or below.
     """
@@ -88,7 +88,7 @@ def check_camera_topics(node: Node, topics: Sequence[str], outputs: str) -> None
             reason = str(error).splitlines()[0]
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
         own = camera_topic(topic)
-        try:  # what is wrong only together with the namespace
+        try:  # errors that only appear together with the namespace
             camera = node.resolve_topic_name(own)
             mask = node.resolve_topic_name(output_topic(own, "mask", outputs))
         except RuntimeError as error:
@@ -124,9 +124,9 @@ class CameraTopics:
         """Create the publishers.
 
         Args:
-            node: it publishes and subscribes.
+                node: to publish and subscribe with.
             topic: of the images, as in the parameter cameras.
-            settings: image_transport and outputs count, which do not change.
+                settings: only image_transport and outputs are read, which do not change.
             view: the part of the images to use.
             watch: for a camera that has regions of interest.
             poses: of the cameras, for ground_points.
@@ -141,7 +141,7 @@ class CameraTopics:
         self.rate_limit = RateLimit()
         self.bit_depth = BitDepth()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
-        #: The camera's topic in full: what tells cameras apart in diagnostics.
+        #: The camera's full topic, which identifies it in diagnostics.
         self.topic = self.input.topic
         #: Why no frames are asked for; '' while they are.
         self.resting = ""
@@ -165,7 +165,7 @@ class CameraTopics:
             undo.pop_all()
 
     def _publisher(self, output: str, kind: type) -> Publisher:
-        """Create the publisher of an output; a new listener of it is answered at once."""
+        """Create the publisher of an output; a new subscriber is noticed immediately."""
         name = self.output_names[output]
         make = functools.partial(
             self._node.create_publisher,
@@ -184,7 +184,7 @@ class CameraTopics:
             raise ValueError(f"topic {self._node.resolve_topic_name(name)}: {error}") from error
 
     def start(self, on_image: Callable[[Any], None], settings: Parameters) -> None:
-        """Call `on_image` with image messages from now on, whenever frames are needed.
+        """From now on, call `on_image` with image messages whenever frames are needed.
 
         Raises ValueError, naming the topic, if it cannot be subscribed to.
         """
@@ -200,9 +200,10 @@ class CameraTopics:
         self.input.close()
 
     def follow(self, settings: Parameters) -> None:
-        """Subscribe to the camera while it is needed, rest while it is not; call it often.
+        """Subscribe to the camera while it is needed and unsubscribe while it is not; call it
+        often.
 
-        It is needed while an output has a listener, or while its regions have limits.
+        It is needed while an output has a subscriber, or while its regions have limits.
         """
         if self._on_image is None:
             return
@@ -228,7 +229,7 @@ class CameraTopics:
             self.input.open()
 
     def problems(self) -> list[str]:
-        """Say in one line each what keeps frames from coming in, or outputs from going out."""
+        """List what keeps frames from coming in or outputs from going out, one line each."""
         report = self.statistics.report()
         silence = report.age if report.waiting is None else report.waiting
         problems = self.input.problems(0.0 if self.resting else silence)
@@ -250,7 +251,7 @@ class CameraTopics:
                 self._node.destroy_publisher(publisher)
 
     def wanted(self, settings: Parameters) -> set[str]:
-        """The outputs that are switched on and have a subscriber."""
+        """The enabled outputs that have a subscriber."""
         return {
             name
             for name, publisher in self._publishers.items()
@@ -274,7 +275,7 @@ class CameraTopics:
         return self.watch is not None and bool(self.watch.limits)
 
     def publish_label_info(self, labels: LabelSet) -> None:
-        """Publish what the mask's values mean, for now and for whoever subscribes later."""
+        """Publish the meaning of the mask's values, also for later subscribers."""
         message = label_info(labels)
         if message is not None:
             if self._label_info_publisher is None:
@@ -288,7 +289,7 @@ class CameraTopics:
         """Publish the `wanted` outputs of one frame with the frame's own header.
 
         Returns the latency in seconds from the camera's stamp to the publishing of mask and class
-        fractions; NaN if the stamp tells nothing.
+        fractions; NaN if the stamp is not usable.
         """
         if "mask" in wanted:
             self._publish_image("mask", header, outputs)
@@ -316,10 +317,11 @@ class CameraTopics:
             self._publishers[name].publish(message)
 
     def _publish_calibrated(self, wanted: set[str], header: Header, outputs: FrameOutputs) -> None:
-        """Publish what the newest calibration seen is needed for, scaled to the mask.
+        """Publish the outputs that need a calibration, scaled to the mask, by the newest one.
 
-        A calibration holds for many frames, so that of the same stamp is not waited for; but one
-        of another image size is not this image's, and is not used.
+        A calibration is valid for many frames, so one of the same stamp is not waited for; but one
+        for
+        another image size is not used.
         """
         name = min(wanted)
         info = self.input.calibration(header.frame_id)

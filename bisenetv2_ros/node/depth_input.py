@@ -1,4 +1,4 @@
-"""Depth images beside a camera's, in meters, found by their stamps."""
+"""A camera's depth images, in meters, matched to its images by stamp."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from sensor_msgs.msg import Image
 from bisenetv2_ros.camera_view import camera_entries
 from bisenetv2_ros.node.qos import newest
 
-KEPT = 10  # images: a frame's comes before its mask is done
-APART = 0.05  # seconds between the stamps of an image and its depth, at most
+KEPT = 10  # images: the depth of a frame arrives before its mask is ready
+APART = 0.05  # most seconds between the stamps of an image and its depth
 
-#: Type of a pixel and its unit in meters, as REP 118 has them.
+#: Type of a pixel and its unit in meters, as in REP 118.
 _ENCODINGS = {"16UC1": (np.uint16, 0.001), "mono16": (np.uint16, 0.001), "32FC1": (np.float32, 1.0)}
 
 
 class DepthError(ValueError):
-    """There is no depth for this image; one line says why."""
+    """There is no depth for this image; the message is one line with the reason."""
 
 
 def parse_depth_topics(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
-    """The depth topic of cameras, from texts 'CAMERA: TOPIC'.
+    """The depth topics of cameras, from texts 'CAMERA: TOPIC'.
 
     Raises ValueError, naming the text, for another form or camera.
     """
@@ -49,13 +49,13 @@ class DepthInput:
         self._subscription: Subscription | None = None
 
     def follow(self, needed: bool) -> None:
-        """Subscribe while depth is needed. Raises ValueError, naming the topic, if it cannot."""
+        """Subscribe while depth is needed. Raises ValueError, naming the topic, if it fails."""
         if needed and self._subscription is None:
             try:
                 self._subscription = self._node.create_subscription(
                     Image, self._name, self._keep, newest()
                 )
-            except Exception as error:  # rclpy raises several kinds
+            except Exception as error:  # rclpy raises several types
                 raise ValueError(f"topic {self.topic}: {error}") from error
         elif not needed and self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
@@ -66,9 +66,9 @@ class DepthInput:
         self._kept.append(message)
 
     def at(self, stamp: Time, size: tuple[int, int]) -> np.ndarray:
-        """(H, W) float32 meters of the image of that stamp; NaN if unknown, or nothing is there.
+        """(H, W) float32 meters for the image of that stamp; NaN if unknown or empty.
 
-        size: (width, height) of the camera's image, which the depth has to be registered to.
+        size: (width, height) of the camera's image, to which the depth must be registered.
         Raises DepthError.
         """
         wanted = _seconds(stamp)

@@ -1,14 +1,14 @@
-"""How the node watches itself: counts, rates, latencies, a watchdog, and what they mean.
+"""How the node monitors itself: counts, rates, latencies, a watchdog, and their assessment.
 
-`CameraStatistics` collects what happens to the frames of one camera, `assess_camera` judges it,
-`diagnostic_array` makes the message for /diagnostics. All time is a monotonic clock in seconds, so
-jumps of wall time or simulated time change nothing here. Only `diagnostic_array` touches ROS
-messages; nothing here knows how a frame is received or segmented.
+`CameraStatistics` records what happens to the frames of one camera, `assess_camera` assesses it,
+`diagnostic_array` makes the message for /diagnostics. All times are monotonic, in seconds, so jumps
+of wall time or simulated time have no effect. Only `diagnostic_array` touches ROS messages; nothing
+here knows how a frame is received or segmented.
 
 Levels (REP-107, diagnostic_msgs/DiagnosticStatus):
-OK     masks come as fast as frames do, or the user asked for none
+OK     masks come as fast as frames do, or the user disabled them
 WARN   masks come, but late or not for every frame
-ERROR  frames come, no masks do
+ERROR  frames come, masks do not
 STALE  no frames come
 """
 
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from builtin_interfaces.msg import Time
     from diagnostic_msgs.msg import DiagnosticArray
 
-WINDOW = 10.0  #: seconds that rates, percentiles and warnings look back
-MIN_STALE = 0.25  #: seconds of silence that are never called stale: a busy machine's hiccup
-FIRST_FRAME = 1.0  #: seconds that it may take to come after it was asked for
-SILENCE = 3.0  #: seconds after which a cause is named for what does not come
-ANOTHER_CLOCK = 60.0  #: seconds between stamp and now that no frame takes on its way
-AHEAD = 1.0  #: seconds that the clocks of two machines may differ by
-SINCE_BOOT = 1e8  #: seconds; a stamp below is not counted from 1970
-ERROR_STREAK = 3  #: frames in a row that gave no mask before that is called an error
-_MAX_EVENTS = 4096  #: kept a camera and kind; bounds memory when messages flood in
+WINDOW = 10.0  #: seconds over which rates, percentiles and warnings are computed
+MIN_STALE = 0.25  #: seconds of silence that are never called stale: a busy machine may pause
+FIRST_FRAME = 1.0  #: seconds that the first frame may take after subscribing
+SILENCE = 3.0  #: seconds without frames after which a cause is reported
+ANOTHER_CLOCK = 60.0  #: seconds between stamp and now that mean another clock
+AHEAD = 1.0  #: seconds that the clocks of two machines may differ
+SINCE_BOOT = 1e8  #: seconds; a smaller stamp is not counted from 1970
+ERROR_STREAK = 3  #: consecutive frames without a mask that are an error
+_MAX_EVENTS = 4096  #: kept per camera and kind; bounds memory if messages flood in
 
-#: Causes for which a frame gives no mask because the user wants it so.
+#: Causes of frames without a mask that the user has chosen.
 DISABLED = "disabled"
 MAX_RATE = "max_rate"
 NO_SUBSCRIBER = "no_subscriber"
@@ -48,11 +48,11 @@ DEACTIVATED = "deactivated"
 IS_DISABLED = "disabled by parameter enabled"
 IS_IDLE = "idle: nobody subscribes to the outputs"
 WANTED_DROPS = frozenset({DISABLED, MAX_RATE, NO_SUBSCRIBER, DEACTIVATED})
-REPLACED = "replaced"  #: cause of a drop: a newer frame came before this one's turn
+REPLACED = "replaced"  #: cause of a drop: a newer frame came before it was taken
 
 
 class Level(IntEnum):
-    """DiagnosticStatus levels; the message holds them as one byte."""
+    """DiagnosticStatus levels; messages store them as one byte."""
 
     OK = 0
     WARN = 1
@@ -73,7 +73,7 @@ class Status:
 
 @dataclass(frozen=True)
 class CameraReport:
-    """What `CameraStatistics` knows at one moment. Rates in Hz, times in seconds.
+    """A snapshot of `CameraStatistics`. Rates in Hz, times in seconds.
 
     Rates, percentiles and `recent_drops` are over the last WINDOW seconds and NaN if nothing
     was measured; the counts are since the start.
@@ -83,7 +83,7 @@ class CameraReport:
     published: int
     dropped: Mapping[str, int]  #: by cause
     recent_drops: Mapping[str, int]  #: by cause
-    failures_in_row: int  #: frames since the last mask that gave none for a reason nobody wants
+    failures_in_row: int  #: frames since the last mask that failed, not counting chosen causes
     last_failure: str  #: cause of the newest such failure, '' for none
     input_rate: float
     output_rate: float
@@ -91,7 +91,7 @@ class CameraReport:
     latency_p99: float
     inference_p50: float
     age: float  #: since the newest frame arrived; infinite before the first
-    waiting: float | None  #: since frames were asked for again; None once one has come
+    waiting: float | None  #: since frames were requested again; None once one has come
     period: float  #: median time between the last frames
     stamp: float  #: of the newest frame
     stamp_age: float  #: median time from stamp to arrival; NaN if no frame is stamped
@@ -116,7 +116,7 @@ class CameraStatistics:
         self._masks: deque[tuple[float, float, float]] = deque(maxlen=_MAX_EVENTS)
 
     def resumed(self) -> None:
-        """Frames are asked for again; those of before tell nothing about the camera now."""
+        """Record that frames are requested again; earlier times no longer describe the camera."""
         with self._lock:
             self._resumed = self._clock()
             self._failures_in_row = 0
@@ -124,7 +124,7 @@ class CameraStatistics:
             self._stamp_ages.clear()
 
     def received(self, stamp: float = math.nan, now: float = math.nan) -> None:
-        """A frame arrived with that stamp; `now` is of the node's clock, both in seconds."""
+        """Record a frame with that stamp; `now` is of the node's clock, both in seconds."""
         with self._lock:
             self._received += 1
             self._stamp = stamp
@@ -133,20 +133,20 @@ class CameraStatistics:
             self._arrivals.append(self._clock())
 
     def dropped(self, cause: str) -> None:
-        """A frame gave no mask, for a short stable `cause`."""
+        """Record a frame without a mask, by a short stable `cause`."""
         with self._lock:
             self._dropped[cause] += 1
             self._drops.append((self._clock(), cause))
             if cause in (DISABLED, NO_SUBSCRIBER):
-                self._failures_in_row = 0  # nothing is tried now, so nothing fails
+                self._failures_in_row = 0  # nothing is attempted now, so nothing fails
             elif cause not in WANTED_DROPS and cause != REPLACED:
                 self._failures_in_row += 1
                 self._last_failure = cause
 
     def published(self, latency: float, inference: float) -> None:
-        """The outputs of a frame were published.
+        """Record the publishing of a frame's outputs.
 
-        latency: seconds from the camera's stamp; NaN if the stamp tells nothing.
+        latency: seconds from the camera's stamp; NaN if the stamp is not usable.
         inference: seconds of resize and network.
         """
         with self._lock:
@@ -155,7 +155,7 @@ class CameraStatistics:
             self._masks.append((self._clock(), latency, inference))
 
     def report(self) -> CameraReport:
-        """Everything known now."""
+        """Return a snapshot."""
         with self._lock:
             now = self._clock()
             age = now - self._arrivals[-1] if self._arrivals else float("inf")
@@ -190,14 +190,14 @@ def assess_camera(
     stale_periods: float,
     is_simulated: bool = False,
 ) -> tuple[Level, str]:
-    """Judge a camera of an active node: level and one line why.
+    """Assess a camera of an active node: level and a one-line reason.
 
     Args:
-        report: what is known about it.
-        enabled: whether its frames are to be segmented.
-        latency_budget: seconds the 99th percentile may take; 0 for no limit.
-        stale_periods: the camera's own periods without a frame that make it stale.
-        is_simulated: whether the node's time is.
+            report: its statistics.
+            enabled: whether its frames are to be segmented.
+            latency_budget: limit of the 99th percentile in seconds; 0 for no limit.
+            stale_periods: how many of the camera's own periods without a frame make it stale.
+            is_simulated: whether the node uses simulated time.
     """
     if report.waiting is not None and report.waiting <= FIRST_FRAME:
         return Level.OK, "waiting for the first frame"
@@ -205,7 +205,7 @@ def assess_camera(
         return Level.STALE, "no frame received yet"
     if report.waiting is not None:
         return Level.STALE, f"no frame for {report.waiting:.1f} s"
-    # One frame alone has no period: a camera slower than WINDOW is called stale meanwhile.
+    # One frame has no period: a camera slower than WINDOW is called stale.
     period = WINDOW / stale_periods if math.isnan(report.period) else report.period
     if report.age > max(stale_periods * period, MIN_STALE):
         return Level.STALE, f"no frame for {report.age:.1f} s"
@@ -232,7 +232,7 @@ def assess_camera(
 
 
 def stamp_problem(report: CameraReport, is_simulated: bool) -> str:
-    """Say in one line if the stamps are of another clock than the node's; '' if they are not."""
+    """One line if the stamps are of another clock than the node's, else ''."""
     age = report.stamp_age
     if age > ANOTHER_CLOCK and report.stamp < SINCE_BOOT:
         return (
@@ -276,7 +276,7 @@ def camera_values(report: CameraReport) -> dict[str, str]:
 
 
 def drops_in(values: Mapping[str, str]) -> dict[str, int]:
-    """Frames without a mask by cause, from what `camera_values` has made."""
+    """Frames without a mask by cause, from the values of `camera_values`."""
     return {
         key.removeprefix(_DROPPED): int(value)
         for key, value in values.items()
@@ -285,7 +285,7 @@ def drops_in(values: Mapping[str, str]) -> dict[str, int]:
 
 
 class Watchdog:
-    """Knows how long the inference thread has been at its present frame; thread-safe.
+    """Measures how long the inference thread has been at its current frame; thread-safe.
 
     with watchdog: ...   around the work on one frame
     """
@@ -301,7 +301,7 @@ class Watchdog:
         self._since = None
 
     def busy(self) -> float:
-        """Seconds since the work on the present frame began; 0 while there is none."""
+        """Seconds since the work on the current frame began; 0 if there is none."""
         since = self._since
         return 0.0 if since is None else self._clock() - since
 
@@ -326,7 +326,7 @@ def diagnostic_array(stamp: Time, statuses: Iterable[Status]) -> DiagnosticArray
 
 
 def _rate(times: list[float], now: float) -> float:
-    """Events a second; falls after the last event, as it should when a camera stops."""
+    """Events per second; decreases after the last event, as it should when a camera stops."""
     return (len(times) - 1) / (now - times[0]) if len(times) > 1 and now > times[0] else 0.0
 
 

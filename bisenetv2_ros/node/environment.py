@@ -14,10 +14,10 @@ LAST_DOMAIN = 232  # DDSI-RTPS 2.2, section 9.6.1.1: the ports of the next one e
 
 
 def set_up(program: str) -> None:
-    """Add what is missing to `os.environ`; say on stderr what was changed or will not work.
+    """Add missing variables to `os.environ`; report on stderr what was changed or will not work.
 
-    Variables that the user has set stay as they are. Raises ValueError for a domain that DDS has no
-    ports for: the middleware refuses it too, but leaves its shared memory behind.
+    The user's own variables are kept. Raises ValueError for a domain that DDS has no ports for: the
+    middleware refuses it too, but leaves its shared memory behind.
     """
     domain = os.environ.get("ROS_DOMAIN_ID", "")
     if domain.isascii() and domain.isdigit() and int(domain) > LAST_DOMAIN:
@@ -33,9 +33,9 @@ def set_up(program: str) -> None:
 
 
 def _can_log(environment: Mapping[str, str] = os.environ) -> bool:
-    """Whether ROS finds a log directory; without one, rclpy.init() fails."""
+    """Whether ROS has a log directory; without one, rclpy.init() fails."""
     if environment.get("ROS_LOG_DIR") or environment.get("ROS_HOME"):
-        return True  # the user's choice, and a refusal names it
+        return True  # the user's choice; ROS names it if it refuses
     home = environment.get("HOME")
     if not home:
         return False

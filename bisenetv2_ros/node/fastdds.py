@@ -1,7 +1,7 @@
-"""Chooses the shared memory that Fast DDS gets for camera images: see config/fastdds_shm.xml.
+"""Chooses Fast DDS's shared memory for camera images: see config/fastdds_shm.xml.
 
-Touches environment variables only, so it must be called before rclpy.init(); other middlewares do
-not read them. Knows nothing of nodes.
+Only sets environment variables, which other middlewares ignore; call it before rclpy.init(). Knows
+nothing of nodes.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ OLD_VARIABLE = "FASTRTPS_DEFAULT_PROFILES_FILE"  # read by Fast DDS 2; Fast DDS 
 
 SHARED_MEMORY = Path("/dev/shm")
 LARGE, SMALL = 64 << 20, 16 << 20  #: bytes of the segment of each process, by profile
-PROCESSES = 4  #: that exchange images, each with a segment: camera, node, viewer, recorder
+PROCESSES = 4  #: that exchange images, with a segment each: camera, node, viewer, recorder
 PROFILES = {LARGE: "fastdds_shm.xml", SMALL: "fastdds_shm_small.xml"}
 
 
 def profile_variables(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables to add to `environment`; none if it names a profile of the user's own.
+    """Return the variables to add to `environment`; none if it names the user's own profile.
 
-    The profile of the process that publishes decides whether an image arrives. One of the package's
-    own is chosen again: the shared memory of now may be smaller than that of the parent process.
+    The profile of the publishing process decides whether an image arrives. A profile of this
+    package is
+    chosen again, because there may be less shared memory now than when the parent process started.
     """
     if _is_the_users(environment):
         return {}
-    # The ament package of Fast DDS 2 bears its old name.
+    # Fast DDS 2's ament package still has its old name.
     prefixes = filter(None, environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep))
     is_old = any(Path(prefix, "share", "fastrtps").is_dir() for prefix in prefixes)
     profile = share_directory() / "config" / PROFILES[segment_size()]
@@ -44,10 +45,10 @@ def segment_size() -> int:
 
 
 def shared_memory_problem(environment: Mapping[str, str] = os.environ) -> str:
-    """One line if /dev/shm is too small for large images, or for any; '' if it is not.
+    """One line if /dev/shm is too small for large images, or for any; '' otherwise.
 
-    A container has 64 MB there unless it is given more. With a profile of the user's own, only the
-    user knows what it needs.
+    A container has 64 MB there by default. If the user has a profile, only the user knows its
+    needs.
     """
     if _is_the_users(environment):
         return ""
@@ -65,7 +66,7 @@ def shared_memory_problem(environment: Mapping[str, str] = os.environ) -> str:
 
 
 def advice() -> str:
-    """What to do about a publisher whose images do not arrive."""
+    """A hint for a publisher whose images do not arrive."""
     prefixes = os.environ.get("AMENT_PREFIX_PATH", "")
     ((variable, profile),) = profile_variables({"AMENT_PREFIX_PATH": prefixes}).items()
     return (
@@ -75,13 +76,13 @@ def advice() -> str:
 
 
 def _is_the_users(environment: Mapping[str, str]) -> bool:
-    """Whether a profile is named that is none of the package's."""
+    """Whether a profile is named that is not this package's."""
     named = [environment[name] for name in (VARIABLE, OLD_VARIABLE) if environment.get(name)]
     return any(Path(profile).name not in PROFILES.values() for profile in named)
 
 
 def _free_and_size() -> tuple[int, int]:
-    """Free bytes of the shared memory, and all; as if plenty if there is none to ask."""
+    """Free and total bytes of the shared memory; unlimited if it cannot be queried."""
     try:
         found = os.statvfs(SHARED_MEMORY)
     except OSError:

@@ -1,4 +1,4 @@
-"""The clouds of ground_points: what `ground_plane` needs, from ROS."""
+"""Makes the clouds of ground_points from ROS calibrations, poses and depth images."""
 
 from __future__ import annotations
 
@@ -34,13 +34,14 @@ Pose = tuple[float, float, float]
 
 
 class GroundError(ValueError):
-    """There is no cloud of this frame; one line says why and what to do."""
+    """There is no cloud for this frame; one line says why and what to do."""
 
 
 def parse_poses(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, Pose]:
     """Height [m], pitch and roll [degrees] of cameras, from texts 'CAMERA: HEIGHT PITCH ROLL'.
 
-    Raises ValueError, naming the text, for another form, camera, or a height that is not over 0.
+    Raises ValueError, naming the text, for another form or camera, or a height that is not
+    positive.
     """
     poses: dict[str, Pose] = {}
     for camera, value, text in camera_entries("camera pose", texts, cameras):
@@ -59,7 +60,7 @@ def parse_poses(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, Pose]
 
 
 def ground_classes(settings: Parameters, labels: LabelSet) -> np.ndarray:
-    """(256,) bool by mask value: the classes of the parameter ground_classes, or the usual ones.
+    """(256,) bool by mask value: the classes in the parameter ground_classes, or the defaults.
 
     Raises ValueError for a name that the model does not have.
     """
@@ -78,12 +79,12 @@ def _table(labels: LabelSet, names: set[str] | frozenset[str]) -> np.ndarray:
 
 
 class CameraPoses:
-    """Where the ground is for each camera: by the parameter camera_poses, or by tf2."""
+    """The ground plane of each camera: from the parameter camera_poses, or from tf2."""
 
     def __init__(self, node: Node, settings: Parameters) -> None:
         """Listen to tf2 if ground_frame is set.
 
-        Raises ValueError for texts that are no poses, or if tf2_ros is needed and not installed.
+        Raises ValueError for invalid poses, or if tf2_ros is needed and not installed.
         """
         self._poses = parse_poses(settings.camera_poses, settings.cameras)
         self._frame = settings.ground_frame
@@ -101,7 +102,7 @@ class CameraPoses:
             self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def plane(self, camera: str, frame_id: str, turn: int) -> Plane:
-        """The ground as a camera sees it whose images have that frame_id.
+        """The ground plane in the frame of a camera's images, frame_id.
 
         turn: clockwise degrees that turn its images upright. Raises GroundError.
         """
@@ -114,7 +115,7 @@ class CameraPoses:
             )
         try:
             found = self._buffer.lookup_transform(self._frame, frame_id, Time()).transform
-        except Exception as error:  # tf2 has several kinds
+        except Exception as error:  # tf2 raises several types
             reason = " ".join(str(error).split())
             raise GroundError(f"tf2 has no {self._frame} -> {frame_id}: {reason}") from error
         move, turned = found.translation, found.rotation
@@ -130,7 +131,7 @@ class CameraPoses:
 
 
 class GroundPoints:
-    """Makes the clouds of one camera; the table of rays is computed once per calibration."""
+    """Makes the clouds of one camera; computes the table of rays once per calibration."""
 
     def __init__(
         self,
@@ -140,7 +141,7 @@ class GroundPoints:
         view: View,
         poses: CameraPoses | None,
     ) -> None:
-        """Raises ValueError for texts in depth_topics that are none."""
+        """Raises ValueError for invalid texts in depth_topics."""
         depth_topic = parse_depth_topics(settings.depth_topics, settings.cameras).get(camera)
         self._depth = DepthInput(node, depth_topic) if depth_topic else None
         self._camera = camera
@@ -152,16 +153,16 @@ class GroundPoints:
         self._calibration: Calibration | None = None
         self._made_for: tuple[Calibration, Plane] | None = None
         self._projection: GroundProjection | None = None
-        # image_proc's images without distortion have the camera_info of those with it.
+        # image_proc's rectified images share the camera_info of the unrectified ones.
         self._rectified = "rect" in posixpath.basename(camera)
 
     def follow(self, wanted: bool) -> None:
-        """Subscribe to the depth images, if there are any, while clouds are wanted."""
+        """Subscribe to the depth images, if configured, while clouds are wanted."""
         if self._depth is not None:
             self._depth.follow(wanted)
 
     def cloud(self, info: CameraInfo, outputs: FrameOutputs) -> PointCloud2:
-        """The cloud of a frame; the same message object each time.
+        """Return the cloud of a frame; the same message object each time.
 
         info: the calibration of the mask, with the frame's header. Raises GroundError.
         """
@@ -182,7 +183,7 @@ class GroundPoints:
         return self._buffer.fill(info.header)
 
     def _calibration_of(self, info: CameraInfo, size: tuple[int, int]) -> Calibration:
-        """The one of before, if it is the same: it has its rays."""
+        """The previous calibration if it is the same, because it has its rays."""
         matrix = info.p.reshape(3, 4)[:, :3].ravel() if self._rectified else info.k
         try:
             calibration = Calibration(
@@ -200,7 +201,7 @@ class GroundPoints:
     def _project(
         self, calibration: Calibration, frame_id: str, labels: LabelSet
     ) -> GroundProjection:
-        """The projection for this calibration and the camera's present pose."""
+        """The projection for this calibration and the camera's current pose."""
         if self._poses is None:
             raise GroundError("no poses are known")
         plane = self._poses.plane(self._camera, frame_id, self._turn)

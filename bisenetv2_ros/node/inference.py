@@ -1,13 +1,13 @@
-"""message -> job -> outputs: what the inference thread does with the newest frames.
+"""message -> job -> outputs: how the inference thread processes the newest frames.
 
-    put       a message waits for its turn, or replaces an older one   (the executor's thread)
-    run       takes what waits: the newest frame of several cameras if the backend gains from that
-    _open     message -> job: decode, unless nobody wants the frame
+    put       queue a message, replacing an older one   (the executor's thread)
+    run       take the queue: the newest frame of several cameras if the backend gains from that
+    _open     message -> job: decode, unless the frame is not needed
     _segment  jobs -> segmentations: one call for all; one by one if that fails
     _publish  segmentation -> outputs, by the camera's topics
 
-A frame that gives no mask is counted by its cause. MAX_FAILURES failures in a row, or a lost
-device, set `NodeState.fatal`, and the node ends the process.
+A frame without a mask is counted by its cause. After MAX_FAILURES failures in a row, or if the
+device is lost, `NodeState.fatal` is set and the node ends the process.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from bisenetv2_ros.node.state import NodeState
 from bisenetv2_ros.outputs import FrameOutputs, needs_confidence
 from bisenetv2_ros.segmenter import Segmentation
 
-MAX_FAILURES = 5  # inferences that fail in a row before the device is given up for lost
+MAX_FAILURES = 5  # consecutive failures after which the device is considered lost
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Job:
 
 
 class Inference:
-    """Segments the frames of the cameras that `state` has, from `run` to `close`."""
+    """Segments the frames of the cameras in `state`, from `run` to `close`."""
 
     def __init__(self, node: Node, state: NodeState) -> None:
         self._node = node
@@ -73,7 +73,7 @@ class Inference:
             camera.statistics.dropped(diagnostics.REPLACED)
 
     def close(self) -> None:
-        """Let `run` return after its present batch; count the frames that still wait."""
+        """Let `run` return after the current batch; count the frames that are still queued."""
         for index in self._frames.close():
             self._cameras[index].statistics.dropped(diagnostics.DEACTIVATED)
 
@@ -105,7 +105,7 @@ class Inference:
                 self._node.get_logger().error(traceback.format_exc(), throttle_duration_sec=5.0)
 
     def _open(self, camera: CameraTopics, message: Any) -> list[Job]:
-        """One job, or none if nobody wants the frame or it is malformed."""
+        """One job, or none if the frame is not needed or malformed."""
         settings = parameters.read(self._node)
         wanted = camera.wanted(settings)
         if not wanted and not camera.watched:
@@ -123,7 +123,7 @@ class Inference:
     def _segment(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Segmentation]]:
         """Segment all jobs in one call, or one by one if that fails; drop those that fail alone.
 
-        Each result is valid until the next is asked for.
+        Each result is valid until the next one is taken.
         """
         if not jobs:
             return
@@ -140,15 +140,16 @@ class Inference:
             if isinstance(error, DeviceLost):
                 self._state.lose_device(error)
             elif self._failures_in_row >= MAX_FAILURES:
-                # Whatever it is, a new process may be without it.
+                # Whatever the cause, a new process may not have it.
                 self._state.fatal = f"inference failed {MAX_FAILURES} times in a row: {error}"
             return
         self._failures_in_row = 0
         yield from zip(jobs, results, strict=True)
 
     def _answer(self, jobs: Sequence[Job]) -> list[Segmentation]:
-        """Segment frames; without confidence from the first time that only this fails: memory may
-        be short."""
+        """Segment frames. Leave out the confidence once only its computation has failed, for
+        example for
+        lack of memory."""
         frames = [(job.camera.view.upright(job.image), job.order) for job in jobs]
         sizes = [
             job.camera.view.upright_size((job.image.shape[1], job.image.shape[0]))

@@ -1,8 +1,8 @@
-"""Newest frame wins: the hand-over from many camera callbacks to one inference thread.
+"""Newest frame wins: hands frames from many camera callbacks to one inference thread.
 
-Each camera has one slot. A frame that arrives before the last one was taken replaces it, so
-whatever is taken is the newest there is and waiting frames never pile up. Cameras with a fresh
-frame take turns, so a fast camera does not starve a slow one.
+Each camera has one slot. A frame that arrives before the previous one was taken replaces it, so the
+consumer always gets the newest frame and frames never pile up. Cameras with a new frame take turns,
+so a fast camera does not starve a slow one.
 
 Knows nothing of ROS, images or time.
 """
@@ -22,12 +22,12 @@ class LatestFrame(Generic[Frame]):
 
     def __init__(self, cameras: int) -> None:
         self._slots: list[Frame | None] = [None] * cameras
-        self._last = cameras - 1  # the camera served last; the search starts behind it
+        self._last = cameras - 1  # the camera served last; the search starts after it
         self._closed = False
         self._changed = threading.Condition()
 
     def put(self, camera: int, frame: Frame) -> bool:
-        """Offer a frame. True if it replaced one that nobody took."""
+        """Store a frame. True if it replaced one that was not taken."""
         with self._changed:
             replaced = self._slots[camera] is not None
             self._slots[camera] = frame
@@ -35,9 +35,9 @@ class LatestFrame(Generic[Frame]):
             return replaced
 
     def take(self, most: int = 1) -> list[tuple[int, Frame]]:
-        """Wait for a frame: (camera, frame), the cameras in turn. Empty once closed.
+        """Wait for a frame and return (camera, frame), cameras in turn. Empty once closed.
 
-        Where more than one camera has a frame by then, up to `most` of them at once.
+        If several cameras have a frame by then, returns up to `most` of them.
         """
         with self._changed:
             while not self._closed:
@@ -56,7 +56,7 @@ class LatestFrame(Generic[Frame]):
             return []
 
     def close(self) -> list[int]:
-        """Wake the consumer for the last time. The cameras whose frame is forgotten, untaken."""
+        """Wake the consumer for the last time. Returns the cameras whose frame was not taken."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -66,7 +66,7 @@ class LatestFrame(Generic[Frame]):
 
 
 class RateLimit:
-    """Lets through as many frames a second as asked for, on average, however unevenly they come."""
+    """Passes a given number of frames per second on average, however unevenly they come."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -77,10 +77,10 @@ class RateLimit:
         now = self._clock()
         if not max_rate:
             return True
-        # Never further ahead than a frame of this rate: a lower one may have been in force.
+        # Never further ahead than one period of this rate: a lower rate may have been set before.
         self._due = min(self._due, now + 1 / max_rate)
         if now < self._due:
             return False
-        # From when this one was due, not from now, or every wait would be rounded up to a frame.
+        # From its due time, not from now; otherwise every wait would be rounded up to a frame.
         self._due = max(self._due + 1 / max_rate, now)
         return True

@@ -15,7 +15,7 @@ from bisenetv2_ros.node.state import NodeState
 
 
 class NodeFailure(Exception):
-    """The node cannot go on and has logged why; the process ends with an exit code."""
+    """The node cannot continue and has logged why; the process ends with an exit code."""
 
 
 class ReportingNode(LifecycleNode):
@@ -32,22 +32,21 @@ class ReportingNode(LifecycleNode):
                 raise NodeFailure(self.state.refusal)
 
     def close(self) -> bool:
-        """Stop all work; False if some cannot be stopped, so that the process must not unload its
+        """Stop all work. False if some cannot be stopped: the process must not unload its
         libraries."""
         return True
 
     def destroy_node(self) -> None:
         super().destroy_node()
-        # rclpy leaves this to the garbage collector, and until then the node keeps its shared
-        # memory, which outlives a process that has to end at once.
+        # rclpy leaves this to the garbage collector; until then the node keeps its shared memory,
+        # which outlives a process that has to end immediately.
         self._state_machine.destroy_when_not_in_use()
 
 
 def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackReturn]:
-    """Make a lifecycle callback of a ReportingNode: failure, with the cause logged, if `work`
-    raises.
+    """Make a lifecycle callback of a ReportingNode that logs an exception of `work` and fails.
 
-    rclpy itself swallows the exception without a word (ros2/rclpy#1673).
+    rclpy itself swallows the exception silently (ros2/rclpy#1673).
     """
 
     @functools.wraps(work)
@@ -71,7 +70,7 @@ def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackR
 
 
 def guarded(node: Node, callback: Callable[..., None]) -> Callable[..., None]:
-    """Log what `callback` raises: an exception that leaves `spin` would end the node."""
+    """Log exceptions of `callback`: one that leaves `spin` would end the node."""
 
     @functools.wraps(callback)
     def guard(*arguments: Any) -> None:

@@ -1,7 +1,6 @@
-"""Results to ROS messages: images, clouds, ClassFractions, LabelInfo, CameraInfo; and the latency.
+"""Results as ROS messages: images, clouds, ClassFractions, LabelInfo, CameraInfo; and the latency.
 
-Headers are the camera's, unchanged. The module knows nothing of topics, clocks, models or how
-masks are made.
+Headers are the camera's, unchanged. Knows nothing of topics, clocks, models or how masks are made.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 
     from bisenetv2_ros.labels import LabelSet
 
-#: This package's messages, as `outputs` wants them.
+#: This package's messages in the form that `outputs` expects.
 TYPES: dict[str, type] = {
     f"bisenetv2_ros/msg/{kind.__name__}": kind
     for kind in (ClassFraction, ClassFractions, RegionFractions)
@@ -61,8 +60,8 @@ class ImageBuffer:
         message = self._message
         data = _array_of(pixels)
         if data is not None:
-            message._data = data  # what `data` is assigned is copied
-            self._pixels = np.empty(0, np.uint8)  # the data is another's, not to be written to
+            message._data = data  # the property would copy it
+            self._pixels = np.empty(0, np.uint8)  # the data is the caller's: never write to it
         else:
             if pixels.shape != self._pixels.shape:
                 message.data = array.array("B", bytes(pixels.size))
@@ -76,7 +75,7 @@ class ImageBuffer:
 
 
 class CloudBuffer:
-    """One sensor_msgs/PointCloud2 of `ground_plane.POINT` that is filled again and again."""
+    """A reused sensor_msgs/PointCloud2 of `ground_plane.POINT`."""
 
     def __init__(self) -> None:
         self._message = PointCloud2(point_step=POINT.itemsize, is_dense=False)
@@ -96,7 +95,7 @@ class CloudBuffer:
         return self._points
 
     def fill(self, header: Header) -> PointCloud2:
-        """The message with this header and what was written to `memory`."""
+        """Return the message with this header and the content of `memory`."""
         message = self._message
         message.header = header
         message.height, message.width = self._points.shape
@@ -111,7 +110,7 @@ def compressed_image(header: Header, format_: str, data: np.ndarray) -> Compress
 
 
 def _array_of(pixels: np.ndarray) -> array.array[int] | None:
-    """The array.array that the pixels fill completely; None if there is none."""
+    """The array.array that the pixels fill completely; None if they do not."""
     owner: Any = pixels
     while isinstance(owner, np.ndarray):
         owner = owner.base
@@ -124,8 +123,9 @@ def _array_of(pixels: np.ndarray) -> array.array[int] | None:
 def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
     """Seconds from a header's stamp to now, both of the node's clock.
 
-    NaN if the stamp is 0 (not set) or in the future (another clock, or time has jumped back): a
-    consumer must not mistake either for a fast answer.
+    NaN if the stamp is 0 (not set) or in the future (another clock, or time has jumped back), so
+    that a
+    consumer does not take either for a low latency.
     """
     stamp_nanoseconds = stamp.sec * 10**9 + stamp.nanosec
     if stamp_nanoseconds == 0 or stamp_nanoseconds > now_nanoseconds:

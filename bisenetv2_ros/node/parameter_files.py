@@ -1,7 +1,7 @@
-"""Whom the values in ROS parameter files are for, which rclpy does not tell.
+"""Finds which node each value of a ROS parameter file is for, which rclpy does not tell.
 
-A file may be shared by many nodes, so a name that this node does not know is another node's if it
-stands under a wildcard, and a mistake if it stands under this node's name. Needs no ROS.
+Many nodes may share a file, so a name that this node does not know belongs to another node if it is
+under a wildcard, and is a mistake if it is under this node's name. Does not use ROS.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PARAMETERS = "ros__parameters"
 
 @dataclass
 class Given:
-    """What the parameter files of a command line have for one node."""
+    """The values for one node in the parameter files of a command line."""
 
     own: set[str] = field(default_factory=set)  # parameters under a key that ends in its name
     shared: set[str] = field(default_factory=set)  # under a key that ends in a wildcard
@@ -41,7 +41,7 @@ def _add(given: Given, node: str, path: str) -> None:
     try:
         document = read_yaml(Path(path))
     except (OSError, YamlError):
-        return  # rclpy has refused it already
+        return  # rclpy has already refused it
     keys = []
     matched = False
     for key, values in _nodes("", document):

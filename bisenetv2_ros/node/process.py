@@ -15,7 +15,7 @@ from bisenetv2_ros.node.signals import end_signal_handling
 
 
 def run(make_node: Callable[[], ReportingNode]) -> int:
-    """Make a node, run it until it ends, and return the exit code: 1 after a NodeFailure."""
+    """Create a node, run it until it ends, and return the exit code: 1 after a NodeFailure."""
     code, stopped = 0, True
     node = executor = None
     try:
@@ -28,9 +28,9 @@ def run(make_node: Callable[[], ReportingNode]) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except NodeFailure:
-        code = int(rclpy.ok())  # else a signal has cut its work short
+        code = int(rclpy.ok())  # 0 if a signal has interrupted its work
     except Exception:
-        if rclpy.ok():  # else a signal has made everything invalid amid the work
+        if rclpy.ok():  # otherwise a signal has invalidated everything during the work
             raise
     finally:
         end_signal_handling()
@@ -41,7 +41,7 @@ def run(make_node: Callable[[], ReportingNode]) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     if not stopped:
-        # The interpreter cannot end a thread that is inside a backend, and would crash on it.
+        # The interpreter cannot end a thread inside a backend, and would crash on it.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

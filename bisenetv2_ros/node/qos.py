@@ -31,17 +31,17 @@ OVERRIDES = QoSOverridingOptions(
 
 
 def newest() -> QoSProfile:
-    """Sensor data (REP-2003) with a queue of one: an older frame is of no use."""
+    """Sensor data (REP-2003) with a queue of one: older frames are not useful."""
     return QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 def reliable(depth: int) -> QoSProfile:
-    """Matches every subscriber but those that ask for the past; RViz asks for reliable ones."""
+    """Matches all subscribers but transient-local ones; RViz asks for reliable."""
     return QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
 
 
 def latched() -> QoSProfile:
-    """The last message reaches subscribers that come later."""
+    """Later subscribers get the last message."""
     return QoSProfile(
         depth=1,
         reliability=ReliabilityPolicy.RELIABLE,
@@ -50,12 +50,12 @@ def latched() -> QoSProfile:
 
 
 class SubscriptionQoS:
-    """The QoS of one subscription: what its publishers offer, unless a parameter overrides it."""
+    """The QoS of one subscription: that of its publishers, unless a parameter overrides it."""
 
     def __init__(self, node: Node, name: str) -> None:
         """Declare the parameters that override it.
 
-        Raises ValueError, naming the topic, if an override makes no sense.
+        Raises ValueError, naming the topic, for an invalid override.
         """
         topic = node.resolve_topic_name(name)
         declared = newest()
@@ -72,10 +72,11 @@ class SubscriptionQoS:
         }
 
     def profile(self, publishers: Sequence[TopicEndpointInfo], depth: int = 1) -> QoSProfile:
-        """The profile that gets the most of `publishers` and matches all of them.
+        """The best profile that matches all `publishers`.
 
-        A latched message is for those who ask for it; asking is refused if one publisher does not
-        latch. `depth` over 1 is for streams of which nothing may be lost, if they are offered so.
+        Transient local is requested only if all publishers offer it. A `depth` over 1 is for
+        streams that
+        must not lose messages, if they are offered reliably.
         """
         offered = [publisher.qos_profile for publisher in publishers]
         profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -95,7 +96,7 @@ class SubscriptionQoS:
 
 
 def incompatible(publisher: QoSProfile, subscription: QoSProfile) -> str:
-    """Why they do not match, in rclpy's words; '' if they do or may."""
+    """Why two profiles do not match, in rclpy's words; '' if they do or may."""
     compatibility, reason = qos_check_compatible(publisher, subscription)
     if compatibility != QoSCompatibility.ERROR:
         return ""
@@ -103,10 +104,11 @@ def incompatible(publisher: QoSProfile, subscription: QoSProfile) -> str:
 
 
 def output_problems(node: Node, names: Iterable[str]) -> list[str]:
-    """Say in one line each why outputs do not reach who listens, or are not only this node's.
+    """List why outputs do not reach their subscribers, or are not only this node's, one line each.
 
-    names: of the topics, as given to rclpy. Both sides are taken as the graph knows them: there a
-    policy that was not asked for has the same value everywhere.
+    names: of the topics, as given to rclpy. Both sides are read from the graph, where a policy that
+    was
+    not requested has the same value everywhere.
     """
     own = (node.get_name(), node.get_namespace())
     problems = set()

@@ -1,4 +1,4 @@
-"""Limits on regions of interest: what raises a diagnostic level.
+"""Limits on regions of interest, which raise a diagnostic level.
 
 'path_ahead: road < 0.5 WARN'           WARN while less than half of the region is road
 'path_ahead: pedestrian > 0.02 ERROR'

@@ -5,13 +5,13 @@
     deactivate   unsubscribe, stop the thread; the model stays loaded
     cleanup      free the model, remove the publishers
 
-One thread runs the executor: it receives frames, answers services and reports on /diagnostics. One
-thread runs inference on the newest frames and publishes (inference.py). So services answer and
-signals are obeyed however long inference takes. (A MultiThreadedExecutor would not do: it loses
-images under load, ros2/rclpy#1452.)
+One thread runs the executor: it receives frames, answers services and publishes diagnostics.
+Another runs inference on the newest frames and publishes the outputs (inference.py). So services
+and signals are served however long inference takes. (A MultiThreadedExecutor is no alternative: it
+loses images under load, ros2/rclpy#1452.)
 
-Nothing here knows what happens to a frame (inference), what is reported (status), how topics are
-named (camera_topics), or what a parameter means (parameters).
+Frames are processed in inference, reported on in status; topic names are in camera_topics, and
+parameters in parameters.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from bisenetv2_ros.regions import Region, of_camera, parse_regions
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.system.malloc import keep_freed_images
 
-WATCH_PERIOD = 0.1  # seconds between looks at the levels; one that changes is reported at once
-LOADING_PERIOD = 5.0  # seconds between log lines about a model that takes long to load
-LAST_REPORT = 0.5  # seconds that a fatal error may take to reach subscribers of /diagnostics
+WATCH_PERIOD = 0.1  # seconds between checks of the levels; a change is reported immediately
+LOADING_PERIOD = 5.0  # seconds between log lines while a model loads
+LAST_REPORT = 0.5  # seconds for a fatal error to reach subscribers of /diagnostics
 
 
 class SegmentNode(ReportingNode):
-    """See the head of this file; parameters and topics are in parameters.py, camera_topics.py."""
+    """See the module docstring; parameters are in parameters.py, topics in camera_topics.py."""
 
     def __init__(self) -> None:
         super().__init__("segment")
@@ -63,7 +63,7 @@ class SegmentNode(ReportingNode):
         self._follow = guarded(self, self._follow_cameras)
         self._background = Background(self.context, self._report, WATCH_PERIOD)
         self.create_service(SetBool, "~/enable", self._on_enable)
-        # Steady: with simulated time and no /clock, the node's own clock stands still.
+        # Steady, because the node's clock stands still with simulated time and no /clock.
         steady = Clock(clock_type=ClockType.STEADY_TIME)
         self.create_timer(WATCH_PERIOD, guarded(self, self._watch), clock=steady)
 
@@ -122,7 +122,7 @@ class SegmentNode(ReportingNode):
         return LimitWatch(own, own_limits, view.mask_size(info.input_size), info.labels.names)
 
     def _on_loading(self, line: str) -> None:
-        """Keep what the loading thread says; end it when the process ends."""
+        """Store the progress of loading; cancel it when the process ends."""
         if self._closing or not self.context.ok():
             raise Cancelled("the node is ending")
         self.state.loading = line
@@ -140,13 +140,13 @@ class SegmentNode(ReportingNode):
                 on_image = functools.partial(self._inference.put, index)
                 camera.start(guarded(self, on_image), settings)
                 camera.publish_label_info(labels)
-            if not settings.autostart:  # so a lifecycle manager has activated it
+            if not settings.autostart:  # a lifecycle manager has activated it
                 self._bond.form()
             undo.pop_all()
         self.state.active = True
         self._reporter.postpone()
         for line in parameters.unused_qos_overrides(self):
-            # No more than a warning: a file for many nodes may mean another one's topic.
+            # Only a warning: a shared file may mean another node's topic.
             self.get_logger().warning(line)
         topics = ", ".join(camera.topic for camera in self.state.cameras)
         self.get_logger().info(f"segmenting {topics}")
@@ -161,12 +161,12 @@ class SegmentNode(ReportingNode):
 
     @transition
     def on_shutdown(self) -> None:
-        self.state.finalized = True  # also if the rest fails
+        self.state.finalized = True  # even if the rest fails
         self._stop()
         self._free()
 
     def _stop(self) -> None:
-        """No more frames in, no more masks out."""
+        """Stop taking frames and publishing masks."""
         self._bond.end()
         self.state.active = False
         for camera in self.state.cameras:
@@ -179,13 +179,13 @@ class SegmentNode(ReportingNode):
             raise RuntimeError(self.state.fatal)
 
     def _free(self) -> None:
-        """Give back the model and everything that belongs to a camera."""
+        """Free the model and everything that belongs to a camera."""
         for camera in self.state.cameras:
             camera.destroy()
         self.state.cameras = []
         if self._poses is not None:
             self._poses.close()
-        segmenter, self.state.segmenter = self.state.segmenter, None  # also if closing fails
+        segmenter, self.state.segmenter = self.state.segmenter, None  # even if closing fails
         if segmenter is not None:
             segmenter.close()
 
@@ -199,7 +199,7 @@ class SegmentNode(ReportingNode):
         return response
 
     def _follow_cameras(self) -> None:
-        """Subscribe to what is needed now, as it is published now."""
+        """Update the cameras' subscriptions to current needs and publishers."""
         settings = parameters.read(self)
         for camera in self.state.cameras:
             camera.follow(settings)
@@ -214,9 +214,9 @@ class SegmentNode(ReportingNode):
             raise NodeFailure(self.state.fatal)
 
     def close(self) -> bool:
-        """Stop the threads; False if one is still in a backend after a grace period.
+        """Stop the threads. False if one is still inside a backend after a grace period.
 
-        False too if the device is lost: its libraries may hang or crash when they are unloaded.
+        Also False if the device is lost: unloading its libraries may hang or crash.
         """
         self._closing = True
         self._bond.end()

@@ -1,8 +1,8 @@
-"""The end of a ROS process that a signal asked for. Knows no node.
+"""Ends a ROS process after a signal. Knows no node.
 
-rclpy answers SIGINT and SIGTERM on a thread of its own. It goes through the guard conditions of all
-executors and shuts the contexts down, without a lock, and is often later than KeyboardInterrupt:
-what it is at must not be destroyed meanwhile (ros2/rclpy, rclpy/src/rclpy/signal_handler.cpp).
+rclpy handles SIGINT and SIGTERM on a thread of its own, which uses the guard conditions of all
+executors and shuts the contexts down without a lock, often later than KeyboardInterrupt. What it
+uses must not be destroyed meanwhile (ros2/rclpy, rclpy/src/rclpy/signal_handler.cpp).
 """
 
 from __future__ import annotations
@@ -14,20 +14,21 @@ from rclpy.signals import uninstall_signal_handlers
 
 
 def end_on_hangup() -> None:
-    """Have SIGHUP end the process as SIGTERM does, unless it is ignored (nohup).
+    """Make SIGHUP end the process as SIGTERM does, unless it is ignored (nohup).
 
-    By default it would end at once, and leave its shared memory behind, when a terminal is closed.
+    By default, closing the terminal would end it immediately and leave its shared memory behind.
     """
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
 
 def note() -> list[int]:
-    """Return a list that gets the numbers of the SIGINTs and SIGTERMs that come from now on.
+    """Return a list that receives the numbers of all SIGINTs and SIGTERMs from now on.
 
-    To be called before rclpy.init(), whose handlers add to these and shut the context down: that
-    is what ends a node. KeyboardInterrupt, raised amid rclpy's own code, would leave a node that
-    cannot be destroyed. Signals that come before rclpy has its handlers are in the list alone.
+    Call it before rclpy.init(), whose handlers then shut the context down, which ends a node. A
+    KeyboardInterrupt inside rclpy's own code would leave a node that cannot be destroyed. Signals
+    that
+    come before rclpy installs its handlers are only in the list.
     """
     came: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -36,9 +37,9 @@ def note() -> list[int]:
 
 
 def end_signal_handling() -> None:
-    """Ignore SIGINT, SIGTERM and SIGHUP from now on; wait until rclpy has answered earlier ones.
+    """Ignore SIGINT, SIGTERM and SIGHUP from now on; wait until rclpy has handled earlier ones.
 
-    To be called from the main thread, before anything of ROS is destroyed.
+    Call it from the main thread, before destroying anything of ROS.
     """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""What the parts of the node share: each value is named and held here, once."""
+"""The state that the parts of the node share."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class NodeState:
     watchdog: Watchdog = field(default_factory=Watchdog)  #: around the work on each batch
     active: bool = False
     finalized: bool = False
-    loading: str = ""  #: how far loading the model is; '' if none is being loaded
+    loading: str = ""  #: progress of loading a model; '' if none is being loaded
     refusal: str = ""  #: why the last transition failed; '' if it did not
     fatal: str = ""  #: why the process must end; '' if it need not
-    device_lost: bool = False  #: then not even freeing the device's memory is safe
+    device_lost: bool = False  #: not even freeing the device's memory is safe then
 
     @property
     def label(self) -> str:
@@ -48,6 +48,6 @@ class NodeState:
         return self.segmenter
 
     def lose_device(self, error: DeviceLost) -> None:
-        """Let the process end: only a new one gets the device back."""
+        """End the process: only a new one gets the device back."""
         self.device_lost = True
         self.fatal = str(error)

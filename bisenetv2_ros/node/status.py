@@ -1,7 +1,7 @@
-"""What the node reports on /diagnostics and logs about itself.
+"""Reports the state of the node on /diagnostics and in its log.
 
-`StatusReporter` assembles; when a camera is healthy is decided in diagnostics.py, what is wrong in
-the graph in qos.py, when a region's limit is passed in region_limits.py.
+`StatusReporter` combines the assessments: of cameras in diagnostics.py, of the graph in qos.py, of
+region limits in region_limits.py.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ REPORT_PERIOD = 1.0  # seconds between messages on /diagnostics
 
 
 class StatusReporter:
-    """Publishes one status for the node, each camera and each region that has limits."""
+    """Publishes one status for the node, each camera and each region with limits."""
 
     def __init__(self, node: Node, state: NodeState) -> None:
         self._node = node
@@ -34,11 +34,11 @@ class StatusReporter:
         self._due = 0.0
 
     def postpone(self) -> None:
-        """Report a whole period from now: a camera may need time to be found."""
+        """Report one period from now: a camera may need time to be discovered."""
         self._due = time.monotonic() + REPORT_PERIOD
 
     def report(self) -> None:
-        """Report once a second, and at once when a level changes; call it more often."""
+        """Report once a second, and immediately if a level changes; call it more often."""
         now = time.monotonic()
         due = now >= self._due
         if due:
@@ -55,13 +55,13 @@ class StatusReporter:
                 self._log_change(status)
 
     def flush(self, seconds: float) -> None:
-        """Wait until subscribers have the last report, that many seconds at most."""
+        """Wait until subscribers have the last report, at most that many seconds."""
         self._publisher.wait_for_all_acked(Duration(seconds=seconds))
 
     def statuses(self) -> Iterator[Status]:
-        """Everything known now."""
+        """The current statuses."""
         settings = parameters.read(self._node)
-        # Unique in the graph: nodes of several namespaces may have the same camera.
+        # Unique in the graph: nodes in several namespaces may have the same camera.
         full_name = self._node.get_fully_qualified_name()
         prefix = full_name.removeprefix("/")
         node_status = self._node_status(f"{prefix}: {full_name}", settings)

@@ -1,11 +1,11 @@
-"""The ways a camera's images come: topics, message types and decoders, as in image_transport.
+"""The transports of a camera's images: topics, message types and decoders, as in image_transport.
 
     raw          a/image_raw               sensor_msgs/Image
     compressed   a/image_raw/compressed    sensor_msgs/CompressedImage, JPEG, PNG or TIFF
     zstd         a/image_raw/zstd          sensor_msgs/CompressedImage
     ffmpeg       a/image_raw/ffmpeg        ffmpeg_image_transport_msgs/FFMPEGPacket, H.264 or H.265
 
-Some drivers publish other types than Image on a/image_raw itself; with `auto` they are taken there.
+Some drivers publish other types than Image on a/image_raw itself; `auto` accepts them.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ TRANSPORTS = {
 
 @dataclass(frozen=True)
 class Stream:
-    """One topic and type that a camera's images may come by."""
+    """A topic and type that a camera's images may come by."""
 
     transport: str
     name: str  #: as given to rclpy, before remapping
@@ -55,13 +55,13 @@ class Stream:
 
 
 def camera_topic(topic: str) -> str:
-    """The camera's own topic: `topic` without the name of a transport at its end."""
+    """The camera's own topic: `topic` without a transport's name at its end."""
     base, _, last = topic.rpartition("/")
     return base if base and last in TRANSPORTS and last != RAW else topic
 
 
 def streams(node: Node, topic: str, transport: str) -> list[Stream]:
-    """What the images of `topic` may come by, by preference.
+    """The streams that the images of `topic` may come by, in order of preference.
 
     topic: of the camera, or one of its transports. transport: `auto` for all, or one of TRANSPORTS.
     """
@@ -87,8 +87,9 @@ def _name(node: Node, base: str, transport: str) -> str:
 def beside(node: Node, topic: str, other: Callable[[str], str]) -> str:
     """The name to give to rclpy for a topic beside a camera's, such as its calibration.
 
-    `other` makes it of the camera's topic. It follows the remapping of the camera's topic, unless
-    a rule of its own applies to it.
+    `other` derives it from the camera's topic. It follows the remapping of the camera's topic,
+    unless
+    it is remapped itself.
     """
     name = other(topic)
     if node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True):
@@ -112,7 +113,7 @@ def message_class(type_name: str) -> type | None:
 
 
 def parse_encodings(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, str]:
-    """The encoding given to each of `cameras`, '' for none, from texts 'CAMERA: ENCODING'.
+    """The encoding set for each of `cameras`, '' for none, from texts 'CAMERA: ENCODING'.
 
     Raises ValueError, naming the text, for another form, camera or encoding.
     """
@@ -126,10 +127,11 @@ def parse_encodings(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, s
 
 
 def decode(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
-    """Pixels (H, W, 3) uint8 of an image message of any transport and the order of their channels.
+    """Decode an image message of any transport to (H, W, 3) uint8 and the order of its channels.
 
-    encoding: takes the place of the one that the message names, unless it is ''. Raises ImageError,
-    and nothing else, for any content.
+    encoding: replaces the one in the message, unless it is ''. Raises ImageError, and nothing else,
+    for
+    any content.
     """
     if isinstance(message, VideoFrame):
         return message.decoded()

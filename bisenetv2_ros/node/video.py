@@ -1,7 +1,7 @@
 """Images of ffmpeg_image_transport: packets of an H.264 or H.265 stream, decoded by PyAV.
 
-Every packet has to be decoded, also if its image is not used: the next ones build on it. Decoding
-starts at a key frame, and again after a packet that is damaged or lost.
+Every packet has to be decoded, even if its image is not used, because later ones depend on it.
+Decoding starts at a key frame, and starts over after a damaged or lost packet.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _MAX_WAITING = 64  # packets whose images the decoder may still hold
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """The image of a packet, in place of a message; or why there is none."""
+    """The image of a packet, in place of a message; or the error that prevents it."""
 
     header: Any  #: std_msgs/Header
     pixels: np.ndarray | None  #: (H, W, 3) uint8 RGB
@@ -34,7 +34,7 @@ class VideoFrame:
 
 
 def missing_decoder() -> str:
-    """What to install before a VideoDecoder can be made; '' if nothing is missing."""
+    """What to install for a VideoDecoder; '' if nothing is missing."""
     try:
         importlib.import_module("av")
     except ImportError:
@@ -51,10 +51,10 @@ class VideoDecoder:
         self._encoding = ""
         self._headers: dict[int, Any] = {}  # by time stamp in the stream
         self._newest = 0  # time stamp of the newest packet
-        self._reorders = False  # the stream has images that come before earlier ones
+        self._reorders = False  # the stream has images that precede earlier packets
 
     def frames(self, packet: Any) -> list[VideoFrame]:
-        """The images that a FFMPEGPacket completes: one, or none if the decoder holds it back."""
+        """The images that an FFMPEGPacket completes: one, or none if the decoder delays it."""
         try:
             pts = int(packet.pts)
             self._check_order(pts, packet)
@@ -69,7 +69,7 @@ class VideoDecoder:
         except ImageError as error:
             self._codec = None
             return [VideoFrame(packet.header, None, error)]
-        except Exception as error:  # PyAV's are many, one for each of FFmpeg's error codes
+        except Exception as error:  # PyAV has one type per FFmpeg error code
             self._codec = None
             text = " ".join(str(error).split())
             return [VideoFrame(packet.header, None, ImageError("decode", f"video: {text}"))]
@@ -79,15 +79,17 @@ class VideoDecoder:
         if not packet.flags & KEY_FRAME:
             raise ImageError("decode", "video: waiting for a key frame")
         codec = self._av.CodecContext.create(_codec_name(packet.encoding), "r")
-        codec.thread_type, codec.thread_count = "SLICE", 1  # frame threads would hold images back
+        codec.thread_type, codec.thread_count = "SLICE", 1  # frame threads would delay images
         codec.options = {"err_detect": "explode"}
         self._codec, self._headers = codec, {}
 
     def _check_order(self, pts: int, packet: Any) -> None:
-        """Raise ImageError if a packet is missing: FFmpeg makes up an H.264 image without a word.
+        """Raise ImageError if a packet is missing: FFmpeg silently conceals the missing H.264
+        image.
 
-        The encoder of ffmpeg_image_transport counts its frames. If a stream reorders them, a loss
-        cannot be told; the first time that it does so looks like one.
+        The encoder of ffmpeg_image_transport counts its frames. In a stream with reordering a loss
+        cannot
+        be detected; its first reordered packet looks like one.
         """
         step, self._newest = pts - self._newest, pts
         if packet.flags & KEY_FRAME:
@@ -106,7 +108,7 @@ class VideoDecoder:
 
 
 def _codec_name(encoding: str) -> str:
-    """FFmpeg's name of the decoder; `encoding` may be an encoder's, such as 'libx264'."""
+    """FFmpeg's name of the decoder; `encoding` may be an encoder's name, such as 'libx264'."""
     name = encoding.split(";")[0].strip()
     for part, codec in (("264", "h264"), ("265", "hevc"), ("hevc", "hevc")):
         if part in name:

@@ -1,7 +1,7 @@
 """Images of zstd_image_transport: a header of 17 bytes, the encoding, and the compressed data.
 
-Its releases until 2025 compress with zlib in spite of the name; newer ones with zstd, for which
-Python needs a module: compression.zstd (3.14), backports.zstd or zstandard.
+Despite the name, its releases until 2025 compress with zlib; newer ones use zstd, which needs a
+Python module: compression.zstd (3.14), backports.zstd or zstandard.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _MAX_BYTES = MAX_PIXELS * 8  # 16 bits of four channels
 
 
 def decode_zstd(message: Any) -> tuple[np.ndarray, ChannelOrder]:
-    """Pixels of a sensor_msgs/CompressedImage of the format 'zstd'; as decode_image gives them.
+    """Decode a sensor_msgs/CompressedImage of the format 'zstd', with the result of decode_image.
 
     Raises ImageError for anything else.
     """
@@ -55,19 +55,19 @@ def decode_zstd(message: Any) -> tuple[np.ndarray, ChannelOrder]:
 
 
 def _decompress(data: bytes, most: int) -> bytes:
-    """The first `most` bytes or fewer; decode_image checks how many there must be."""
+    """The first `most` bytes, or fewer; decode_image checks the number."""
     try:
         if data.startswith(_ZSTD):
             return _zstd()(data, most)
         return zlib.decompressobj(_ZLIB).decompress(data, most)
     except ImageError:
         raise
-    except Exception as error:  # each module has errors of its own
+    except Exception as error:  # each module has its own types
         raise ImageError("decode", f"zstd image cannot be decompressed: {error}") from error
 
 
 def _zstd() -> Callable[[bytes, int], bytes]:
-    """The decompressor that is installed. Raises ImageError if there is none."""
+    """The installed decompressor. Raises ImageError if there is none."""
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             module = importlib.import_module(name)
