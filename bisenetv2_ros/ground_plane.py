@@ -111,8 +111,7 @@ class Calibration:
         """(H, W, 2) float32: x and y at z = 1 of each pixel's ray; NaN for a pixel without one.
 
         Pixels far outside the range in which a distortion polynomial was fitted have no ray, and
-        neither
-        have those that would look backwards.
+        neither have those that would look backwards.
         """
         width, height = self.size
         matrix = np.reshape(self.matrix, (3, 3)).astype(np.float64)
@@ -251,7 +250,7 @@ def cloud_of_depth(
 
     Args:
         calibration: of the masks.
-            depth: (H, W) float32, meters along the optical axis; NaN if unknown.
+        depth: (H, W) float32, meters along the optical axis; NaN if unknown.
         most_distance: meters along the optical axis; farther points are NaN.
         mask: (H, W) uint8, and so is `confidence`.
 

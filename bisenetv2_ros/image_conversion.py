@@ -84,22 +84,18 @@ def decode_image(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
 
     rgb8 and bgr8 are returned as a read-only view of the message's data, with its row stride, valid
     until that data is overwritten. Other encodings are converted: alpha is dropped, gray is
-    repeated,
-    16 bits become 8 by round(value / 257), Bayer mosaics are interpolated at their own depth, YUV
-    is
-    read as BT.601 in video range. 8UC1, 8UC3, 8UC4 and 16UC1 are read as mono8, bgr8, bgra8 and
-    mono16.
+    repeated, 16 bits become 8 by round(value / 257), Bayer mosaics are interpolated at their own
+    depth, YUV is read as BT.601 in video range. 8UC1, 8UC3, 8UC4 and 16UC1 are read as mono8, bgr8,
+    bgra8 and mono16.
 
     The data must be exactly step * height bytes long, including the padding of the last row, as
     cv_bridge requires. For nv12 and nv21, height is that of the image, and height / 2 rows of
-    chroma
-    with the same step follow, so that the data is step * height * 3 / 2 long
-    (ros2/common_interfaces
-    pull request 264). For nv24, height rows of chroma with twice the step follow.
+    chroma with the same step follow, so that the data is step * height * 3 / 2 long
+    (ros2/common_interfaces pull request 264). For nv24, height rows of chroma with twice the step
+    follow.
 
     Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError, and nothing else, for any
-    content of
-    encoding, width, height, step, is_bigendian and data.
+    content of encoding, width, height, step, is_bigendian and data.
     """
     layout = _LAYOUTS.get(msg.encoding) if isinstance(msg.encoding, str) else None
     if layout is None:
@@ -138,21 +134,16 @@ def decode_compressed(msg: Any) -> tuple[np.ndarray, ChannelOrder]:
     """Convert a sensor_msgs/CompressedImage to pixels and the order of their channels.
 
     The format is detected from the data (`files.encoded.FORMATS`) and the colors are read from the
-    file
-    itself; as in cv_bridge, not from the field format. The field format decides only two things:
-    whether a color TIFF has its channels as they were sent ('rgb8; tiff compressed '), and whether
-    gray
-    is a Bayer mosaic, which is interpolated. compressed_image_transport sends a mosaic as
-    'bayer_rggb8;
-    png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', and as 'bayer_rggb8; jpeg
-    compressed
-    mono8' if it converted it to gray. Alpha, gray and 16 bits are treated as in decode_image; an
-    EXIF
-    orientation is not applied. `files.encoded.decode` judges damage, as for image files.
+    file itself; as in cv_bridge, not from the field format. The field format decides only two
+    things: whether a color TIFF has its channels as they were sent ('rgb8; tiff compressed '), and
+    whether gray is a Bayer mosaic, which is interpolated. compressed_image_transport sends a mosaic
+    as 'bayer_rggb8; png compressed ' or 'bayer_rggb8; jpeg compressed bayer_rggb8', and as
+    'bayer_rggb8; jpeg compressed mono8' if it converted it to gray. Alpha, gray and 16 bits are
+    treated as in decode_image; an EXIF orientation is not applied. `files.encoded.decode` judges
+    damage, as for image files.
 
     Returns (H, W, 3) uint8, and 'rgb' or 'bgr'. Raises ImageError, and nothing else, for any
-    content of
-    format and data.
+    content of format and data.
     """
     try:
         data = _bytes(msg)
@@ -228,8 +219,7 @@ def _mosaic(format_: object) -> str:
 
 def _is_rgb_tiff(data: np.ndarray, format_: object) -> bool:
     """Whether OpenCV's blue is red: image_transport writes 'rgb8; tiff compressed ' without
-    swapping
-    the channels, unlike JPEG and PNG ('rgb8; png compressed bgr8')."""
+    swapping the channels, unlike JPEG and PNG ('rgb8; png compressed bgr8')."""
     is_tiff = data[:2].tobytes() in (b"II", b"MM")
     return (
         is_tiff

@@ -64,8 +64,8 @@ def create_backend(
 
     Args:
         model: a model file already read; or a path or name, of which each backend takes the
-            precision
-            that suits it (`model_file.model_path`). The backend's `model` is the file taken.
+            precision that suits it (`model_file.model_path`). The backend's `model` is the file
+            taken.
         name: a key of BACKENDS, or 'auto' for the first that is installed and has the device.
         device: the runtime's name for it in any case, such as 'cpu', 'gpu', 'cuda:0'; '' is its
             default.

@@ -101,16 +101,12 @@ class Backend(ABC):
         """Segment (N, H, W, 3) uint8 RGB images of the model's size; return masks and confidences.
 
         Confidences are None unless asked for, and are computed only then. Both may lie in the
-        runtime's
-        memory, valid until the next call or `close`: copy what has to live longer. Strided images
-        are
-        copied first. Raises ValueError for other shapes or types.
+        runtime's memory, valid until the next call or `close`: copy what has to live longer.
+        Strided images are copied first. Raises ValueError for other shapes or types.
 
         sizes: (width, height) wanted of each mask, None for the model's. If the runtime ends at the
-        logits
-        and the size is at least twice theirs, the logits are enlarged to it before the argmax.
-        Other masks,
-        and all confidences, have the model's size.
+        logits and the size is at least twice theirs, the logits are enlarged to it before the
+        argmax. Other masks, and all confidences, have the model's size.
         """
         width, height = self._input_size
         if (

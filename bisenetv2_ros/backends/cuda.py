@@ -282,8 +282,7 @@ class Cuda(Gpu):
         """Raise DeviceLost if the device does not even synchronize after `cause`.
 
         After some errors (an illegal address, a launch timeout) a context answers every call with
-        the same
-        error, and only a new process gets a new one.
+        the same error, and only a new process gets a new one.
         """
         try:
             self.call("cuCtxSynchronize")

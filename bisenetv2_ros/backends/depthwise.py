@@ -25,8 +25,7 @@ def repeat_inputs(graph: onnx.GraphProto) -> int:
     """Rewrite such convolutions in place; return how many were rewritten.
 
     A convolution is left alone unless its channels go through ReLUs, quantization by a single
-    scale,
-    depthwise and finally a dense convolution only, each with weights of its own.
+    scale, depthwise and finally a dense convolution only, each with weights of its own.
     """
     from onnx import helper, numpy_helper
 

@@ -165,10 +165,9 @@ def build_engines(model: ModelFile, target: Target, batch: BatchProfile, report:
     """Build the ENGINES of a model in a new process.
 
     `report` is called at least every 0.1 s; if it raises, the process is ended and the exception
-    passed
-    on. Raises ModelFileError if the library's parser does not accept the file, BackendUnavailable
-    if no
-    engine can be built on this machine, RuntimeError if the file has changed since it was read.
+    passed on. Raises ModelFileError if the library's parser does not accept the file,
+    BackendUnavailable if no engine can be built on this machine, RuntimeError if the file has
+    changed since it was read.
     """
     return _run_child(model, target, batch, report, describe=False)
 

@@ -63,9 +63,8 @@ def obtain(key: Key, build: Callable[[], Parts], report: Report) -> tuple[Parts,
     """Return the parts cached for `key`, or build and cache them.
 
     Waits while another process builds the same, calling `report` at least every 0.1 s. Also returns
-    the
-    file that holds the parts, or None if they could not be written, which is logged, or are empty.
-    Raises only what `build` and `report` raise.
+    the file that holds the parts, or None if they could not be written, which is logged, or are
+    empty. Raises only what `build` and `report` raise.
     """
     name = entry_name(key)
     with contextlib.ExitStack() as stack:

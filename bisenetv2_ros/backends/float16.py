@@ -86,9 +86,8 @@ def cast_to_half(model: onnx.ModelProto) -> None:
     """Cast the network of an exported float32 graph to float16, by the types in the graph.
 
     Runtimes then need no flag of their own. (onnxruntime.transformers.float16 converts whole
-    graphs; if
-    nodes are excluded, it casts between each two of them and writes files that ONNX Runtime
-    refuses.)
+    graphs; if nodes are excluded, it casts between each two of them and writes files that ONNX
+    Runtime refuses.)
     """
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     values = [*graph.value_info, *graph.input, *graph.output]

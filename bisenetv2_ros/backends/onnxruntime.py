@@ -90,8 +90,7 @@ def _quantise_unsigned(graph: onnx.GraphProto) -> None:
 
     Model files use int8 only, because TensorRT takes nothing else; on x86, ONNX Runtime multiplies
     unsigned by signed bytes faster. The values are the same, except beyond the calibrated range,
-    where
-    values up to twice the range are kept.
+    where values up to twice the range are kept.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users: dict[str, list[onnx.NodeProto]] = {}

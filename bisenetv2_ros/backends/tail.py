@@ -39,11 +39,10 @@ class Tail:
         """(N, C, h, w) float32 logits to (N, H, W) uint8 masks of `size` (width, height).
 
         The default size is that of the graph's mask, (w * factor, h * factor); any other must be at
-        least
-        twice that of the logits in both directions. Interpolates as the graph does: bilinear with
-        half-pixel centers and repeated edges; the first of equal channels wins. An image with a
-        logit that
-        is not finite is NO_CLASS everywhere, while the graph may mark only some of its pixels.
+        least twice that of the logits in both directions. Interpolates as the graph does: bilinear
+        with half-pixel centers and repeated edges; the first of equal channels wins. An image with
+        a logit that is not finite is NO_CLASS everywhere, while the graph may mark only some of its
+        pixels.
         """
         count, _, height, width = logits.shape
         size = size or (width * self.factor, height * self.factor)
@@ -65,10 +64,8 @@ class _Axis:
     """Maps the pixels along one axis of the mask to the logits along it.
 
     A cell is the run of pixels between two neighboring logits. With repeated edges there is one
-    more
-    cell than logits, and the outermost ones are half as long. Shorter cells repeat their last
-    pixel, so
-    that all cells have the same length.
+    more cell than logits, and the outermost ones are half as long. Shorter cells repeat their last
+    pixel, so that all cells have the same length.
     """
 
     def __init__(self, logits: int, pixels: int) -> None:
@@ -147,8 +144,7 @@ def _larger_of_two(
     """Do `_largest` for cells with two channels.
 
     Along a row of pixels their difference is linear, so the larger one changes once, and one
-    comparison
-    per pixel decides.
+    comparison per pixel decides.
     """
     low, high = np.nonzero(alive)[1].reshape(-1, 2).T
     a, b, c, d = _corners_of(corners, high, cell) - _corners_of(corners, low, cell)
@@ -283,10 +279,8 @@ def enlarge_in_float16(model: onnx.ModelProto) -> None:
     """Make a float16 file's logits be enlarged and compared in float16, for a GPU.
 
     This halves the largest tensors of the graph and changes some pixels on the borders between
-    classes.
-    Leaves a graph unchanged if its network ends in float32, or if the enlarged logits are also used
-    for
-    something else than the mask, such as confidence, which needs more digits.
+    classes. Leaves a graph unchanged if its network ends in float32, or if the enlarged logits are
+    also used for something else than the mask, such as confidence, which needs more digits.
     """
     import onnx
 

@@ -65,8 +65,7 @@ class Background:
         """Wait until `done()`; False after `timeout` seconds.
 
         SIGINT raises KeyboardInterrupt by itself. SIGTERM is made to do so here, because rclpy
-        swallows
-        any other exception that a transition raises.
+        swallows any other exception that a transition raises.
         """
         deadline = time.monotonic() + timeout
         look = time.monotonic() + self._period

@@ -37,7 +37,7 @@ class CameraInput:
         """Subscribe to nothing yet.
 
         Args:
-                node: to subscribe with.
+            node: to subscribe with.
             topic: of the camera, as in the parameter cameras.
             transport: 'auto', or the only one of transports.TRANSPORTS to use.
             on_image: called with each message that transports.decode takes.
@@ -105,8 +105,7 @@ class CameraInput:
         """The newest calibration for images of that frame_id; None if there is none.
 
         If no other camera shares the topic, a calibration with another frame_id is accepted: not
-        every
-        driver fills it in.
+        every driver fills it in.
         """
         known = self._calibrations
         if frame_id in known or self.shares_calibration:

@@ -287,8 +287,7 @@ def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
     """A pinhole camera without distortion for images of `size` (width, height).
 
     The source is not calibrated, so its field of view is a guess (`FIELD_OF_VIEW`). The center of
-    the
-    first pixel has the coordinates 0, 0.
+    the first pixel has the coordinates 0, 0.
     """
     width, height = size
     focal = width / (2 * math.tan(FIELD_OF_VIEW / 2))

@@ -124,9 +124,9 @@ class CameraTopics:
         """Create the publishers.
 
         Args:
-                node: to publish and subscribe with.
+            node: to publish and subscribe with.
             topic: of the images, as in the parameter cameras.
-                settings: only image_transport and outputs are read, which do not change.
+            settings: only image_transport and outputs are read, which do not change.
             view: the part of the images to use.
             watch: for a camera that has regions of interest.
             poses: of the cameras, for ground_points.
@@ -320,8 +320,7 @@ class CameraTopics:
         """Publish the outputs that need a calibration, scaled to the mask, by the newest one.
 
         A calibration is valid for many frames, so one of the same stamp is not waited for; but one
-        for
-        another image size is not used.
+        for another image size is not used.
         """
         name = min(wanted)
         info = self.input.calibration(header.frame_id)

@@ -193,11 +193,11 @@ def assess_camera(
     """Assess a camera of an active node: level and a one-line reason.
 
     Args:
-            report: its statistics.
-            enabled: whether its frames are to be segmented.
-            latency_budget: limit of the 99th percentile in seconds; 0 for no limit.
-            stale_periods: how many of the camera's own periods without a frame make it stale.
-            is_simulated: whether the node uses simulated time.
+        report: its statistics.
+        enabled: whether its frames are to be segmented.
+        latency_budget: limit of the 99th percentile in seconds; 0 for no limit.
+        stale_periods: how many of the camera's own periods without a frame make it stale.
+        is_simulated: whether the node uses simulated time.
     """
     if report.waiting is not None and report.waiting <= FIRST_FRAME:
         return Level.OK, "waiting for the first frame"

@@ -27,8 +27,8 @@ def profile_variables(environment: Mapping[str, str] = os.environ) -> dict[str, 
     """Return the variables to add to `environment`; none if it names the user's own profile.
 
     The profile of the publishing process decides whether an image arrives. A profile of this
-    package is
-    chosen again, because there may be less shared memory now than when the parent process started.
+    package is chosen again, because there may be less shared memory now than when the parent
+    process started.
     """
     if _is_the_users(environment):
         return {}

@@ -148,8 +148,7 @@ class Inference:
 
     def _answer(self, jobs: Sequence[Job]) -> list[Segmentation]:
         """Segment frames. Leave out the confidence once only its computation has failed, for
-        example for
-        lack of memory."""
+        example for lack of memory."""
         frames = [(job.camera.view.upright(job.image), job.order) for job in jobs]
         sizes = [
             job.camera.view.upright_size((job.image.shape[1], job.image.shape[0]))

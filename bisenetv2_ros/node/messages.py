@@ -124,8 +124,7 @@ def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
     """Seconds from a header's stamp to now, both of the node's clock.
 
     NaN if the stamp is 0 (not set) or in the future (another clock, or time has jumped back), so
-    that a
-    consumer does not take either for a low latency.
+    that a consumer does not take either for a low latency.
     """
     stamp_nanoseconds = stamp.sec * 10**9 + stamp.nanosec
     if stamp_nanoseconds == 0 or stamp_nanoseconds > now_nanoseconds:

@@ -75,8 +75,7 @@ class SubscriptionQoS:
         """The best profile that matches all `publishers`.
 
         Transient local is requested only if all publishers offer it. A `depth` over 1 is for
-        streams that
-        must not lose messages, if they are offered reliably.
+        streams that must not lose messages, if they are offered reliably.
         """
         offered = [publisher.qos_profile for publisher in publishers]
         profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
@@ -107,8 +106,7 @@ def output_problems(node: Node, names: Iterable[str]) -> list[str]:
     """List why outputs do not reach their subscribers, or are not only this node's, one line each.
 
     names: of the topics, as given to rclpy. Both sides are read from the graph, where a policy that
-    was
-    not requested has the same value everywhere.
+    was not requested has the same value everywhere.
     """
     own = (node.get_name(), node.get_namespace())
     problems = set()

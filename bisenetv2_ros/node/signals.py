@@ -27,8 +27,7 @@ def note() -> list[int]:
 
     Call it before rclpy.init(), whose handlers then shut the context down, which ends a node. A
     KeyboardInterrupt inside rclpy's own code would leave a node that cannot be destroyed. Signals
-    that
-    come before rclpy installs its handlers are only in the list.
+    that come before rclpy installs its handlers are only in the list.
     """
     came: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

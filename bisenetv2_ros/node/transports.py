@@ -88,8 +88,7 @@ def beside(node: Node, topic: str, other: Callable[[str], str]) -> str:
     """The name to give to rclpy for a topic beside a camera's, such as its calibration.
 
     `other` derives it from the camera's topic. It follows the remapping of the camera's topic,
-    unless
-    it is remapped itself.
+    unless it is remapped itself.
     """
     name = other(topic)
     if node.resolve_topic_name(name) != node.resolve_topic_name(name, only_expand=True):
@@ -130,8 +129,7 @@ def decode(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
     """Decode an image message of any transport to (H, W, 3) uint8 and the order of its channels.
 
     encoding: replaces the one in the message, unless it is ''. Raises ImageError, and nothing else,
-    for
-    any content.
+    for any content.
     """
     if isinstance(message, VideoFrame):
         return message.decoded()

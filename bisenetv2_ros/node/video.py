@@ -88,8 +88,7 @@ class VideoDecoder:
         image.
 
         The encoder of ffmpeg_image_transport counts its frames. In a stream with reordering a loss
-        cannot
-        be detected; its first reordered packet looks like one.
+        cannot be detected; its first reordered packet looks like one.
         """
         step, self._newest = pts - self._newest, pts
         if packet.flags & KEY_FRAME:
