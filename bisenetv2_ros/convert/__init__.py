@@ -1,1 +1,1 @@
-"""From one model file to another: other classes, input size or precision."""
+"""Conversions of model files: to other classes, input size or precision."""

@@ -1,8 +1,8 @@
-"""A model file for images of another size: the same weights, no training and no runtime needed.
+"""Changes the input size of a model file: the same weights, no training and no runtime needed.
 
-The network is convolutions and factors of enlargement, so that only what the file says of its size
-changes. Its scores do too: it was trained at one scale, and knows things by how many pixels they
-have. Knows nothing of how a model is run or made.
+The network is convolutions and enlargement factors, so only the sizes in the file change. The
+scores change too: the network was trained at one scale and recognizes objects by their size in
+pixels. Knows nothing of how a model is run or made.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, write_model_file
 
-MULTIPLE = 32  #: of width and height: the network halves them five times
+MULTIPLE = 32  #: that width and height are multiples of: the network halves them five times
 
 
 def resize_model(
@@ -23,10 +23,11 @@ def resize_model(
 ) -> ModelFile:
     """Write `source` for images of `size` (width, height) to `path`, and read it back.
 
-    metrics: scores of the new file, for its metadata; those of `source` are of another size. Raises
-    ValueError for a size that is not a multiple of MULTIPLE, or beyond what a model may have.
-    Raises ModelFileError if a size is written into the graph elsewhere, as `bisenetv2 export` does
-    for sizes that are no such multiples.
+    metrics: scores of the new file, for its metadata; those of `source` are for another size.
+
+    Raises ValueError if a side is not a multiple of MULTIPLE or too large, and ModelFileError if
+    the graph contains a fixed size, as `bisenetv2 export` writes for sizes that are not such
+    multiples.
     """
     import onnx
 

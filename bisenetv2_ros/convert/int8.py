@@ -1,13 +1,13 @@
-"""From a float32 model file to one whose heavy convolutions run in int8.
+"""Converts a float32 model file to one whose heavy convolutions run in int8.
 
 The form is the one that TensorRT, OpenVINO and ONNX Runtime all take: quantize/dequantize pairs,
 symmetric int8 with zero point 0, a scale per output channel of the weights, biases left in float.
 Input, upsampling and argmax stay float32, and of the convolutions (measured on a CamVid network at
 480x352, one thread; agreement is the fraction of pixels with the float32 class):
 
-- depthwise ones: they wait for memory, not for multiplications; int8 costs ONNX Runtime 9 ms of 57;
-- the stem's: where its two ways meet, OpenVINO rescales both, and 1.1 % of the pixels change class;
-- the last, which makes the logits: 0.2 % of the pixels, for no time.
+- depthwise ones: they are limited by memory; int8 costs ONNX Runtime 9 ms of 57;
+- the stem's: where its two branches meet, OpenVINO rescales both, and 1.1 % of the pixels change;
+- the last, which makes the logits: 0.2 % of the pixels, and no time saved.
 
 By default the outputs of those convolutions are quantized too, before their ReLU or addition. That
 suits OpenVINO, which adds in int8, and ONNX Runtime. TensorRT fuses a convolution with the ReLU or
@@ -16,8 +16,8 @@ quantized, as NVIDIA recommends for operations with weights. TensorRT for RTX (1
 form: it computes 35 convolutions from int8 to float32 with elementwise kernels between them, and
 moves twice the bytes of a float16 file (`bisenetv2 build-engine --report`).
 
-What is left takes 40 ms instead of 105 under OpenVINO, with an agreement of 99.4 %, the same mIoU.
-Knows nothing of torch: it works on model files.
+The result takes 40 ms instead of 105 under OpenVINO, with an agreement of 99.4 % and the same mIoU.
+Works on model files; does not use torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ REQUIRED_AGREEMENT = 0.95  #: fraction of pixels with float32's class; less is a
 
 
 class QuantizationError(RuntimeError):
-    """The file cannot be quantized, or the result is too far from it."""
+    """The file cannot be quantized, or the result differs too much from it."""
 
 
 def quantize_model(
@@ -59,12 +59,20 @@ def quantize_model(
 ) -> dict[str, float]:
     """Write an int8 model file, with activation ranges measured on `frames`.
 
-    frames: (H, W, 3) uint8 RGB of any size, some dozens, of all the scenes the model is for.
-    metrics: scores of the int8 file, for its metadata; those of the float32 file are not its own.
-    for_tensorrt: leave outputs of convolutions in float, for TensorRT to fuse what follows them.
-    Returns the fraction of the pixels of `frames` on which each backend gives the class of the
-    float32 file. Raises ModelFileError for a file that is none, QuantizationError if it is not
-    float32 or when the share is below REQUIRED_AGREEMENT; no file is left then.
+    Args:
+        frames: (H, W, 3) uint8 RGB of any size, some dozens, of all scenes that the model is for.
+        metrics: scores of the int8 file, for its metadata; those of the float32 file do not apply.
+        for_tensorrt: keep the outputs of convolutions in float, so that TensorRT fuses the next
+            layer.
+
+    Returns:
+        By backend, the fraction of the pixels of `frames` with the class of the float32 file.
+
+    Raises:
+        ModelFileError: if the file is not a model.
+        QuantizationError: if it is not float32, or the agreement is below REQUIRED_AGREEMENT; no
+            file
+            is left then.
     """
     source = read_model_file(path_float32)
     if source.info.precision != "float32":
@@ -91,7 +99,7 @@ def quantize_model(
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
                 extra_options={
-                    # of the frames' extremes, not the extreme of all: 0.4 % more agreement
+                    # mean of the frames' extremes, not the extreme of all: 0.4 % more agreement
                     "CalibMovingAverage": True,
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
@@ -115,7 +123,7 @@ def quantize_model(
 
 
 def _heavy_convolutions(model: onnx.ModelProto) -> list[str]:
-    """Names of the convolutions that are worth quantizing; the module's head says why."""
+    """Names of the convolutions worth quantizing, for the reasons in the module docstring."""
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
     return [
         node.name
@@ -137,7 +145,7 @@ class _Frames(CalibrationDataReader):
 
 
 def _compare(expected: Path, received: Path, images: Sequence[np.ndarray]) -> dict[str, float]:
-    """Share of pixels on which `received`, by backend, gives the class of `expected`, 0..1."""
+    """Fraction of pixels on which `received`, by backend, gives the class of `expected`, 0..1."""
     reference = create_backend(read_model_file(expected), "onnxruntime")
     masks = [reference.infer(image[np.newaxis])[0][0].copy() for image in images]
     reference.close()

@@ -1,4 +1,4 @@
-"""Other classes for a model file: grouped, renamed, in another order, inside the file itself.
+"""Changes the classes of a model file: grouped, renamed or reordered, inside the file itself.
 
     name: driving
     classes:
@@ -6,10 +6,10 @@
       - {name: obstacle, of: [car, pedestrian, bicyclist]}
       - {name: other, of: rest}
 
-Every class of the model goes to one of the new ones; `rest` is all that no other group names. A
-group without a color has that of its first class. The mask is looked up in a table behind the
-network, so that whatever runs or shows the file sees the new classes only. The confidence stays
-that of the class before: no more than that of its group. Knows nothing of training.
+Every class of the model goes to one of the new ones; `rest` is all classes that no other group
+names. A group without a color gets that of its first class. The mask goes through a lookup table
+after the network, so all users of the file see only the new classes. The confidence stays that of
+the original class, a lower bound for its group. Knows nothing of training.
 """
 
 from __future__ import annotations
@@ -30,18 +30,19 @@ REST = "rest"
 
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
-    """New classes, and for each class before which of them it becomes."""
+    """New classes, and the new class of each original one."""
 
     labels: LabelSet
-    targets: tuple[int, ...]  #: by class index before, an index of `labels`
+    targets: tuple[int, ...]  #: index of `labels` for each original class
 
 
 class ClassMapError(ValueError):
-    """The file is no class map of this model; the message names file, class and what is missing."""
+    """The file is not a class map for this model; the message has file, class and what is
+    missing."""
 
 
 def read_class_map(path: Path, before: LabelSet) -> ClassMap:
-    """Read a class map for a model with the classes `before`. Raises ClassMapError, in one line."""
+    """Read a class map for a model with the classes `before`. Raises a one-line ClassMapError."""
     try:
         content = read_yaml(path)
         groups = [
@@ -68,8 +69,9 @@ def relabel_model(
 ) -> None:
     """Write the model file `source` with the new classes to `path`.
 
-    metrics: scores of the new file, for its metadata; those of `source` are of other classes.
-    Raises ModelFileError if `source` is none, or not of the form that `bisenetv2 export` writes.
+    metrics: scores of the new file, for its metadata; those of `source` are for other classes.
+    Raises ModelFileError if `source` is not a model, or not in the form that `bisenetv2 export`
+    writes.
     """
     import onnx
     from onnx import TensorProto, helper, numpy_helper
@@ -77,16 +79,16 @@ def relabel_model(
     model_file = read_model_file(source)
     model = onnx.load(source)
     graph = model.graph
-    # Ahead of the cast to uint8, a type that TensorRT takes for inputs and outputs alone.
+    # Before the cast to uint8, which TensorRT accepts only for inputs and outputs.
     (cast,) = [node for node in graph.node if MASK in node.output]
     if cast.op_type != "Cast":
         raise ModelFileError(
             f"model file {source}: the output {MASK} comes from {cast.op_type}, expected Cast"
         )
-    # Values that are no class stay: they tell of a network whose output is not finite.
+    # Values without a class stay: they mark output that is not finite.
     table = np.arange(256, dtype=np.float32)
     table[: len(class_map.targets)] = class_map.targets
-    before = cast.input[0]  # its name makes the new ones unique, also the second time
+    before = cast.input[0]  # makes the new names unique, also if relabeled again
     table_name, index, after = (f"{before}/{name}" for name in ("table", "index", "class"))
     graph.initializer.append(numpy_helper.from_array(table, table_name))
     to_index = helper.make_node("Cast", [before], [index], index, to=TensorProto.INT32)
@@ -106,7 +108,7 @@ def _members(value: Any) -> list[str]:
 def _class_map(
     name: str, groups: Sequence[tuple[str, list[str], Any]], before: LabelSet
 ) -> ClassMap:
-    """Check the groups against the classes; ValueError or TypeError."""
+    """Check the groups against the classes. Raises ValueError or TypeError."""
     named = [member for _, members, _ in groups for member in members if member in before.names]
     rest = [member for member in before.names if member not in named]
     targets: dict[str, int] = {}

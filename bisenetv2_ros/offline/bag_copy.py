@@ -28,18 +28,17 @@ CLASS_FRACTIONS = "bisenetv2_ros/msg/ClassFractions"
 
 
 class BagCopy:
-    """A new bag beside `source`: all it holds, and the outputs of its frames.
+    """A new bag with everything in `source`, plus the outputs of its frames.
 
-    Messages keep their bytes, times, numbers, QoS, definitions and compression, whatever they are;
-    attachments and metadata come along. Topics of the old bag that an output takes the place of are
-    left out. Whole after `close`, also if not everything was copied.
+    All messages keep their bytes, times, numbers, QoS, definitions and compression; attachments and
+    metadata are copied too. Topics of the source that an output replaces are left out. The bag is
+    valid after `close`, even if not everything was copied.
     """
 
     def __init__(self, path: Path, source: FrameSource, names: Sequence[str]) -> None:
-        """Begin a bag in the new folder `path`, in the storage of `source`, and copy from it from
-        now on.
+        """Begin a bag in the new folder `path`, in the storage of `source`, and copy from then on.
 
-        names: of the outputs to add, such as 'mask'. Raises SourceError if `source` is no bag or
+        names: of the outputs to add, such as 'mask'. Raises SourceError if `source` is not a bag or
         two of its cameras would share an output topic, FileExistsError if `path` exists.
         """
         if not isinstance(source, BagFrames):
@@ -75,7 +74,7 @@ class BagCopy:
             topic = output_topic(origin.camera, name)
             if name in IMAGES:
                 self._add(topic, IMAGE, origin, self._image(header, outputs, name))
-            else:  # nobody waited for it, so it has no latency
+            else:  # no subscriber waited for it, so it has no latency
                 message = outputs.fill_class_fractions(types, header, latency=float("nan"))
                 self._add(topic, CLASS_FRACTIONS, origin, message)
 
@@ -127,7 +126,7 @@ class BagCopy:
 
 
 def _qos(latched: bool) -> Qos:
-    """That of the node's publishers, for whoever plays the bag."""
+    """The QoS of the node's publishers, for players of the bag."""
     never = QosTime(0, 0)
     return Qos(
         history=QosHistory.KEEP_LAST,

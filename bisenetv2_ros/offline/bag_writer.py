@@ -1,7 +1,7 @@
-"""Writes a recording in the format of another: its channels, schemas, times and compression.
+"""Writes a recording in the format of another one: channels, schemas, times and compression.
 
-Knows nothing of what messages mean. Complete blocks are on disk after every `flush`, so that a
-process that is killed leaves a recording that can be read up to there.
+Does not interpret messages. Every `flush` completes a block on disk, so that a killed process
+leaves a recording that is readable up to there.
 """
 
 from __future__ import annotations
@@ -50,10 +50,10 @@ class BagWriter:
     def __init__(
         self, path: Path, original: Recording, left_out: Collection[str], lost: Lost
     ) -> None:
-        """Make the folder, and copy what `original` holds but its messages.
+        """Create the folder, and copy everything in `original` but its messages.
 
         The file is SQLite if those of `original` are, otherwise MCAP, which holds anything.
-        left_out: topics that are not declared. lost: told what cannot be read.
+        left_out: topics that are not declared. lost: receives what cannot be read.
         """
         self.path = path
         self._original = original
@@ -64,7 +64,7 @@ class BagWriter:
         mode = str(original.metadata.get("compression_mode", ""))
         self._compresses_messages = mode.lower() == "message"
         self._compresses_file = original.files[0].is_compressed
-        #: Of rosbag2's metadata: from 9 on, policies of QoS have names, before they have numbers.
+        #: Of rosbag2's metadata: QoS policies are names from version 9 on, and numbers before.
         self.version = 9 if any(map(_names_policies, original.counts)) else 8
         path.mkdir(parents=True)
         sqlite = all(isinstance(file, SqliteFile) for file in original.files)
@@ -75,7 +75,7 @@ class BagWriter:
                 if sqlite
                 else _McapStorage(self._file, original.files[0])
             )
-        equal: dict[tuple[Any, ...], int] = {}  # channels that go on in a further file
+        equal: dict[tuple[Any, ...], int] = {}  # channels that continue in another file
         for file in original.files:
             same: Counter[tuple[Any, ...]] = Counter()
             for channel in file.counts:
@@ -102,30 +102,30 @@ class BagWriter:
         return number
 
     def write(self, message: Message) -> None:
-        """Append a message of a channel that was declared, as it is."""
+        """Append a message of a declared channel unchanged."""
         number = self._ids[message.channel]
         self._counts[number] += 1
         self._start = min(self._start, message.log_time)
         self._end = max(self._end, message.log_time)
-        # By itself, CDR begins with a zero.
+        # Uncompressed CDR begins with a zero.
         if message.channel.encoding == "cdr" and message.data.startswith(ZSTD_MAGIC):
             self._compresses_messages = True
         with self._naming():
             self._storage.write(number, message)
 
     def write_new(self, message: Message) -> None:
-        """Append a message that is not yet compressed, where the others are."""
+        """Append an uncompressed message, compressing it if the others are."""
         if self._compresses_messages:
             message = message._replace(data=zstandard.compress(message.data))
         self.write(message)
 
     def flush(self) -> None:
-        """Put on disk what was written."""
+        """Write everything to disk."""
         with self._naming():
             self._storage.flush()
 
     def close(self) -> None:
-        """Complete the file, and describe it in metadata.yaml."""
+        """Complete the file and describe it in metadata.yaml."""
         file = self._file
         with self._naming():
             final = file.with_name(f"{file.name}.zstd") if self._compresses_file else file
@@ -140,7 +140,7 @@ class BagWriter:
 
     @contextmanager
     def _naming(self) -> Iterator[None]:
-        """Make errors of writing OSErrors that name the file."""
+        """Turn errors of writing into OSErrors that name the file."""
         try:
             with naming(self._file):
                 yield
@@ -191,7 +191,7 @@ def _yaml(content: dict[str, Any]) -> str:
 
 
 def _profiles(text: str) -> list[dict[str, Any]]:
-    """The profiles in a channel's text about QoS; none if it is not of this kind."""
+    """The QoS profiles in a channel's metadata; none if it has no such text."""
     try:
         profiles = parse_yaml(text)
     except YamlError:
@@ -216,14 +216,14 @@ class _Storage(ABC):
     def write(self, number: int, message: Message) -> None: ...
 
     def add_extra(self, extra: Attachment | Metadata) -> None:  # noqa: B027 - only MCAP has them
-        """Append what is no message."""
+        """Append an attachment or metadata record."""
 
     @abstractmethod
     def flush(self) -> None: ...
 
     @abstractmethod
     def close(self, metadata: str, version: int) -> None:
-        """Complete the file; with the metadata, if there are any."""
+        """Complete the file, with the metadata if there are any."""
 
 
 class _McapStorage(_Storage):

@@ -1,11 +1,11 @@
-"""Frames worth labeling: chosen from a source, written with stamps and pre-labels.
+"""Chooses frames worth labeling from a source and writes them with stamps and pre-labels.
 
     my_set/images/NAME.png         the frames
-    my_set/frames.csv              where each is from: source, camera, stamp, uncertainty
-    my_set/prelabels/NAME.png      a model's mask of each, class index a pixel
-    my_set/prelabels/classes.yaml  what the values mean
+    my_set/frames.csv              the origin of each: source, camera, stamp, uncertainty
+    my_set/prelabels/NAME.png      a model's mask of each, one class index per pixel
+    my_set/prelabels/classes.yaml  the meaning of the values
 
-Nothing that is there is overwritten: several sources may be extracted to one folder.
+Never overwrites existing files: several sources may be extracted to one folder.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 PRELABELS = ("masks", "cvat", "labelme", "none")
 COLUMNS = ("frame", "source", "camera", "stamp", "frame_id", "time_s", "uncertainty")
-GRID = (8, 6)  # cells of a frame's description, columns and rows
+GRID = (8, 6)  # cells of a frame's features, columns and rows
 
 Features = NDArray[np.float32]
 
@@ -43,7 +43,7 @@ class Candidate:
     Attributes:
         index: of the frame in its source.
         uncertainty: 1 minus the mean confidence of the model, 0..1.
-        features: what the frame looks like and what is where in it, for comparison.
+        features: appearance and layout of the frame, for comparison.
     """
 
     index: int
@@ -52,7 +52,7 @@ class Candidate:
 
 
 def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
-    """Describe a frame by the model's answer and its colors, both on a coarse grid."""
+    """Describe a frame by the model's result and its colors, both on a coarse grid."""
     result = segmenter(frame.image, confidence=True)
     assert result.confidence is not None
     classes = len(segmenter.model.info.labels)
@@ -71,21 +71,21 @@ def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
 def choose(candidates: list[Candidate], count: int, by_uncertainty: bool) -> list[Candidate]:
     """Choose frames that are unlike each other, in the order of the source.
 
-    One after the other, the frame farthest from those chosen; with `by_uncertainty` that distance
-    counts times the uncertainty, so that of a hundred doubtful frames of one place few are taken.
+    Each step takes the frame farthest from all chosen ones; with `by_uncertainty` the distance is
+    weighted by the uncertainty, so that few of a hundred uncertain frames of one place are taken.
     """
     if count >= len(candidates):
         return candidates
     features = np.stack([candidate.features for candidate in candidates])
     weight = np.array([c.uncertainty if by_uncertainty else 1.0 for c in candidates])
-    # the first: the most uncertain, or the most ordinary
+    # the first: the most uncertain, or the most typical
     ordinary = -np.linalg.norm(features - features.mean(axis=0), axis=1)
     chosen = [int(np.argmax(weight if by_uncertainty else ordinary))]
     distance = np.full(len(candidates), np.inf)
     while len(chosen) < count:
         newest = np.linalg.norm(features - features[chosen[-1]], axis=1)
         distance = np.minimum(distance, newest)
-        score = (distance + 1e-6) * (weight + 1e-6)  # among equals the doubtful, then the first
+        score = (distance + 1e-6) * (weight + 1e-6)  # ties: the uncertain one, then the first
         score[chosen] = -1
         chosen.append(int(np.argmax(score)))
     return [candidates[i] for i in sorted(chosen)]
@@ -94,7 +94,7 @@ def choose(candidates: list[Candidate], count: int, by_uncertainty: bool) -> lis
 def every(
     frames: Iterator[Frame], seconds: float = 0, count: int = 1
 ) -> Iterator[tuple[int, Frame]]:
-    """Thin out a source: a frame every so many seconds, or every so many frames, of each camera."""
+    """Thin out a source: one frame per interval in seconds or frames, for each camera."""
     due: dict[str, float] = {}
     seen: dict[str, int] = {}
     for index, frame in enumerate(frames):
@@ -103,7 +103,7 @@ def every(
         if seconds:
             if frame.time + 1e-9 < due.get(frame.camera, frame.time):
                 continue
-            # on the grid of the first frame, so that the rate holds on average
+            # on a grid from the first frame, so that the rate holds on average
             start = due.get(frame.camera, frame.time)
             steps = int((frame.time - start) / seconds + 1e-9) + 1
             due[frame.camera] = start + steps * seconds
@@ -116,9 +116,9 @@ class ExtractedSet:
     """The folder that frames are extracted to.
 
     Args:
-        folder: made if it is missing.
+        folder: created if it is missing.
         source: named in frames.csv.
-        segmenter: makes the pre-labels; None for none.
+        segmenter: makes the pre-labels; None for no pre-labels.
         form: of the pre-labels, one of PRELABELS.
 
     Raises:
@@ -143,7 +143,7 @@ class ExtractedSet:
             classes.write_text(text, encoding="utf-8")
 
     def write(self, frame: Frame, uncertainty: float | None = None) -> None:
-        """Write one frame and its pre-label. One that is there already is left as it is."""
+        """Write a frame and its pre-label. Existing ones are left unchanged."""
         name = self._unused(Path(frame.name).stem)
         image = self.folder / "images" / f"{name}.png"
         if image.exists():
@@ -160,13 +160,13 @@ class ExtractedSet:
                 path = self._prelabels / f"{name}.json"
                 labels = self.segmenter.model.info.labels
                 self.dust += write_labelme(path, f"../images/{name}.png", mask, labels)
-        with replacing(image) as partial:  # last, so that a frame that is there is complete
+        with replacing(image) as partial:  # last, so that an existing frame is complete
             write_picture(partial, frame.image)
         self._record(name, frame, uncertainty)
         self.written += 1
 
     def close(self) -> None:
-        """Write what is of all frames: CVAT's archive."""
+        """Write what covers all frames: CVAT's archive."""
         if self.segmenter and self.form == "cvat":
             names = sorted(path.stem for path in self._prelabels.glob("*.png"))
             with replacing(self._prelabels / "cvat.zip") as partial:

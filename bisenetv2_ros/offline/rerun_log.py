@@ -1,13 +1,13 @@
-"""Frames and their segmentation for the viewer Rerun, in its window or in a file for it. No ROS.
+"""Logs frames and their segmentation to the viewer Rerun, in its window or to a file. No ROS.
 
-For each camera (CAMERA is `camera` for sources that name none) the recording has
+For each camera (CAMERA is `camera` if the source names none) the recording has
     CAMERA/image            the frame, as JPEG
     CAMERA/image/mask       class index per pixel, in the frame's size
     CAMERA/image/regions    outlines and names of the regions of interest
     CAMERA/fractions        fraction of each class in the frame, a series each
     CAMERA/regions/NAME     the same in a region
-with the classes' names and colors, on the timeline `time`: a bag's header stamps (the
-times of recording where they are 0), elsewhere the seconds since the source's first frame.
+with the classes' names and colors, on the timeline `time`: a bag's header stamps (recording times
+if they are 0), or the seconds since the source's first frame.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
-JPEG_QUALITY = 90  # per cent; a raw frame takes some ten times as much
-FLUSH_PERIOD = 1.0  # seconds; only a flush tells that Rerun could not write
+JPEG_QUALITY = 90  # percent; a raw frame takes some ten times as much
+FLUSH_PERIOD = 1.0  # seconds; errors of writing only show at a flush
 
 
 class RerunLog:
-    """Hands one frame after the other to Rerun; a file is complete after `close`.
+    """Logs one frame after the other to Rerun; a file is complete after `close`.
 
-    source: what the frames come from. path: a file to write, .rrd; None opens the viewer. regions:
-    of interest, counted and drawn. Raises ValueError for a region without a pixel; OSError, from
-    every method, where the file cannot be written.
+    source: of the frames. path: a file to write, .rrd; None opens the viewer. regions: of interest,
+    counted and drawn. Raises ValueError for a region without a pixel; every method raises OSError
+    if the file cannot be written.
     """
 
     wants_confidence = False
@@ -52,7 +52,7 @@ class RerunLog:
         path: Path | None = None,
         regions: Sequence[Region] = (),
     ) -> None:
-        self.frames = 0  # handed over so far
+        self.frames = 0  # logged so far
         self._model = segmenter.model
         info = self._model.info
         self._labels = info.labels
@@ -63,7 +63,7 @@ class RerunLog:
             self._recording.spawn()
         else:
             with naming(path):
-                path.open("wb").close()  # Rerun's own error for this names no file
+                path.open("wb").close()  # Rerun's own error does not name the file
             with naming(path), _faults_as_os_errors():
                 self._recording.save(path)
         self._flush_due = time.monotonic() + FLUSH_PERIOD
@@ -76,11 +76,11 @@ class RerunLog:
                 self._recording.log(part, series, static=True)
 
     def has(self, frame: Frame) -> bool:
-        """Never: a log begins anew."""
+        """Never: a log starts from scratch."""
         return False
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Hand over one frame and its segmentation."""
+        """Log one frame and its segmentation."""
         camera = frame.camera
         watch = self._watches[camera]
         outputs = FrameOutputs(frame.image, "rgb", result, self._model, watch=watch)
@@ -108,7 +108,7 @@ class RerunLog:
         self.frames += 1
 
     def close(self) -> None:
-        """Hand over what is still on its way, and complete the file."""
+        """Send what is still queued, and complete the file."""
         try:
             self._flush()
         finally:

@@ -2,17 +2,17 @@
 
 What is written to the output directory:
     masks/NAME.png      gray, class index per pixel
-    colour/NAME.png    the same in the label set's colors
+    colour/NAME.png     the same in the label set's colors
     overlay/NAME.png    colors over the frame
     video.mp4           frame | color mask | overlay with the legend; of a bag's several cameras
                         video_CAMERA.mp4 each
     fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class,
                         source, and of a bag's frames the stamp
-    fractions.jsonl     the same as one JSON object a line, and that of the regions of interest; of
-                        a bag's frames also camera and frame id
+    fractions.jsonl     the same as one JSON object per line, also for the regions of interest; for
+                        a bag's frames with camera and frame id
     bag/                a copy of the source bag with segmentation topics beside its images
-NAME is the frame's path below the folder that all files of the source share, without suffix; of
-frames that would share a name, later ones get _2, _3 and so on. Each frame's files are written
+NAME is the frame's path below the folder that all files of the source share, without suffix; if
+frames would share a name, later ones get _2, _3 and so on.
 before the next frame is read: a run that is stopped or killed keeps what is done. Images and videos
 appear when they are whole; tables grow line by line.
 """
@@ -51,12 +51,18 @@ BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
 class ResultFiles:
     """Writes the results of one frame after the other; the files are complete after `close`.
 
-    source: what the frames come from. kinds: which of KINDS to write. opacity: of the colors in
-    overlays, 0..1. network_size: masks as the network gives them, not in the size of the frame.
-    bag_topics: what the bag is given, of BAG_TOPICS. regions: of interest, counted and drawn.
-    existing: what to do about results of an earlier run; a bag is never replaced. Raises ValueError
-    for a region without a pixel, a bag from another source, earlier results that may not be
-    replaced, and results that would replace what is read; OSError if one cannot be written.
+    Args:
+        source: of the frames.
+        kinds: which of KINDS to write.
+        opacity: of the colors in overlays, 0..1.
+        network_size: masks in the network's size, not the frame's.
+        bag_topics: outputs to add to the bag, of BAG_TOPICS.
+        regions: of interest, counted and drawn.
+        existing: what to do about results of an earlier run; a bag is never replaced.
+
+    Raises ValueError for a region without a pixel, a bag from another kind of source, earlier
+    results that may not be replaced, or results that would replace an input; OSError if one cannot
+    be written.
     """
 
     def __init__(
@@ -80,7 +86,7 @@ class ResultFiles:
         self._opacity = opacity
         self.mask_size = "network" if network_size else "camera"
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
-        self._pending: str | None = None  # the name of the frame that `has` was asked for last
+        self._pending: str | None = None  # the name of the frame in the last `has`
         self._names: set[str] = set()
         self._numbers: dict[str, int] = {}  # the last one given to a stem
         self._videos: dict[str, VideoFile] = {}
@@ -116,7 +122,7 @@ class ResultFiles:
             self._lines = self._open(LINES)
 
     def _open(self, name: str) -> TextIO:
-        """A growing file. Names that are not UTF-8 are written with backslashes."""
+        """Open a file that grows. Names that are not UTF-8 are written with backslashes."""
         path = self.directory / name
         file = path.open("a", newline="", encoding="utf-8", errors="backslashreplace")
         return self._closing.enter_context(file)
@@ -128,7 +134,7 @@ class ResultFiles:
 
     @property
     def notes(self) -> list[str]:
-        """What to tell people who will use the files."""
+        """Remarks for users of the files."""
         return [video.note for video in self._videos.values() if video.note]
 
     @property
@@ -137,13 +143,13 @@ class ResultFiles:
         return "confidence" in self._bag_topics
 
     def has(self, frame: Frame) -> bool:
-        """Whether an earlier run has done this frame, which is now resumed."""
+        """Whether a resumed run has already finished this frame."""
         name = self._unused(frame.result_name)
         self._pending = None if name in self._done else name
         return name in self._done
 
     def write(self, frame: Frame, result: Segmentation) -> None:
-        """Write all that was asked for of one frame. `result` is the frame's segmentation."""
+        """Write everything requested of one frame. `result` is its segmentation."""
         name = self._pending or self._unused(frame.result_name)
         self._pending = None
         outputs = FrameOutputs(
@@ -175,7 +181,7 @@ class ResultFiles:
         self.frames += 1
 
     def _record(self, name: str, frame: Frame, outputs: FrameOutputs) -> dict[str, object]:
-        """What fractions.jsonl says of a frame."""
+        """The object in fractions.jsonl for a frame."""
         record: dict[str, object] = {
             "frame": name,
             "source": frame.source,
@@ -201,7 +207,7 @@ class ResultFiles:
         return {name: round(fraction, 6) for name, fraction in pairs}
 
     def _video(self, camera: str) -> VideoFile:
-        """The video of a camera, begun with its first frame."""
+        """The video of a camera, created with its first frame."""
         if camera not in self._videos:
             video = VideoFile(self._video_path(camera), self._source.rate(camera))
             self._videos[camera] = self._closing.enter_context(contextlib.closing(video))
@@ -223,7 +229,7 @@ class ResultFiles:
         write_picture(path, image)
 
     def _unused(self, stem: str) -> str:
-        """`stem`, or with a number where an earlier frame has it: no result replaces another."""
+        """`stem`, with a number if an earlier frame has it: no result replaces another."""
         name, number = stem, self._numbers.get(stem, 1)
         while name in self._names:
             number += 1

@@ -1,6 +1,6 @@
-"""What an earlier run left in an output folder: refused, removed, or completed.
+"""Results of an earlier run in an output folder: refused, removed, or resumed.
 
-Knows which files results are; nothing of how they are made.
+Knows which files are results, not how they are made.
 """
 
 from __future__ import annotations
@@ -30,10 +30,14 @@ def prepare(
 ) -> None:
     """Make room for new results.
 
-    kinds: of result_files.KINDS. videos: those that will be written, and replaced when whole.
-    inputs: what is read. existing: what to do about results of an earlier run. Raises ValueError if
-    a file that is read would be overwritten, if there are earlier results and `existing` is
-    'refuse', or if there are images that no earlier run made.
+    Args:
+        kinds: of result_files.KINDS.
+        videos: to be written; they are replaced when complete.
+        inputs: files that are read.
+        existing: what to do about results of an earlier run.
+
+    Raises ValueError if an input would be overwritten, if there are earlier results and `existing`
+    is 'refuse', or if there are images that no earlier run made.
     """
     places = [directory / name for name in (*IMAGE_FOLDERS, TABLE, LINES)]
     written = [place for place in places if _is_written(place, kinds)]
@@ -66,12 +70,12 @@ def prepare(
 
 
 def _is_written(place: Path, kinds: Collection[str]) -> bool:
-    """Whether a run of these kinds writes there."""
+    """Whether a run with these kinds writes there."""
     return {TABLE: "fractions", LINES: "jsonl"}.get(place.name, place.name) in kinds
 
 
 def _results(place: Path, is_written: bool) -> Iterator[Path]:
-    """The files that an earlier run wrote to a place; ValueError for others in the way."""
+    """The files that an earlier run wrote to a place. Raises ValueError for other files."""
     for file in files_in(place):
         is_image = place.name in IMAGE_FOLDERS and not file.name.startswith(".partial-")
         if not is_image or (file.suffix == ".png" and is_own_picture(file)):
@@ -81,10 +85,10 @@ def _results(place: Path, is_written: bool) -> Iterator[Path]:
 
 
 def finished(directory: Path, kinds: Collection[str], columns: list[str]) -> set[str]:
-    """The names that all of `kinds` have results of, tables cut down to those lines.
+    """The names with results of all `kinds`; truncates tables to those rows.
 
-    columns: expected in the table. Raises ValueError for a kind that cannot be continued, or a
-    table with other columns.
+    columns: expected in the table. Raises ValueError if a kind cannot be resumed or a table has
+    other columns.
     """
     lasting = {*IMAGE_FOLDERS, "fractions", "jsonl"}
     for kind in sorted(set(kinds) - lasting):
@@ -114,7 +118,7 @@ def finished(directory: Path, kinds: Collection[str], columns: list[str]) -> set
 
 
 def _read_table(path: Path, columns: list[str]) -> dict[str, list[str]]:
-    """Whole rows by name; one that was cut off is left out."""
+    """Complete rows by name; an incomplete last one is left out."""
     if not path.exists():
         return {}
     with path.open(newline="", encoding="utf-8") as file:
@@ -132,7 +136,7 @@ def _read_lines(path: Path) -> dict[str, str]:
             try:
                 lines[json.loads(line)["frame"]] = line
             except (ValueError, KeyError, TypeError):
-                continue  # cut off
+                continue  # incomplete
     return lines
 
 

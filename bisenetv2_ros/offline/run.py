@@ -1,4 +1,4 @@
-"""The one loop that segments a source frame by frame and hands each result to a writer."""
+"""The one loop that segments a source frame by frame and passes each result to a writer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _NAMES_SHOWN = 5
 
 
 class Results(Protocol):
-    """Where frames and their segmentations go; complete after `close`."""
+    """Receives frames and their segmentations; complete after `close`."""
 
     frames: int  #: written so far
-    mask_size: str  #: that segmentations must have: the frame's ('camera') or 'network'
+    mask_size: str  #: required of segmentations: the frame's ('camera') or 'network'
 
     @property
     def wants_confidence(self) -> bool:
@@ -36,10 +36,10 @@ class Results(Protocol):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What to tell people who will use the results."""
+        """Remarks for users of the results."""
 
     def has(self, frame: Frame) -> bool:
-        """Whether an earlier run has done this frame."""
+        """Whether an earlier run has finished this frame."""
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Take one frame and its segmentation."""
@@ -49,14 +49,14 @@ class Results(Protocol):
 
 
 class Faults:
-    """What a verb could not read, named as it happens and counted at the end."""
+    """Reports what a verb could not read as it happens, and counts it at the end."""
 
     def __init__(self, verb: str) -> None:
         self._program = f"bisenetv2 {verb}"
         self._skipped = self._damaged = 0
 
     def skip(self, error: Exception) -> None:
-        """Name a frame that cannot be read or segmented, or a recording that is damaged."""
+        """Report a frame that cannot be read or segmented, or a damaged recording."""
         is_damage = isinstance(error, SourceDamage)
         self._damaged += is_damage
         self._skipped += not is_damage
@@ -67,7 +67,7 @@ class Faults:
         tqdm.write(f"{self._program}: {text}", file=sys.stderr)
 
     def sum_up(self, source: FrameSource, done: int) -> bool:
-        """Count what was lost, and name what was passed over; True if anything was lost."""
+        """Report the number of losses and the files passed over; True if anything was lost."""
         images = [path for path, is_image in source.passed_over if is_image]
         others = [path for path, is_image in source.passed_over if not is_image]
         if others:
@@ -98,13 +98,14 @@ def segment_frames(
 ) -> int:
     """Segment every wanted frame of the source; return the exit code.
 
-    0 if every one could be read, 1 else; 128 and the signal's number after one that asks to stop:
-    what is done is kept, and whole. Raises SourceError and OSError, the latter naming the frame.
+    0 if all could be read, otherwise 1; 128 plus the signal's number after a signal, in which case
+    finished results are kept and complete. Raises SourceError and OSError; the latter names the
+    frame.
 
     Args:
-        faults: takes frames that cannot be read; also the source's `on_damaged`.
+        faults: receives frames that cannot be read; also the source's `on_damaged`.
         output: named in errors and at the end.
-        limit: stop after so many frames.
+        limit: stop after this many frames.
     """
     total = source.excerpt.count(source.count, source.fps)
     if limit is not None:
@@ -115,7 +116,7 @@ def segment_frames(
             with naming(output):
                 present = _segment_all(source, segmenter, results, faults, limit, signals, bar)
         except BaseException:
-            with contextlib.suppress(OSError):  # the first error tells more
+            with contextlib.suppress(OSError):  # the first error is more specific
                 results.close()
             raise
         else:
@@ -147,7 +148,7 @@ def _segment_all(
     signals: list[int],
     bar: tqdm,
 ) -> int:
-    """Returns how many frames were done already."""
+    """Return how many frames an earlier run had finished."""
     present = 0
     try:
         for frame in itertools.islice(source.excerpt.pick(source), limit):
@@ -158,7 +159,7 @@ def _segment_all(
             bar.update()
             if signals:
                 break
-    except sqlite3.Error as error:  # of a bag that cannot be written
+    except sqlite3.Error as error:  # a bag cannot be written
         raise OSError(5, f"cannot write: {error}") from error
     return present
 
@@ -179,7 +180,7 @@ def _segment_one(frame: Frame, segmenter: Segmenter, results: Results, faults: F
 
 @contextlib.contextmanager
 def _asked_to_stop() -> Iterator[list[int]]:
-    """A list of the signals that asked to stop, so that the frame in hand is finished.
+    """Collect the signals that ask to stop, so that the current frame is finished first.
 
     Ctrl-C, SIGTERM, and SIGHUP unless it is ignored (nohup). A second Ctrl-C interrupts as usual;
     the others may come twice, as when a terminal is closed.

@@ -1,8 +1,8 @@
 """Frames of ROS bags (MCAP, SQLite, ROS 1): the messages of image topics, decoded.
 
-Images go through the decoder of the node, so that what it refuses is refused here. Their types are
-known; the definitions that a bag holds are passed over, so that none of them stands in the way.
-Knows nothing of models or of how a mask is made.
+Images go through the node's decoder, so that the same images are accepted. Their types are built
+in; definitions in a bag are ignored, so that a wrong one does no harm. Knows nothing of models or
+of how a mask is made.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ _DECODERS: dict[str, Callable[[Any], tuple[np.ndarray, str]]] = {
 }
 _ENCODING_FIELDS = {IMAGE: "encoding", COMPRESSED_IMAGE: "format"}
 
-# vision_msgs is not among the definitions that rosbags brings.
+# rosbags has no definition of vision_msgs.
 _VISION_MESSAGES = {
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     LABEL_INFO: "std_msgs/Header header\nVisionClass[] class_map\nfloat32 threshold\n",
@@ -67,9 +67,9 @@ _VISION_MESSAGES = {
 
 
 class BagFrames(FrameSource):
-    """The frames of one or several image topics of a bag, in the order they were recorded in.
+    """The frames of one or several image topics of a bag, in recording order.
 
-    A frame's name is its camera's topic and stamp; `Frame.origin` says where it comes from.
+    A frame's name is its camera's topic and stamp; `Frame.origin` has its message.
     """
 
     def __init__(
@@ -81,19 +81,19 @@ class BagFrames(FrameSource):
         on_damaged: Callable[[ImageFileError], None] | None = None,
         encodings: Mapping[str, str] | None = None,
     ) -> None:
-        """Look into the bag. Raises SourceError if it is none or `topics` are no image topics.
+        """Open the bag. Raises SourceError if it is not one or `topics` are not image topics.
 
-        topics: raw or compressed image topics; none takes the only one that the bag has.
-        size, loop, on_damaged: as in `open_source`; on_damaged is also told what of the bag itself
-        is damaged or missing.
-        encodings: by topic, or '' for all topics, what to take for the encoding of the images
-        whatever they say.
+        Args:
+            topics: raw or compressed image topics; none takes the only one in the bag.
+            size, loop, on_damaged: as in `open_source`; on_damaged also receives damage of the bag
+                itself.
+            encodings: overrides the encoding of the images, by topic, or '' for all topics.
         """
         self.path = path
         self._size, self._loop = size, loop
         self._on_damaged = on_damaged
         self._encodings = dict(encodings or {})
-        #: Called with everything in the bag, in order, the frames' messages before the frames.
+        #: Called with every message in the bag, in order, a frame's message before the frame.
         self.on_message: Callable[[Message], None] | None = None
         try:
             self.recording = Recording(path)
@@ -123,7 +123,7 @@ class BagFrames(FrameSource):
         self.inputs = (path, *self.recording.paths)
 
     def rate(self, camera: str) -> float:
-        """Frames a second of one camera, on average."""
+        """Average frame rate of one camera, Hz."""
         return self._rates.get(camera) or self.fps
 
     def __iter__(self) -> Iterator[Frame]:
@@ -183,7 +183,7 @@ class BagFrames(FrameSource):
         if not known:
             there = sorted({f"{channel.topic} ({channel.type})" for channel in channels})
             there[8:] = [f"and {len(there) - 8} more"] if len(there) > 8 else []
-            lost: list[str] = []  # what might have told of one
+            lost: list[str] = []  # may have contained one
             next(self.recording.messages((), lost.append), None)
             raise SourceError(
                 f"bag '{self.path}': no image topic in it, expected sensor_msgs Image or "
@@ -223,12 +223,12 @@ class BagFrames(FrameSource):
                 )
 
     def _read(self, message: Message) -> tuple[np.ndarray, Origin]:
-        """Pixels (H, W, 3) uint8 RGB and where they come from; ImageFileError."""
+        """Pixels (H, W, 3) uint8 RGB and their origin. Raises ImageFileError."""
         channel = message.channel
         place = f"{self.path}: {channel.topic} received at {seconds(message.log_time)}"
         try:
             image: Any = _deserialize(channel, message.data)
-        except Exception as error:  # bytes that are none of that type fail in any way
+        except Exception as error:  # bytes of another type fail in any way
             raise ImageFileError(f"{place}: no {channel.type}: {one_line(error)}") from error
         encoding = self._encodings.get(channel.topic, self._encodings.get(""))
         if encoding is not None:
@@ -255,7 +255,7 @@ def _is_image(channel: Channel) -> bool:
 
 
 def _deserialize(channel: Channel, data: bytes) -> object:
-    """An image message. By itself it begins with a zero, so that compression is seen."""
+    """Deserialize an image message. Uncompressed CDR begins with a zero."""
     if data.startswith(ZSTD_MAGIC):  # rosbag2's compression mode `message`
         data = zstandard.ZstdDecompressor().decompressobj().decompress(data)
     if channel.encoding == "ros1":
@@ -267,7 +267,7 @@ _types = functools.cache(get_typestore)
 
 
 def camera_of(topic: str) -> str:
-    """The camera topic that `topic` belongs to: itself, without /compressed."""
+    """The camera topic of `topic`: itself, without /compressed."""
     return topic.removesuffix("/compressed")
 
 

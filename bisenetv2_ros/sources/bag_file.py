@@ -1,6 +1,6 @@
-"""One file of a recording, whatever its format: channels, messages, and what could not be read.
+"""One file of a recording in any format: its channels, its messages, and what cannot be read.
 
-Knows no format and decodes no message: bytes pass through as they were recorded.
+Decodes no message: bytes pass through as they were recorded.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 Buffer = bytes | memoryview
 
-#: Told what of a file could not be read; each text names the file and is one line.
+#: Receives what of a file cannot be read; each text is one line and names the file.
 Lost = Callable[[str], None]
 
 
 class BagError(ValueError):
-    """A file or folder that is no recording; the message names it."""
+    """A file or folder is not a recording; the message names it."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Schema:
     data: bytes
 
 
-@dataclass(frozen=True, eq=False)  # two channels may say the same and still be two
+@dataclass(frozen=True, eq=False)  # two channels may be alike and still be two
 class Channel:
     """A topic as one publisher or recorder declared it."""
 
@@ -59,7 +59,7 @@ class Message(NamedTuple):
 
 
 class Attachment(NamedTuple):
-    """A file inside of an MCAP, in the order of mcap.Writer.add_attachment."""
+    """A file inside an MCAP, with the fields of mcap.Writer.add_attachment in order."""
 
     create_time: int
     log_time: int
@@ -69,7 +69,8 @@ class Attachment(NamedTuple):
 
 
 class Metadata(NamedTuple):
-    """A named record of texts inside of an MCAP, in the order of mcap.Writer.add_metadata."""
+    """A named record of strings in an MCAP, with the fields of mcap.Writer.add_metadata in
+    order."""
 
     name: str
     metadata: dict[str, str]
@@ -93,11 +94,11 @@ class BagFile(ABC):
     def messages(self, channels: Collection[Channel], lost: Lost) -> Iterator[Message]:
         """The messages of `channels` in the order of their log times.
 
-        Reads on past damage where it can, and tells `lost` what it could not read.
+        Continues after damage if possible, and reports to `lost` what it could not read.
         """
 
     def extras(self, lost: Lost) -> Iterator[Attachment | Metadata]:
-        """What the file holds besides messages."""
+        """Everything in the file besides messages."""
         yield from ()
 
     def _note(self, channel: Channel, log_time: int) -> None:
@@ -121,7 +122,7 @@ class Reading:
         error = None
         try:
             read.extend(messages)
-        except Exception as damage:  # damage makes parsers stumble over anything
+        except Exception as damage:  # parsers of damaged data raise anything
             error = damage
         self.count += len(read)
         return read, error
@@ -144,12 +145,12 @@ class Reading:
 
 
 def ignore(_: str) -> None:
-    """For readers that only look; whoever reads the messages is told of the loss then."""
+    """Ignore losses, which are reported when the messages are read."""
 
 
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
-    """The file's bytes, decompressed if it is a .zstd; that one seeks forward only."""
+    """The file's bytes, decompressed if it is a .zstd, which can only be read forwards."""
     with path.open("rb") as file:
         compressed = file.read(4) == ZSTD_MAGIC
         file.seek(0)
@@ -161,9 +162,9 @@ def open_plain(path: Path) -> Iterator[IO[bytes]]:
 
 
 def read_up_to(stream: IO[bytes], length: int) -> bytes:
-    """`length` bytes, or fewer at the end, or where a compressed stream cannot be followed.
+    """`length` bytes, or fewer at the end or where a compressed stream is damaged.
 
-    In pieces: a damaged length may be any number.
+    Reads in pieces, because a damaged length may be any number.
     """
     parts = []
     with suppress(zstandard.ZstdError):
@@ -174,12 +175,12 @@ def read_up_to(stream: IO[bytes], length: int) -> bytes:
 
 
 def in_time_order(blocks: Iterable[tuple[int, Iterable[Message]]]) -> Iterator[Message]:
-    """Messages by log time, from blocks that come with the earliest time of their messages.
+    """Sort messages by log time, from blocks that come with their earliest time.
 
-    Holds the messages of the blocks that overlap in time, and no others. Messages are in order if
-    the blocks are.
+    Only holds the messages of blocks that overlap in time. The result is in order if the blocks
+    are.
     """
-    numbers = itertools.count()  # equal times stay in the order of the file
+    numbers = itertools.count()  # equal times keep the order of the file
     waiting: list[tuple[int, int, Message]] = []
     for earliest, messages in blocks:
         while waiting and waiting[0][0] < earliest:
@@ -191,16 +192,16 @@ def in_time_order(blocks: Iterable[tuple[int, Iterable[Message]]]) -> Iterator[M
 
 
 def one_line(error: Exception) -> str:
-    """The text of an error for a report."""
+    """The text of an error, for a report."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def seconds(nanoseconds: int) -> str:
-    """A time as it is written in reports."""
+    """A time in the form used in reports."""
     return f"{nanoseconds // 10**9}.{nanoseconds % 10**9:09d}"
 
 
 def ros2_name(name: str) -> str:
-    """The ROS 2 name of a message type that may have its ROS 1 name: package/Type."""
+    """The ROS 2 name of a message type that may be a ROS 1 name, package/Type."""
     parts = name.split("/")
     return f"{parts[0]}/msg/{parts[1]}" if len(parts) == 2 else name

@@ -1,4 +1,4 @@
-"""Which files and folders are recordings, by their names alone. Needs no library of theirs."""
+"""Recognizes recordings by file names alone, without a library for them."""
 
 from __future__ import annotations
 

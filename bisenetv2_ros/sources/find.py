@@ -1,6 +1,6 @@
-"""Finds the files that a source names: folders, glob patterns, several of them.
+"""Finds the files of a source: folders, glob patterns, or several of them.
 
-Knows names only; nothing is opened but folders.
+Works on names; opens only folders.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ VIDEO_SUFFIXES = frozenset({
     ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv",
     ".wmv", ".3gp", ".gif", ".mjpg", ".mjpeg",
 })  # fmt: skip
-#: Of images that cannot be read here: they are named if they lie in a folder.
+#: Image formats that cannot be read here; files in a folder are reported.
 OTHER_IMAGES = frozenset({
     ".avif", ".heic", ".heif", ".gif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".pfm", ".pam", ".tga",
@@ -31,18 +31,18 @@ _SIDECARS = frozenset({"thumbs.db", "desktop.ini"})
 
 @dataclass
 class Found:
-    """What a source's names lead to."""
+    """The files that a source's names lead to."""
 
     images: list[Path] = field(default_factory=list)  #: in the order to read them
-    others: list[Path] = field(default_factory=list)  #: videos, bags, or what shows on opening
-    passed_over: list[tuple[Path, bool]] = field(default_factory=list)  #: and if meant as an image
+    others: list[Path] = field(default_factory=list)  #: videos, bags, or anything to be opened
+    passed_over: list[tuple[Path, bool]] = field(default_factory=list)  #: and if meant as image
     bases: list[Path] = field(default_factory=list)  #: folders that names and patterns start from
 
     def keys(self) -> list[str]:
         """A name for the results of each image: its path below the common folder, no suffix.
 
-        Of images that differ in the suffix alone, later ones get _2, _3 and so on, but never the
-        name of another image.
+        If images differ only in the suffix, later ones get _2, _3 and so on, but never the name of
+        another image.
         """
         root = os.path.commonpath([base.absolute() for base in self.bases])
         plain = [os.path.relpath(path.absolute().with_suffix(""), root) for path in self.images]
@@ -62,8 +62,8 @@ class Found:
 def find(names: list[str], recursive: bool, expected: str) -> Found:
     """Look up paths, folders and glob patterns.
 
-    expected: what else the user may have meant, for the error. Raises SourceError if a name leads
-    to nothing.
+    expected: what else the user may have meant, for the error. Raises SourceError if a name matches
+    nothing.
     """
     found = Found()
     for name in names:
@@ -94,7 +94,7 @@ def _find_one(name: str, recursive: bool, expected: str, found: Found) -> None:
 
 
 def _has_images(path: Path) -> bool:
-    """Whether a folder is one of images, though there are recordings beside them."""
+    """Whether a folder is one of images, even if it also has recordings."""
     if not path.is_dir() or (path / METADATA).is_file():
         return False
     return any(file.suffix.lower() in SUFFIXES for file in path.iterdir())
@@ -115,8 +115,8 @@ def _raise(error: OSError) -> None:
 
 
 def _take(name: str, candidates: list[Path], found: Found) -> None:
-    """Sort a folder's entries into images and what is passed over."""
-    # Links to nowhere are images that cannot be read, and will be named as such.
+    """Sort a folder's entries into images and files to pass over."""
+    # Broken links count as images, and are reported when they cannot be read.
     files = [c for c in candidates if c.is_file() or (c.is_symlink() and not c.exists())]
     files = [file for file in files if not _is_sidecar(file)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
@@ -141,12 +141,12 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
 
 
 def _is_sidecar(path: Path) -> bool:
-    """Whether an operating system put the file there: ._a.png, .DS_Store, Thumbs.db."""
+    """Whether the file was made by an operating system: ._a.png, .DS_Store, Thumbs.db."""
     return path.name.startswith(".") or path.name.lower() in _SIDECARS
 
 
 def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, Path]:
-    """The label map of each image: the file of the same place and stem below `folder`."""
+    """The label map of each image: the file at the same place and stem below `folder`."""
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise SourceError(f"labels '{folder}': expected a folder of label maps")
@@ -160,7 +160,7 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
     labels = {}
     for image, key in zip(images, keys, strict=True):
         place = str(Path(key).with_name(image.stem))
-        # In a flat folder a stem is enough, if it is one image's alone.
+        # In a flat folder the stem is enough if only one image has it.
         label = by_key.get(place) or (stems[image.stem] == 1 and by_key.get(image.stem))
         if label:
             labels[image] = label
@@ -173,6 +173,6 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key by which 'frame2' comes before 'frame10'."""
+    """A sort key that puts 'frame2' before 'frame10'."""
     parts = re.split(r"(\d+)", str(path))
     return [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]

@@ -1,4 +1,4 @@
-"""What a frame is, and a source of frames: the terms that every kind of source is made of.
+"""Frames and sources of frames: the base of every kind of source.
 
 Knows no kind of source, no ROS and no model.
 """
@@ -27,16 +27,16 @@ Size = tuple[int, int]  # (width, height) in pixels
 
 
 class SourceError(ValueError):
-    """A source that cannot be opened or read; the message names it and what was expected."""
+    """A source cannot be opened or read; the message names it and what was expected."""
 
 
 class SourceDamage(ImageFileError):
-    """A recording of which some frames are lost; the others were delivered."""
+    """Some frames of a recording are lost; the others were delivered."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """The message of a recording that a frame was in."""
+    """The recorded message of a frame."""
 
     camera: str  #: image topic, without /compressed
     sec: int  #: of the header's stamp
@@ -51,24 +51,24 @@ class Frame:
 
     image: np.ndarray  #: (H, W, 3) uint8 RGB
     name: str  #: file name, or one made of the source's name and a running number
-    label: np.ndarray | None  #: (H, W) uint8 class index of each pixel, where it is known
+    label: np.ndarray | None  #: (H, W) uint8 class index of each pixel, if known
     time: float  #: seconds since the source's first frame, by the source's own rate
     origin: Origin | None = None  #: of frames from a bag
     source: str = ""  #: the file, device or address it is from, as it was given
-    index: int | None = None  #: number in its source, damaged ones and those left out included
+    index: int | None = None  #: number in its source, counting damaged and skipped ones
     key: str = ""  #: see `result_name`
 
     @property
     def result_name(self) -> str:
-        """What its results are called: a path without suffix, no other frame's if it has a key.
+        """Base name of its results: a path without suffix, unique if the frame has a key.
 
-        Files keep their place below the folder that all files of the source have in common.
+        Files keep their place below the folder that all files of the source share.
         """
         return self.key or PurePath(self.name).stem
 
     @property
     def camera(self) -> str:
-        """Which of the source's `cameras` it is from."""
+        """The one of the source's `cameras` that it is from."""
         return self.origin.camera if self.origin else ""
 
 
@@ -82,16 +82,16 @@ class Moment:
 
 @dataclass(frozen=True)
 class Excerpt:
-    """Which frames of a source are wanted: from `start`, up to before `end`, one in `every`."""
+    """The wanted frames of a source: from `start`, up to before `end`, one in `every`."""
 
     start: Moment = Moment()
     end: Moment | None = None
     every: Moment = Moment(frames=1)
 
     def picker(self) -> Callable[[int, float], bool | None]:
-        """Tell of one frame after the other, by its number and time, whether it is wanted.
+        """Return a function that tells by number and time whether a frame is wanted.
 
-        The answer is None once all later frames are beyond the end.
+        It returns None once all later frames are beyond the end.
         """
         first, due = self.start.seconds or None, 0
 
@@ -103,7 +103,7 @@ class Excerpt:
                 return False
             if not self.every.seconds:
                 return not (index - self.start.frames) % self.every.frames
-            # On a grid from the first, so that the rate holds on average.
+            # On a grid from the first frame, so that the rate holds on average.
             first = time if first is None else first
             step = int((time - first) / self.every.seconds + _EPSILON)
             if step < due:
@@ -121,7 +121,7 @@ class Excerpt:
         return time + _EPSILON >= end.seconds if end.seconds else index >= end.frames
 
     def pick(self, frames: Iterable[Frame]) -> Iterator[Frame]:
-        """The wanted ones of `frames`, of each camera."""
+        """The wanted ones of `frames`, for each camera."""
         pickers: dict[str, Callable[[int, float], bool | None]] = {}
         numbers: dict[str, int] = {}
         for frame in frames:
@@ -132,7 +132,7 @@ class Excerpt:
                 yield frame
 
     def count(self, total: int | None, rate: float) -> int | None:
-        """How many of `total` frames at `rate` a second are wanted, about."""
+        """About how many of `total` frames at `rate` [Hz] are wanted."""
         start, every = (m.frames or round(m.seconds * rate) for m in (self.start, self.every))
         if self.end is not None:
             end = self.end.frames or round(self.end.seconds * rate)
@@ -141,22 +141,22 @@ class Excerpt:
 
 
 class FrameSource(ABC):
-    """An iterable of `Frame`; each iteration starts anew."""
+    """An iterable of `Frame`; each iteration starts from the beginning."""
 
-    live = False  #: frames come at their own pace, and one that is not taken grows old
+    live = False  #: frames come at their own pace, and grow old if they are not taken
     labelled = False  #: at least one frame has a label
-    cameras: tuple[str, ...] = ("",)  #: of frames with an origin, every name that it may have
-    excerpt = Excerpt()  #: a source that can leave out frames at less cost than reading them does
+    cameras: tuple[str, ...] = ("",)  #: every camera name that frames may have
+    excerpt = Excerpt()  #: the wanted frames, for sources that can skip others at less cost
     inputs: tuple[Path, ...] = ()  #: files and folders that are read
-    #: Entries of a folder that were passed over, and whether each seems meant as an image.
+    #: Entries of a folder that were passed over, and whether each is meant as an image.
     passed_over: tuple[tuple[Path, bool], ...] = ()
 
     def __init__(self, fps: float, count: int | None) -> None:
-        self.fps = fps  #: frames per second that the source is meant to be shown at
+        self.fps = fps  #: nominal frame rate
         self.count = count  #: frames of one iteration, None if unknown or endless
 
     def rate(self, camera: str) -> float:
-        """Frames a second of one of `cameras`."""
+        """Frame rate of one of `cameras`, Hz."""
         return self.fps
 
     @abstractmethod
@@ -164,7 +164,7 @@ class FrameSource(ABC):
 
 
 def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:
-    """`pixels` in `size`; the interpolation is by default the one that suits an image."""
+    """`pixels` in `size`; the default interpolation suits an image."""
     height, width = pixels.shape[:2]
     if size is None or size == (width, height):
         return pixels
@@ -174,6 +174,6 @@ def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = N
 
 
 def numbered(stem: str, index: int) -> str:
-    """The name of a frame of a source without names of its own."""
-    # Whoever makes a file of a frame takes what follows a dot for the suffix.
+    """The name of a frame in a source without names of its own."""
+    # Writers take what follows a dot for the suffix.
     return f"{stem.replace('.', '_')}_{index:06d}"

@@ -1,10 +1,10 @@
-"""Frames one after the other from anywhere: images, video, bag, camera, or a synthetic street.
+"""Frames from any source: images, video, bag, camera, or a synthetic street.
 
     for frame in open_source("drive/*.png", labels="masks"):
         print(frame.name, frame.image.shape)
 
-A source delivers as fast as it is asked; pacing is the caller's affair. No ROS here, no model, and
-no idea of what labels mean.
+A source delivers as fast as it is read; the caller keeps the pace. No ROS, no models, and no
+interpretation of labels.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ EXPECTED = (
 
 
 def is_endless(spec: str) -> bool:
-    """Whether a source is known to have no end, from its name alone."""
+    """Whether a source is known by its name to have no end."""
     return spec == SYNTHETIC or (is_live(spec) and not spec.startswith("http"))
 
 
@@ -74,9 +74,9 @@ def open_source(
             (rtsp://, http://), a folder of images, a glob pattern, one image, a video file or a
             bag; or several of folders, patterns and files. Images of a folder come in natural
             order: 2 before 10.
-        labels: a folder of label maps, one byte a pixel. An image's label is the file of the same
-            place and stem; images without one have the label None.
-        topics: image topics of a bag, and of nothing else; none takes the only one.
+        labels: a folder of label maps, one byte per pixel. An image's label is the file at the same
+            place with the same stem; images without one have the label None.
+        topics: image topics of a bag; none takes the only one.
         encodings: of a bag's images, by topic or '' for all, instead of what their messages say.
         loop: begin again after the last image or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
@@ -84,8 +84,8 @@ def open_source(
             rendered in this size, by default 960x720.
         seed: of the synthetic street.
         recursive: look for images in the folders below a folder too.
-        excerpt: which frames are wanted. A hint: sources leave out others if that saves time, so
-            go through `excerpt.pick`.
+        excerpt: the wanted frames. Sources skip others only if that saves time, so also filter by
+            `excerpt.pick`.
         on_damaged: what to do about an image, label or message that cannot be read, or a video or
             bag that is damaged. By default the iteration ends with its ImageFileError; otherwise
             the error is given to this function and the next frame follows.
@@ -147,7 +147,7 @@ def _open_files(
     for path in found.others:
         part: FrameSource
         if is_bag(path):
-            from bisenetv2_ros.sources.bag import BagFrames  # the one that needs another library
+            from bisenetv2_ros.sources.bag import BagFrames  # needs libraries for bags
 
             part = BagFrames(path, topics, size, loop, on_damaged, encodings)
         else:
@@ -279,7 +279,7 @@ class _Video(FrameSource):
             ) from error
         super().__init__(self._reader.rate or DEFAULT_RATE, None if loop else self._reader.count)
         self._path, self._size, self._loop, self._on_damaged = path, size, loop, on_damaged
-        #: Tells this video's frames from those of others with its name.
+        #: Distinguishes this video's frames from those of others with its name.
         self.prefix = ""
 
     def __iter__(self) -> Iterator[Frame]:
@@ -324,7 +324,7 @@ class _Chain(FrameSource):
                 part.prefix = f"{number + 1}_" if len(parts) > 1 else ""
 
     def rate(self, camera: str) -> float:
-        """Frames a second of one camera, of the first source that has it."""
+        """Frame rate of a camera, Hz, in the first source that has it."""
         return next(part.rate(camera) for part in self.parts if camera in part.cameras)
 
     def __iter__(self) -> Iterator[Frame]:

@@ -1,4 +1,4 @@
-"""Frames from cameras of this machine and from addresses, as they come."""
+"""Frames from local cameras and network streams, as they come."""
 
 from __future__ import annotations
 
@@ -36,17 +36,17 @@ def is_live(spec: str) -> bool:
 
 
 def open_live(spec: str, rate: float, size: Size | None) -> FrameSource:
-    """Open a device or an address; SourceError if there is none."""
+    """Open a device or an address. Raises SourceError if it cannot be opened."""
     return _Camera(spec, rate, size) if _DEVICE.fullmatch(spec) else _Stream(spec, size)
 
 
 class _Live(FrameSource):
-    """A camera of this machine or of the network; frames that nobody takes grow old."""
+    """A local or network camera; frames that are not taken grow old."""
 
     live = True
 
     def __init__(self, spec: str, shown: str, rate: float, size: Size | None) -> None:
-        """spec: for OpenCV. shown: for people, without passwords."""
+        """spec: for OpenCV. shown: for messages, without passwords."""
         super().__init__(rate, None)
         self._shown, self._size = shown, size
         self._capture = self._open(spec)
@@ -64,7 +64,7 @@ class _Live(FrameSource):
     def __iter__(self) -> Iterator[Frame]:
         start = time.monotonic()
         for index in itertools.count():
-            with captured_messages():  # FFmpeg's, of packets that the network lost
+            with captured_messages():  # FFmpeg's, about packets lost on the network
                 success, bgr = self._capture.read()
             if not success:
                 self._end(index)
@@ -81,18 +81,18 @@ class _Live(FrameSource):
 
 
 class _Camera(_Live):
-    """A camera of this machine, endless."""
+    """A local camera, endless."""
 
     def __init__(self, spec: str, rate: float, size: Size | None) -> None:
         super().__init__(spec, spec, rate, size)
         self._capture.set(cv2.CAP_PROP_FPS, rate)
-        if size is not None:  # the camera may choose another; frames are resized in any case
+        if size is not None:  # the camera may choose another size; frames are resized anyway
             self._capture.set(cv2.CAP_PROP_FRAME_WIDTH, size[0])
             self._capture.set(cv2.CAP_PROP_FRAME_HEIGHT, size[1])
 
 
 class _Stream(_Live):
-    """An address: a camera's stream, which should not end, or a video, which does."""
+    """A network address: a camera's stream, which should not end, or a video, which does."""
 
     def __init__(self, spec: str, size: Size | None) -> None:
         address = _ADDRESS.match(spec)

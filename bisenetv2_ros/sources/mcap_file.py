@@ -1,8 +1,7 @@
-"""MCAP: the chunks of the summary in the order of their times, otherwise record after record.
+"""MCAP files: chunk by chunk in order of time with a summary, otherwise record by record.
 
-Records are parsed by the library `mcap`, schemas and messages not at all: whatever a channel holds
-stands in nobody's way. Damage costs the rest of the chunk that it is in, or, without a summary, of
-the file.
+The library `mcap` parses the records; schemas and messages are not parsed, so their content does
+not matter. Damage loses the rest of its chunk or, without a summary, of the file.
 """
 
 from __future__ import annotations
@@ -51,15 +50,15 @@ IN_SUMMARY = "that its summary counts"
 
 
 class McapFile(BagFile):
-    """An MCAP file, also one that breaks off or is compressed as a whole (.mcap.zstd)."""
+    """An MCAP file, also if it is truncated or compressed as a whole (.mcap.zstd)."""
 
     def __init__(self, path: Path) -> None:
-        """Find the channels and count the messages: by the summary, or by reading all."""
+        """Find the channels and count the messages, by the summary or by reading everything."""
         super().__init__(path)
         self._schemas: dict[int, Schema] = {}
         self._channels: dict[int, Channel] = {}
         self._chunks: list[mcap.ChunkIndex] = []  # by time; empty without a summary
-        with open_plain(path) as stream, suppress(Exception):  # it says nothing that is needed
+        with open_plain(path) as stream, suppress(Exception):  # the profile is not required
             header = next(records(stream, {Opcode.HEADER}))
             self.profile = parse(mcap.Header, header.body).profile
         with path.open("rb") as file:
@@ -76,11 +75,11 @@ class McapFile(BagFile):
             yield from in_time_order(read(stream, wanted, lost))
 
     def extras(self, lost: Lost) -> Iterator[Attachment | Metadata]:
-        with open_plain(self.path) as stream, suppress(BreaksOff):  # `messages` tells of that
+        with open_plain(self.path) as stream, suppress(BreaksOff):  # `messages` reports that
             for record in records(stream, {Opcode.ATTACHMENT, Opcode.METADATA}):
                 try:
                     yield extra(record)
-                except Exception as error:  # damage makes parsers stumble over anything
+                except Exception as error:  # parsers of damaged data raise anything
                     name = Opcode(record.opcode).name.lower()
                     lost(
                         f"{self.path}: {name} at byte {record.position} cannot be read: "
@@ -88,7 +87,7 @@ class McapFile(BagFile):
                     )
 
     def _take(self, summary: Summary) -> None:
-        """Take from the summary what `_scan` finds by reading."""
+        """Take from the summary what `_scan` would find by reading."""
         for schema in summary.schemas.values():
             self._define(schema)
         for channel in summary.channels.values():
@@ -104,7 +103,7 @@ class McapFile(BagFile):
         self.compression = next((chunk.compression for chunk in self._chunks), "")
 
     def _scan(self) -> None:
-        """Read the whole file; what is damaged is told when messages are asked for."""
+        """Read the whole file; damage is reported when messages are requested."""
         with open_plain(self.path) as stream:
             for _, messages in self._sequential(stream, None, ignore):
                 for message in messages:
@@ -115,7 +114,7 @@ class McapFile(BagFile):
     def _indexed(
         self, stream: IO[bytes], wanted: Set[int], lost: Lost
     ) -> Iterator[tuple[int, list[Message]]]:
-        """The messages of each chunk and the earliest time among them, by the summary."""
+        """By the summary: the earliest time of each chunk, and its messages."""
         reading = Reading(self.path, lost)
         for chunk in self._chunks:
             if chunk.message_index_offsets and not wanted & chunk.message_index_offsets.keys():
@@ -134,7 +133,7 @@ class McapFile(BagFile):
     def _sequential(
         self, stream: IO[bytes], wanted: Set[int] | None, lost: Lost
     ) -> Iterator[tuple[int, list[Message]]]:
-        """The same by reading record after record; None for `wanted` takes all."""
+        """The same by reading record by record; None for `wanted` takes all."""
         reading = Reading(self.path, lost)
         top = {Opcode.CHUNK, Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE, Opcode.STATISTICS}
         try:
@@ -147,7 +146,7 @@ class McapFile(BagFile):
                     counts = counts_in(record)
                     claimed = sum(counts.get(number, 0) for number in wanted)
                     reading.compare(claimed, IN_SUMMARY)
-                if error is not None and record.whole:  # otherwise it breaks off
+                if error is not None and record.whole:  # otherwise the file is truncated
                     rest = f"the rest of the record at byte {record.position} cannot be read"
                     reading.damaged(rest, error)
                 if messages:
@@ -156,7 +155,7 @@ class McapFile(BagFile):
             reading.breaks_off(f": {cut}")
 
     def _messages(self, found: Iterable[Record], wanted: Set[int] | None) -> Iterator[Message]:
-        """The wanted messages among records; schemas and channels are noted."""
+        """The wanted messages among records; stores schemas and channels on the way."""
         for record in found:
             if not record.whole:
                 continue

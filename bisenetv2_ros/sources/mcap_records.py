@@ -1,6 +1,6 @@
-"""The records of an MCAP file, as many as there are: parsed by the library `mcap`, found here.
+"""The records of an MCAP file, also of a damaged one: located here, parsed by the library `mcap`.
 
-Its readers stop at the first damage, and take a record that is cut short for a whole one.
+The library's readers stop at the first damage and take a truncated record for a complete one.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from bisenetv2_ros.sources.bag_file import Attachment, Buffer, Metadata, read_up
 
 MAGIC = b"\x89MCAP0\r\n"
 _HEAD = struct.Struct("<BQ")  # opcode and length of every record
-_CHUNK = struct.Struct("<QQQII")  # first and last time, size, checksum, length of a name
+_CHUNK = struct.Struct("<QQQII")  # first and last time, size, checksum, length of the name
 _ALL = frozenset(range(256))
-_MAX_CHUNK = 4 << 30  # bytes that a chunk may have uncompressed
-_MAX_PARTIAL = 256 << 20  # bytes that are read of a record whose end is not in the file
+_MAX_CHUNK = 4 << 30  # bytes of a chunk when uncompressed
+_MAX_PARTIAL = 256 << 20  # bytes read of a truncated record
 
 
 class Record(NamedTuple):
@@ -35,18 +35,18 @@ class Record(NamedTuple):
 
     opcode: int
     body: Buffer
-    whole: bool  #: else the file or chunk ends in the middle of it
+    whole: bool  #: else the file or chunk ends inside the record
     position: int
 
 
 class BreaksOff(Exception):
-    """There is no next record, though the file does not say that it ends."""
+    """There is no next record, although the file is not marked as ended."""
 
 
 def records(stream: IO[bytes], wanted: Set[int], magic: bool = True) -> Iterator[Record]:
-    """The records of the `wanted` opcodes up to the end of the file; BreaksOff without one."""
+    """The records of the `wanted` opcodes. Raises BreaksOff if the file's end is not marked."""
     position = len(read_up_to(stream, len(MAGIC))) if magic else 0
-    # Of a compressed stream nobody knows how long it is.
+    # The length of a compressed stream is unknown.
     end = os.fstat(stream.fileno()).st_size if stream.seekable() else _MAX_CHUNK
     while True:
         head = read_up_to(stream, _HEAD.size)
@@ -71,7 +71,7 @@ def records(stream: IO[bytes], wanted: Set[int], magic: bool = True) -> Iterator
 
 
 def _skip(stream: IO[bytes], length: int) -> bool:
-    """Whether there are `length` bytes to pass over."""
+    """Skip `length` bytes; False if there are fewer."""
     if stream.seekable():
         stream.seek(length, io.SEEK_CUR)
         return True
@@ -81,7 +81,7 @@ def _skip(stream: IO[bytes], length: int) -> bool:
 
 
 def chunk_at(stream: IO[bytes], offset: int) -> Iterator[Record]:
-    """The records inside of the chunk at that byte."""
+    """The records inside the chunk at that byte."""
     stream.seek(offset)
     record = next(records(stream, _ALL, magic=False))
     if record.opcode != Opcode.CHUNK or not record.whole:
@@ -90,7 +90,7 @@ def chunk_at(stream: IO[bytes], offset: int) -> Iterator[Record]:
 
 
 def inside_chunk(record: Record) -> Iterator[Record]:
-    """The records inside of a chunk; of one that breaks off, those that are there."""
+    """The records inside a chunk; of a truncated one, those that exist."""
     _, _, size, checksum, length = _CHUNK.unpack_from(record.body)
     start = _CHUNK.size + length + 8
     (length,) = struct.unpack_from("<Q", record.body, start - 8)
@@ -113,10 +113,10 @@ def inside_chunk(record: Record) -> Iterator[Record]:
 
 
 def counts_in(record: Record) -> dict[int, int]:
-    """How many messages of each channel the summary counts; none if it is damaged."""
+    """The number of messages by channel in the summary; empty if it is damaged."""
     try:
         return dict(parse(mcap.Statistics, record.body).channel_message_counts)
-    except Exception:  # damage makes parsers stumble over anything
+    except Exception:  # parsers of damaged data raise anything
         return {}
 
 
@@ -133,13 +133,13 @@ def extra(record: Record) -> Attachment | Metadata:
 
 
 def compression_of(body: Buffer) -> str:
-    """How a chunk is compressed."""
+    """The compression of a chunk."""
     length = _CHUNK.unpack_from(body)[-1]
     return str(bytes(body[_CHUNK.size : _CHUNK.size + length]), "utf-8")
 
 
 def _decompress(compression: str, data: memoryview, size: int) -> Buffer:
-    """At most `size` bytes; fewer of data that breaks off."""
+    """At most `size` bytes; fewer if the data is truncated."""
     if compression == "":
         return data
     size = min(size, _MAX_CHUNK)
@@ -151,12 +151,12 @@ def _decompress(compression: str, data: memoryview, size: int) -> Buffer:
 
 
 def parse(kind: Any, body: Buffer) -> Any:
-    """A record of a class of mcap.records."""
+    """Parse a record of a class of mcap.records."""
     return kind.read(ReadDataStream(io.BytesIO(body)))
 
 
 def read_summary(file: IO[bytes]) -> Summary | None:
-    """The summary, if it is whole and tells where every message is."""
+    """The summary, if it is complete and locates every message."""
     try:
         summary = SeekingReader(file).get_summary()
         if summary is None or (statistics := summary.statistics) is None:
@@ -171,12 +171,12 @@ def read_summary(file: IO[bytes]) -> Summary | None:
             and len(summary.chunk_indexes) == statistics.chunk_count > 0
         )
         return summary if complete and _matches_its_checksum(file) else None
-    except Exception:  # there is none, or it is damaged in any way
+    except Exception:  # missing, or damaged in any way
         return None
 
 
 def _matches_its_checksum(file: IO[bytes]) -> bool:
-    """Whether the summary is what was written, if its writer made a checksum."""
+    """Whether the summary is intact, if its writer made a checksum."""
     footer = _HEAD.size + struct.calcsize("<QQI")
     end = file.seek(-len(MAGIC) - footer, io.SEEK_END)
     start, _, checksum = struct.unpack("<QQI", file.read(footer)[_HEAD.size :])

@@ -1,4 +1,4 @@
-"""A bag as it lies on disk: which files it is made of, and their messages one after the other."""
+"""A bag on disk: its files, and their messages one after the other."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _LFS_POINTER = b"version https://git-lfs"
 
 
 def open_bag_file(path: Path) -> BagFile:
-    """The file in its format, which its first bytes tell. Raises BagError if it is none;
+    """Open the file in the format of its first bytes. Raises BagError for another format;
     OSError."""
     with open_plain(path) as stream:
         start = read_up_to(stream, 32)
@@ -53,8 +53,8 @@ class Recording:
     """All files of a bag: a file, or a folder with or without its metadata.yaml."""
 
     def __init__(self, path: Path) -> None:
-        """Open every file. Raises BagError if none can be read; what else is amiss, `messages`
-        tells."""
+        """Open every file. Raises BagError if none can be read; `messages` reports other
+        problems."""
         self._amiss: list[str] = []
         self.metadata = self._read_metadata(path)
         self.files: list[BagFile] = []
@@ -69,14 +69,14 @@ class Recording:
                 self._amiss.append(f"{file}: {reason}")
         if not self.files:
             raise BagError(self._amiss[-1] if self._amiss else f"{path}: there is no recording")
-        #: Every channel of every file, and how many messages it has.
+        #: Every channel of every file, with its number of messages.
         self.counts = {c: count for file in self.files for c, count in file.counts.items()}
         self._compare_counts(path)
-        self.files.sort(key=lambda file: file.start_time)  # by name before, and that is stable
+        self.files.sort(key=lambda file: file.start_time)  # stable: equal times stay ordered by name
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Every file on disk that belongs to it."""
+        """Every file on disk that belongs to the bag."""
         files = [file.path for file in self.files]
         beside = [Path(f"{file}{end}") for file in files for end in ("-wal", "-journal")]
         beside += [file.with_name(METADATA) for file in files[:1]]
@@ -89,20 +89,20 @@ class Recording:
         return max(0, max(file.end_time for file in self.files) - start) / 1e9
 
     def messages(self, channels: Collection[Channel], lost: Lost) -> Iterator[Message]:
-        """The messages of `channels` in the order in which they were recorded.
+        """The messages of `channels` in recording order.
 
-        lost: told, a line each, what is missing or damaged.
+        lost: receives what is missing or damaged, one line each.
         """
         for text in self._amiss:
             lost(text)
-        numbers = itertools.count()  # equal times stay in the order of the files
+        numbers = itertools.count()  # equal times keep the order of the files
         waiting: list[tuple[int, int, Message, Iterator[Message]]] = []
 
         def push(messages: Iterator[Message]) -> None:
             for message in itertools.islice(messages, 1):
                 heapq.heappush(waiting, (message.log_time, next(numbers), message, messages))
 
-        for file in [*self.files, None]:  # each is opened when its time has come
+        for file in [*self.files, None]:  # opened only when its time has come
             while waiting and (file is None or waiting[0][0] < file.start_time):
                 _, _, message, rest = heapq.heappop(waiting)
                 yield message
@@ -111,7 +111,7 @@ class Recording:
                 push(file.messages(channels, lost))
 
     def _read_metadata(self, path: Path) -> dict[str, Any]:
-        """What metadata.yaml says of the bag; nothing if there is none."""
+        """The content of metadata.yaml; empty if it is missing."""
         file = path / METADATA
         if not file.is_file():
             return {}
@@ -126,7 +126,7 @@ class Recording:
         return dict(content)
 
     def _listed(self, folder: Path) -> list[Path]:
-        """The files that metadata.yaml names, or without it all that there are."""
+        """The files named in metadata.yaml, or without it all that exist."""
         there = bag_files(folder)
         if not self.metadata:
             return there

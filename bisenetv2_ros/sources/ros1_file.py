@@ -1,4 +1,4 @@
-"""ROS 1 bags (.bag, format 2.0), record after record: one that breaks off has no index."""
+"""ROS 1 bags (.bag, format 2.0), read record by record because a truncated one has no index."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from bisenetv2_ros.sources.bag_file import (
 )
 
 MAGIC = b"#ROSBAG V2.0\n"
-_MESSAGE, _BAG, _CHUNK, _COUNTS, _CONNECTION = 2, 3, 5, 6, 7  # op of the records that are read
+_MESSAGE, _BAG, _CHUNK, _COUNTS, _CONNECTION = 2, 3, 5, 6, 7  # op of the records read here
 
 
 class Ros1File(BagFile):
@@ -36,7 +36,7 @@ class Ros1File(BagFile):
     profile = "ros1"
 
     def __init__(self, path: Path) -> None:
-        """Read all of it, to find the channels and count the messages."""
+        """Read the whole file, to find the channels and count the messages."""
         super().__init__(path)
         self._channels: dict[int, Channel] = {}
         for _, messages in self._blocks(ignore):
@@ -51,7 +51,7 @@ class Ros1File(BagFile):
                 yield message
 
     def _blocks(self, lost: Lost) -> Iterator[tuple[int, list[Message]]]:
-        """The messages of each chunk and the earliest time among them."""
+        """The earliest time of each chunk, and its messages."""
         reading = Reading(self.path, lost)
         claimed, closed, position = 0, False, len(MAGIC)
         with self.path.open("rb") as file:
@@ -83,7 +83,7 @@ class Ros1File(BagFile):
                 reading.breaks_off(f", at byte {position}: {one_line(error)}")
 
     def _messages(self, record: _Record) -> Iterator[Message]:
-        """The messages of a record; its channels are declared on the way."""
+        """The messages of a record; declares its channels on the way."""
         for part in _inside(record) if record.op == _CHUNK else [record]:
             if part.op == _CONNECTION:
                 self._declare(part)
@@ -107,7 +107,7 @@ class Ros1File(BagFile):
 class _Record(NamedTuple):
     fields: dict[str, bytes]
     data: Buffer
-    whole: bool  #: else the file ends in the middle of it
+    whole: bool  #: else the file ends inside the record
 
     @property
     def op(self) -> int:
@@ -118,7 +118,7 @@ class _Record(NamedTuple):
 
 
 def _record(file: IO[bytes]) -> _Record | None:
-    """The next record; None at the end. Raises ValueError if there is something else."""
+    """The next record; None at the end. Raises ValueError for anything else."""
     start = file.read(4)
     if not start:
         return None
@@ -132,7 +132,7 @@ def _record(file: IO[bytes]) -> _Record | None:
 
 
 def _inside(record: _Record) -> Iterator[_Record]:
-    """The records inside of a chunk; of one that breaks off, those that are there."""
+    """The records inside a chunk; of a truncated one, those that exist."""
     data = memoryview(_decompress(record.fields["compression"].decode(), record.data))
     position = 0
     while position < len(data):
@@ -159,7 +159,7 @@ def _decompress(compression: str, data: Buffer) -> Buffer:
 
 
 def _fields(data: Buffer) -> dict[str, bytes]:
-    """The fields of a header: length, name=value, and so on."""
+    """Parse the fields of a header: length, name=value, and so on."""
     fields, position = {}, 0
     while position < len(data):
         size = int.from_bytes(data[position : position + 4], "little")

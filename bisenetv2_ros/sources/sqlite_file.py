@@ -1,4 +1,4 @@
-"""rosbag2's SQLite files (.db3), by their tables: topics, message_definitions, messages."""
+"""rosbag2's SQLite files (.db3) with the tables topics, message_definitions and messages."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MAGIC = b"SQLite format 3\0"
 
 
 class SqliteFile(BagFile):
-    """A .db3 of any of rosbag2's versions, with what is still in its -wal, or as .db3.zstd."""
+    """A .db3 of any rosbag2 version, including its -wal, or a .db3.zstd."""
 
     def __init__(self, path: Path) -> None:
-        """Find the channels and count the messages. sqlite3.DatabaseError if that cannot be."""
+        """Find the channels and count the messages. Raises sqlite3.DatabaseError if it cannot."""
         super().__init__(path)
         self._channels: dict[int, Channel] = {}
-        self._claimed: int | None = None  # messages; None if damage hides their number
+        self._claimed: int | None = None  # messages; None if damage hides the number
         with self._open() as database:
             schemas: dict[Any, Schema] = {}  # by type and hash: a name may have two definitions
             for row in _rows(database, "message_definitions", _DEFINITION):
@@ -91,7 +91,7 @@ class SqliteFile(BagFile):
     def _salvage(
         self, database: sqlite3.Connection, newest: tuple[int, int]
     ) -> Iterator[tuple[int, Message]]:
-        """The messages after (time, id) that are left, in the order in which they were written."""
+        """The remaining messages after (time, id), in the order in which they were written."""
         position: int | None = -1
         while position is not None:
             try:
@@ -107,22 +107,22 @@ class SqliteFile(BagFile):
                 position = _after_damage(database, position)
 
     def _message(self, time: Any, number: Any, data: Any) -> Message | None:
-        """None for a row that damage has made something else of."""
+        """None for a row that is damaged."""
         channel = self._channels.get(number)
         if channel is None or not isinstance(time, int) or not isinstance(data, (bytes, str)):
             return None
         return Message(channel, time, time, 0, _bytes(data))
 
     def _has(self, name: str) -> bool:
-        """Whether SQLite left a journal of that name beside the file, which is to be read too."""
+        """Whether SQLite left a journal of that name beside the file, which must be read too."""
         journal = Path(f"{self.path}{name}")
         return journal.is_file() and journal.stat().st_size > 0
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """The database, read only. Nothing is written to its folder, not even by SQLite."""
+        """Open the database read only. Not even SQLite writes to its folder."""
         with ExitStack() as stack:
-            path, mode = self.path, "immutable=1"  # takes no lock, and reads no journal
+            path, mode = self.path, "immutable=1"  # takes no lock and reads no journal
             journals = [name for name in ("-wal", "-journal") if self._has(name)]
             if journals or self.is_compressed:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bag-")))
@@ -134,7 +134,7 @@ class SqliteFile(BagFile):
                     shutil.copyfile(f"{self.path}{name}", f"{path}{name}")
             uri = f"{path.resolve().as_uri()}?{mode}"
             database = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
-            # What is beyond the end of a file that was cut off does not forbid the rest.
+            # What a truncated file lacks does not prevent reading the rest.
             database.execute("PRAGMA writable_schema=ON")
             yield database
 
@@ -148,14 +148,14 @@ _DEFINITION = ("topic_type", "encoding", _HASH, "encoded_message_definition")
 def _rows(
     database: sqlite3.Connection, table: str, columns: tuple[str, ...]
 ) -> list[tuple[Any, ...]]:
-    """Those columns of a table; None for columns that older versions do not have."""
+    """Those columns of a table, None for columns that older versions lack."""
     there = {row[1] for row in database.execute(f"PRAGMA table_info({table})")}
     names = ", ".join(column if column in there else f"NULL AS {column}" for column in columns)
     return database.execute(f"SELECT {names} FROM {table}").fetchall() if there else []
 
 
 def _after_damage(database: sqlite3.Connection, position: int) -> int | None:
-    """The first id after which messages can be read again, behind damage at `position`."""
+    """The first id after damage at `position` from which messages can be read again."""
 
     def readable(after: int) -> bool:
         query = f"{_MESSAGES} WHERE id > ? ORDER BY id"
@@ -177,10 +177,10 @@ def _after_damage(database: sqlite3.Connection, position: int) -> int | None:
 
 
 def _text(value: Any) -> str:
-    """A column that older versions do not have, or that damage has made something else, is ''."""
+    """A text column; '' if it is missing in an older version, or damaged."""
     return value if isinstance(value, str) else ""
 
 
 def _bytes(value: bytes | str) -> bytes:
-    """Columns of texts may hold blobs, and the other way round."""
+    """Text columns may hold blobs, and the other way round."""
     return value.encode() if isinstance(value, str) else bytes(value)
