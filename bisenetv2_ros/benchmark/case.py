@@ -12,33 +12,33 @@ STAGES = ("decode", "resize", "network", "tail", "message")
 
 
 # References, not backends.
-PLAIN = "plain"  # float32 in ONNX Runtime; the caller normalizes, and takes the argmax at full size
+PLAIN = "plain"  # float32 in ONNX Runtime; normalization and argmax at full size by the caller
 NNCF = "nncf"  # the same quantized by NNCF, in OpenVINO; the caller as for PLAIN
-TORCH = "torch"  # torch eager, of a checkpoint, or random weights of a model file's shape
+TORCH = "torch"  # eager, with the weights of a checkpoint, or random ones in a model file's shape
 TORCH_COMPILE = "torch.compile"  # the same, compiled
 REFERENCES = (PLAIN, NNCF, TORCH, TORCH_COMPILE)
-COMPARED = (PLAIN, NNCF, TORCH)  #: the columns of ratios
+COMPARED = (PLAIN, NNCF, TORCH)  #: columns of ratios
 
 
 @dataclass(frozen=True)
 class Case:
     """One way to run a network.
 
-    `backend` may be PLAIN or NNCF, then `path` is a float32 model file, or TORCH or TORCH_COMPILE,
-    then it is one, too, or a checkpoint.
+    For PLAIN and NNCF as `backend`, `path` is a float32 model file; for TORCH and TORCH_COMPILE it
+    is one or a checkpoint.
     """
 
     path: Path
     backend: str
     device: str = ""
     threads: int = 0  #: 0: one per core
-    network_only: Path | None = None  #: the model without its tail, to tell the tail's time apart
+    network_only: Path | None = None  #: the model up to its logits, to time the rest separately
     camera_size: bool = False  #: masks at the frames' size, not the network's
 
 
 @dataclass
 class Result:
-    """What a case took. `seconds` holds one value a frame and stage, over all of its turns."""
+    """Measurements of a case. `seconds` holds one value per frame and stage, over all turns."""
 
     case: Case
     model: str
@@ -47,9 +47,9 @@ class Result:
     runs_on: str
     seconds: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in STAGES})
     cpu_seconds: float = 0.0  #: of all threads, over all frames
-    peak_memory: int = 0  #: bytes resident at most, Python and libraries included
-    mean_iou: float = float("nan")  #: on CamVid val, as the model file states it
-    #: Seconds of upload, network and download on the device, of a backend that can tell.
+    peak_memory: int = 0  #: most resident bytes, Python and libraries included
+    mean_iou: float = float("nan")  #: on CamVid val, from the model file
+    #: Seconds of upload, network and download on the device, if the backend measures them.
     device_seconds: dict[str, list[float]] = field(default_factory=dict)
 
     @property
@@ -59,7 +59,7 @@ class Result:
 
     @property
     def cpu_per_frame(self) -> float:
-        """CPU seconds of a frame."""
+        """CPU seconds per frame."""
         return self.cpu_seconds / len(self.frames)
 
 

@@ -1,10 +1,10 @@
-"""How long a frame takes on this machine, stage by stage, on every backend and precision.
+"""Times a frame on this machine, stage by stage, on every backend and precision.
 
-Each combination of model and backend is a `Case` in a process of its own, so that memory and CPU
-time are its own too. The cases take turns, a few frames each, so that whatever else the machine
-does falls on all of them. What they are compared with is measured in the same run: the same weights
-as networks are usually exported and run (PLAIN), and torch (TORCH). Knows nothing of ROS, whose
-cost is `graph_benchmark`'s business.
+Each combination of model and backend is a `Case` in a process of its own, so that its memory and
+CPU time are separate. The cases take turns of a few frames each, so that other load on the machine
+affects all of them. The references are measured in the same run: the same weights as networks are
+usually exported and run (PLAIN), and torch (TORCH). Knows nothing of ROS, which `ros_graph`
+measures.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from bisenetv2_ros.backends import Backend
     from bisenetv2_ros.backends.base import Masks
 
-PART_RUNS = 200  # of the device's parts alone
+PART_RUNS = 200  # for timing the device's parts
 TURN = 5  # frames in a row
-WARM_UP = 5  # frames of each case before the clock starts
+WARM_UP = 5  # frames of each case before timing starts
 
 
 def measure(
@@ -54,14 +54,14 @@ def measure(
     """Time `frames` frames of every case, in turns of TURN.
 
     images: (H, W, 3) uint8 RGB, taken in circles. on_turn: called after each turn of each case.
-    Returns the results, and why the other cases could not run. ModelFileError or CheckpointError
-    if a file is none.
+    Returns the results, and why the other cases could not run. Raises ModelFileError or
+    CheckpointError if a file is invalid.
     """
     context = multiprocessing.get_context("spawn")
     skipped = []
     runners: list[tuple[Result, Connection, Connection | None]] = []
     with ExitStack() as stack:
-        started = []  # all at once: loading takes longer than measuring
+        started = []  # in parallel: loading takes longer than measuring
         for case in cases:
             connection = _start(stack, context, case, images)
             shorter = None
@@ -72,7 +72,7 @@ def measure(
         for connection, shorter in started:
             answer = _receive(connection)
             if shorter is not None:
-                _receive(shorter)  # what it may have to say against it is said by the whole model
+                _receive(shorter)  # any problem of it is reported by the whole model
             if isinstance(answer, BackendUnavailable):
                 skipped.append(str(answer))
             elif isinstance(answer, Exception):
@@ -98,9 +98,9 @@ def measure(
 
 
 def _start(stack: ExitStack, context: Any, case: Case, images: Sequence[np.ndarray]) -> Connection:
-    """A process for the case, whose first answer is its empty Result, or the error."""
+    """Start a process for the case; its first answer is its empty Result, or the error."""
     connection = stack.enter_context(_process(context))
-    with suppress(OSError):  # a process that is gone already shows when its answer is waited for
+    with suppress(OSError):  # an ended process shows when its answer is awaited
         connection.send((case, images))
     return connection
 
@@ -108,15 +108,16 @@ def _start(stack: ExitStack, context: Any, case: Case, images: Sequence[np.ndarr
 @contextmanager
 def _process(context: Any) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
-    # Its work comes over the pipe: `start` would wait for ever for a process that ends while it is
-    # being given megabytes of arguments.
+    # Its work comes over the pipe: `start` would block forever if the process ended while it
+    # receives
+    # megabytes of arguments.
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()
     try:
         yield ours
     finally:
-        ours.close()  # the end of its loop
+        ours.close()  # ends its loop
         process.join()
 
 
@@ -128,7 +129,7 @@ def _receive(connection: Connection) -> Any:
 
 
 def _serve(connection: Connection) -> None:
-    """A case's process: load, then for each number received time as many frames."""
+    """Run a case's process: load, then time as many frames as each request says."""
     case, images = connection.recv()
     try:
         result, segment = _load(case)
@@ -183,7 +184,7 @@ def _load(case: Case) -> tuple[Result, Segment]:
 
 
 def _device_seconds(backend: Backend, size: tuple[int, int]) -> dict[str, list[float]]:
-    """The parts alone, of a backend that knows them; none of others."""
+    """Times of the parts on the device, empty if the backend cannot measure them."""
     measure_parts = getattr(backend, "device_seconds", None)
     if measure_parts is None:
         return {}
@@ -193,7 +194,7 @@ def _device_seconds(backend: Backend, size: tuple[int, int]) -> dict[str, list[f
 
 
 class _Clock:
-    """A backend that remembers how long its last inference took."""
+    """A backend that stores how long its last inference took."""
 
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
@@ -213,7 +214,7 @@ class _Clock:
 
 
 def _frame_runner(segment: Segment, images: Sequence[np.ndarray]) -> Callable[[], dict[str, float]]:
-    """A function that takes the next image all the way and returns the seconds of each stage."""
+    """A function that processes the next image and returns the seconds of each stage."""
     from bisenetv2_ros.image_conversion import decode_image
 
     messages = itertools.cycle([_image_message(image) for image in images])
@@ -239,7 +240,7 @@ def _frame_runner(segment: Segment, images: Sequence[np.ndarray]) -> Callable[[]
 
 
 def _image_message(image: np.ndarray) -> Any:
-    """What a camera sends, as an object with the fields of sensor_msgs/Image."""
+    """A camera message: an object with the fields of sensor_msgs/Image."""
     height, width = image.shape[:2]
     return SimpleNamespace(
         encoding="rgb8",
@@ -252,7 +253,7 @@ def _image_message(image: np.ndarray) -> Any:
 
 
 def _message_packer() -> Callable[[np.ndarray], Any]:
-    """Mask to message, as the node does it; without ROS a mere copy stands for it."""
+    """Mask to message, as in the node; without ROS, a copy instead."""
     try:
         from std_msgs.msg import Header
 

@@ -22,8 +22,8 @@ from bisenetv2_ros.benchmark.tables import aligned, number_or_none, percentile
 def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result | None:
     """The reference of that kind (PLAIN, TORCH) for that network, None without one.
 
-    Of the references of its size the one whose file has the same name but for the precision, or
-    else the only one.
+    Among references of its size it is the one whose file has the same name except for the
+    precision, or the only one.
     """
     same_size = [
         other
@@ -37,12 +37,12 @@ def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result
 
 
 def _network_name(result: Result) -> str:
-    """Name of a model file without its precision; of a checkpoint, of its folder."""
+    """Name of a model file without its precision; for a checkpoint, of its folder."""
     return re.sub("_?(float32|float16|int8)", "", result.case.path.stem)
 
 
 def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:
-    """How many times as fast as that reference, by the medians of whole frames; NaN without it."""
+    """The speed-up over that reference, by the medians of whole frames; NaN without it."""
     reference = reference_of(result, results, kind)
     if reference is None:
         return float("nan")
@@ -50,7 +50,7 @@ def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:
 
 
 def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]:
-    """Everything measured, as JSON values; times in milliseconds."""
+    """All measurements as JSON values; times in milliseconds."""
     return {
         "machine": machine(),
         "skipped": list(skipped),
@@ -81,7 +81,7 @@ def _summary(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def table(results: Sequence[Result]) -> str:
-    """Medians in milliseconds, one line a case, the fastest first."""
+    """Medians in milliseconds, one line per case, fastest first."""
     head = ["model", "runs on", *STAGES, "frame", "p99", "CPU", "frames/s"]
     head += [f"x {kind}" for kind in COMPARED] + ["mIoU", "peak MB"]
     rows = [head]
@@ -106,9 +106,9 @@ def table(results: Sequence[Result]) -> str:
 
 
 def roofline_table(results: Sequence[Result], rooflines: Mapping[tuple[Path, str], float]) -> str:
-    """The network beside its roofline, and the device's parts if they are known; '' for none.
+    """The network beside its roofline, and the device's parts if known; '' without either.
 
-    rooflines: seconds by model file and backend, of those that are known.
+    rooflines: seconds by model file and backend, if known.
     """
     lines = []
     for result in results:
@@ -128,9 +128,9 @@ def roofline_table(results: Sequence[Result], rooflines: Mapping[tuple[Path, str
 
 
 def write_plot(results: Sequence[Result], path: Path) -> None:
-    """Stacked bars of the stages' medians, to an image; ModuleNotFoundError without matplotlib.
+    """Plot the stages' medians as stacked bars. Raises ModuleNotFoundError without matplotlib.
 
-    Where files of several mean IoUs were measured, accuracy against latency beside it.
+    If files with several mean IoUs were measured, adds a plot of accuracy against latency.
     """
     import matplotlib.figure
 
@@ -156,7 +156,7 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
 
 
 def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Those (time, score) that none beats in both, the fastest first."""
+    """The (time, score) pairs that no other beats in both, fastest first."""
     front: list[tuple[float, float]] = []
     for time_, score in sorted(points, key=lambda point: (point[0], -point[1])):
         if not front or score > front[-1][1]:
@@ -165,7 +165,7 @@ def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, floa
 
 
 def _draw_accuracy(axes: Any, results: Sequence[Result]) -> None:
-    """Mean IoU over latency, and a line through the undominated."""
+    """Plot mean IoU over latency, with a line through the undominated."""
     points = [(1e3 * statistics.median(r.frames), 100 * r.mean_iou) for r in results]
     for runs_on in sorted({result.runs_on for result in results}):
         mine = [p for p, result in zip(points, results, strict=True) if result.runs_on == runs_on]

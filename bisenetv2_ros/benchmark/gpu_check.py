@@ -1,7 +1,7 @@
-"""Everything about the TensorRT backend that only a GPU can show, one PASS or FAIL a line.
+"""Checks of the TensorRT backend that need a GPU, one line of PASS or FAIL each.
 
-Each part runs in a process of its own with a time limit, because one of them loses the device on
-purpose and any may hang. Engines and kernels are built into a temporary cache, from nothing.
+Each part runs in a process of its own with a time limit, because one part loses the device on
+purpose and any part may hang. Engines and kernels are built into a temporary cache.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ from bisenetv2_ros.model_file import NO_CLASS, ModelFile, model_files, read_mode
 from bisenetv2_ros.street.scene import StreetScene
 
 SECONDS = 460.0  #: for all parts together
-ENVIRONMENT = "BISENETV2_GPU_CHECK"  #: set in the processes of the parts
+ENVIRONMENT = "BISENETV2_GPU_CHECK"  #: set in the parts' processes
 _FRAMES = 4
-_AGREEMENT = {"float32": 0.999, "float16": 0.99, "int8": 0.98}  # least, with float32 on the CPU
+_AGREEMENT = {"float32": 0.999, "float16": 0.99, "int8": 0.98}  # minimum, with float32 on the CPU
 
-#: Two kernels that the driver compiles itself: one takes a while, one writes where it must not.
+#: Two kernels, compiled by the driver: one takes a while, one writes to an illegal address.
 _KERNELS = b"""
 .version 6.0
 .target sm_60
@@ -70,17 +70,17 @@ again:
 }
 """
 
-Check = Callable[[], str | None]  #: what it found; raises if that is not right
+Check = Callable[[], str | None]  #: returns what it found; raises if that is wrong
 
 
 class Checks:
-    """Prints the outcome of checks, and goes on after those that fail."""
+    """Prints the result of each check, and continues after a failure."""
 
     def __init__(self) -> None:
         self.failed = 0
 
     def __call__(self, name: str, check: Check) -> bool:
-        """Run a check and print its line; whether it passed."""
+        """Run a check and print its line; returns whether it passed."""
         started = time.perf_counter()
         try:
             found = check() or ""
@@ -100,7 +100,7 @@ class Checks:
 
 
 def check_driver(check: Checks) -> None:
-    """Memory on both sides, copies, recordings, waiting: without TensorRT."""
+    """Memory on both sides, copies, recordings and waiting, without TensorRT."""
 
     def gpu() -> str:
         found = Gpu()
@@ -303,7 +303,7 @@ def check_life(check: Checks) -> None:
 
 
 def check_broken_model(check: Checks) -> None:
-    """A model whose logits are NaN: no class anywhere, also by a GPU whose maximum skips NaN."""
+    """A model with NaN logits: no class anywhere, even if the GPU's maximum skips NaN."""
 
     def nan() -> str:
         with tempfile.TemporaryDirectory() as directory:
@@ -347,7 +347,7 @@ def check_full_memory(check: Checks) -> None:
 
 
 def check_lost_device(check: Checks) -> None:
-    """A kernel that writes where it must not: the device is lost to this process."""
+    """A kernel that writes to an illegal address: the device is lost to this process."""
 
     def lost() -> str:
         image = _expected()[0][:1]
@@ -364,7 +364,7 @@ def check_lost_device(check: Checks) -> None:
     check("a lost device", lost)
 
 
-#: By name, in the order that matters if time runs out: the part, and its limit in seconds.
+#: By name, most important first if time runs out: the part, and its limit in seconds.
 PARTS: dict[str, tuple[Callable[[Checks], None], float]] = {
     "driver": (check_driver, 60),
     "float16": (functools.partial(check_model, precision="float16"), 400),
@@ -434,7 +434,7 @@ def _model_with_nan(path: Path) -> ModelFile:
 
 
 def _kernel(cuda: Cuda, name: bytes, *arguments: Any) -> Callable[[], None]:
-    """One of _KERNELS, to be launched on one thread; its module stays with the process."""
+    """One of _KERNELS, to be launched on one thread; its module stays loaded."""
     module = cuda.call("cuModuleLoadData", _KERNELS + b"\0")
     function = cuda.call("cuModuleGetFunction", module, name)
     values = (tuple(a.value for a in arguments), tuple(type(a) for a in arguments))
@@ -452,7 +452,7 @@ def _kernel(cuda: Cuda, name: bytes, *arguments: Any) -> Callable[[], None]:
 
 
 def run_part(name: str) -> int:
-    """Run one part in this process; how many of its checks failed."""
+    """Run one part in this process; returns how many of its checks failed."""
     check = Checks()
     PARTS[name][0](check)
     return check.failed
@@ -482,7 +482,7 @@ def run_all(report: Path, parts: list[str], seconds: float = SECONDS) -> bool:
             for line in _run(name, limit, cache):
                 say(line)
             if name == "driver" and lines[0].startswith("FAIL"):
-                break  # there is no GPU to check anything else on
+                break  # without a GPU, nothing else can be checked
         failed = sum(line.startswith("FAIL") for line in lines)
         passed = sum(line.startswith("PASS") for line in lines)
         say(f"{passed} passed, {failed} failed; report: {report}")
@@ -494,7 +494,7 @@ def _command(name: str) -> list[str]:
 
 
 def _run(name: str, limit: float, cache: str) -> Iterator[str]:
-    """The lines of a part, and one more if it did not end well."""
+    """The lines of a part, and one more if it did not end normally."""
     environment = {**os.environ, "XDG_CACHE_HOME": cache, ENVIRONMENT: "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
     started = time.monotonic()

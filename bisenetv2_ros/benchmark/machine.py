@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 def peak_memory() -> int:
-    """Bytes; of this program alone, where getrusage would count its parent before exec too."""
+    """Bytes, of this program only; getrusage would include its parent before exec."""
     status = Path("/proc/self/status").read_text(encoding="ascii")
     return 1024 * int(status.split("VmHWM:")[1].split()[0])
 
 
 def machine() -> dict[str, Any]:
-    """What the figures were measured on, as JSON values."""
+    """The machine and its packages, as JSON values."""
     return {
         "cpu": _cpu_name(),
         "cores": available_cores(),

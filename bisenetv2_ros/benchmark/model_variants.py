@@ -29,7 +29,7 @@ def resized(model: ModelFile, size: tuple[int, int], directory: Path) -> ModelFi
 
 
 def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
-    """The same network, cut off at its logits; None if no tail is found.
+    """The same network up to its logits; None if it does not end in upsampling and argmax.
 
     The mask output is a placeholder: zeros at logit resolution.
     """
@@ -60,9 +60,9 @@ def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
 
 
 def plain(model: ModelFile) -> bytes | None:
-    """The network as it is usually exported, with the same weights; None if no tail is found.
+    """The network as it is usually exported, with the same weights; None as of `without_tail`.
 
-    From PLAIN_INPUT, pixels that the caller normalizes, to PLAIN_OUTPUT, one channel a class at the
+    From PLAIN_INPUT, normalized by the caller, to PLAIN_OUTPUT, one channel per class at the
     image's size, of which the caller takes the argmax.
     """
     graph = onnx.load(model.path)

@@ -22,7 +22,7 @@ from bisenetv2_ros.resize import resize_image
 
 
 def load_plain(case: Case) -> tuple[Result, Segment]:
-    """The baseline: the float32 file as it is in ONNX Runtime with default settings."""
+    """The baseline: the float32 file in ONNX Runtime with default settings."""
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ def load_plain(case: Case) -> tuple[Result, Segment]:
 
 
 def load_nncf(case: Case) -> tuple[Result, Segment]:
-    """What a user would make of the float32 file instead: quantized by NNCF, run by OpenVINO."""
+    """A user's alternative for the float32 file: quantized by NNCF, run by OpenVINO."""
     try:
         import nncf
 
@@ -73,7 +73,7 @@ def load_nncf(case: Case) -> tuple[Result, Segment]:
 
 
 def _plain_graph(path: Path) -> tuple[bytes, ModelFile]:
-    """The network as it is usually exported, and the file that it is from."""
+    """The network as it is usually exported, and its file."""
     model = read_model_file(path)
     graph = plain(model)
     if graph is None:
@@ -88,7 +88,7 @@ def _plain_pixels(small: np.ndarray) -> np.ndarray:
 
 
 def _segment_with(logits_of: Callable[[np.ndarray], np.ndarray], size: tuple[int, int]) -> Segment:
-    """A network with everything around it in NumPy, as users write it."""
+    """A network with pre- and postprocessing in NumPy, as users write it."""
 
     def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
@@ -119,7 +119,7 @@ def load_torch(case: Case) -> tuple[Result, Segment]:
     network, mean, std, size, name = _torch_network(case.path)
     on_gpu = device.type == "cuda"
     compiled = case.backend == TORCH_COMPILE
-    if on_gpu:  # as one would run it there: an inference in float32 would be a poor reference
+    if on_gpu:  # as users would run it there: float32 would be a poor reference
         network = _half_network(network)
     network = network.to(device)
     deployed = DeployedModel(network, mean, std).eval().to(device)
@@ -146,7 +146,7 @@ def load_torch(case: Case) -> tuple[Result, Segment]:
 
 
 def _torch_network(path: Path) -> tuple[Any, Sequence[float], Sequence[float], Any, str]:
-    """Network, mean, std, (width, height) and name of a checkpoint, or of a model file's shape."""
+    """Network, mean, std, (width, height) and name, from a checkpoint or a model file's shape."""
     if path.is_dir():
         from bisenetv2_ros.training.checkpoint import load_network
 
@@ -176,7 +176,7 @@ def _torch_network(path: Path) -> tuple[Any, Sequence[float], Sequence[float], A
 
 
 def _half_network(network: Any) -> Any:
-    """The network in float16, channels last, between float32 images and float32 logits."""
+    """The network in float16, channels last, with float32 images in and float32 logits out."""
     import torch
     from torch import nn
 

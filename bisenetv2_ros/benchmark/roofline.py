@@ -1,9 +1,9 @@
-"""The least time that a device could take for a model: what a measured network is compared with.
+"""The roofline: the least time in which a device could run a model.
 
-A network has to do its multiply-adds, and has to read its weights and image and write its mask. The
-device's rates of both are measured, not taken from a data sheet: of a GPU by matrix products and
-copies in torch, of a CPU by convolutions in OpenVINO. No network reaches the roofline: between its
-layers, data go to memory and back, which is not counted here.
+A network has to do its multiply-adds, read its weights and image, and write its mask. The device's
+rates of both are measured, not taken from a data sheet: on a GPU by matrix products and copies in
+torch, on a CPU by convolutions in OpenVINO. No network reaches the roofline, because data between
+its layers also go to memory and back, which is not counted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _ROUNDS = 20
 
 @dataclass(frozen=True)
 class Work:
-    """What a model has to do for one image."""
+    """The work of a model for one image."""
 
     multiply_adds: int
     bytes_moved: int  #: weights and image read, mask written
@@ -34,9 +34,9 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device was measured to do a second."""
+    """Measured rates of a device."""
 
-    what: str  #: was measured, for people
+    what: str  #: was measured, human-readable
     multiply_adds: float
     bytes_moved: float  #: read and written; infinite for a CPU, whose caches hold the weights
 
@@ -50,14 +50,14 @@ class Rates:
 def work_of(path: Path) -> Work:
     """Count the multiply-adds of all convolutions and matrix products of a model file.
 
-    int8 weights count a byte each. Raises ModelFileError for a file that is none.
+    int8 weights count one byte each. Raises ModelFileError for an invalid file.
     """
     import onnx
 
     width, height = read_model_file(path).info.input_size
     model = onnx.load(path)
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
-    for value in model.graph.output:  # or inference of shapes keeps to the free batch
+    for value in model.graph.output:  # otherwise shape inference keeps the free batch size
         value.type.tensor_type.shape.dim[0].dim_value = 1
     graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
@@ -79,7 +79,7 @@ def _multiply_adds(node: Any, shapes: dict[str, list[int]]) -> int:
 
 
 def measure_gpu(index: int = 0) -> Rates | None:
-    """Measure a GPU's float16; None if there is no torch, or none that sees the GPU."""
+    """Measure a GPU's float16; None if torch is missing or sees no GPU."""
     try:
         import torch
     except ImportError:
@@ -135,7 +135,7 @@ def measure_cpu(precision: str, threads: int) -> Rates | None:
 
 
 def _best(work: Any) -> float:
-    """Seconds on the device of the fastest of some rounds."""
+    """Device time of the fastest of several rounds, in seconds."""
     import torch
 
     times = []
@@ -150,7 +150,7 @@ def _best(work: Any) -> float:
 
 
 def roofline_seconds(work: Work, rates: Rates) -> float:
-    """The larger of the times that the arithmetic and the memory take at those rates."""
+    """The longer of the times for arithmetic and for memory at those rates."""
     return max(
         work.multiply_adds / rates.multiply_adds,
         work.bytes_moved / rates.bytes_moved,

@@ -1,12 +1,12 @@
-"""What the ROS graph costs: camera, node and listener as processes, measured from outside.
+"""Measures the ROS graph: camera, node and listener as processes, from outside.
 
-By the rules of ros2_benchmark (r2b): prepared frames at fixed rates, latency from the camera's
-stamp to the mask's arrival at the listener, jitter as the change from one interval between masks to
-the next, and as the peak the highest rate at which less than 5 % of the frames get no mask. Each
-measurement may be repeated, and then the best and the worst are left out. Inference without ROS is
-measured beside it, at the same pace, so that the difference is what the node adds.
+Follows the rules of ros2_benchmark (r2b): prepared frames at fixed rates; latency from the camera's
+stamp to the mask's arrival at the listener; jitter as the difference between consecutive intervals
+of masks; as the peak, the highest rate at which less than 5 % of the frames get no mask. A
+measurement can be repeated; the best and the worst run are then left out. Inference without ROS is
+measured at the same rate, so that the difference is the cost of the node.
 
-Starts processes and does arithmetic; all that speaks ROS is in `graph_probes` and in the node.
+Starts processes and does arithmetic; ROS is used in `ros_probes` and in the node.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ from bisenetv2_ros.benchmark.tables import median, percentile
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.system.child_process import Child, end_all
 
-WARM_UP = 0.5  # seconds at the start of each measurement that give no figures
+WARM_UP = 0.5  # seconds at the start of each measurement that are not counted
 SETTLE = 0.3  # seconds for the last masks to arrive
 START_TIMEOUT = 60.0  # seconds for the node's first mask
-LOSS_LIMIT = 0.05  # fraction of frames without a mask up to which a rate counts as reached
-PEAK_STEPS = 5  # halvings of the interval in which the peak is sought
-OVERLOAD = 2.0  # times the rate at which inference alone is busy without a pause
+LOSS_LIMIT = 0.05  # largest fraction of frames without a mask at a rate that counts as reached
+PEAK_STEPS = 5  # bisections in the search for the peak
+OVERLOAD = 2.0  # times the rate that keeps inference alone busy
 
 
 class GraphError(RuntimeError):
-    """The graph did not come up or ended early; the message says which process and what it said."""
+    """The graph did not start or ended early; the message has the process and its last lines."""
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured."""
+    """What to measure."""
 
     model: Path
     backend: str
@@ -67,25 +67,25 @@ class Plan:
         return len(self.sizes) * len(self.transports) * per_size
 
     def rates_of(self, cameras: int) -> tuple[float, ...]:
-        """The fixed rates for so many cameras."""
+        """The fixed rates for that many cameras."""
         return self.rates if cameras == 1 else self.rates[:1]
 
 
 @dataclass
 class Measurement:
-    """One rate of one arrangement. Times in seconds, counts over all cameras."""
+    """One rate of one configuration. Times in seconds, counts over all cameras."""
 
     size: tuple[int, int]
     transport: str
     cameras: int
-    rate: float  #: asked of each camera, Hz
+    rate: float  #: requested of each camera, Hz
     overload: bool = False
     sent: int = 0
     seconds: float = 0.0
     masks: list[int] = field(default_factory=list)  #: of each camera
     latencies: list[float] = field(default_factory=list)
     jitters: list[float] = field(default_factory=list)
-    inference: list[float] = field(default_factory=list)  #: as the node says, at overload only
+    inference: list[float] = field(default_factory=list)  #: reported by the node, at overload only
     answers: list[float] = field(default_factory=list)  #: of the parameter service
     bare: list[float] = field(default_factory=list)  #: inference without ROS at this rate
     received: int = 0  #: by the node
@@ -96,22 +96,22 @@ class Measurement:
 
     @property
     def lost(self) -> float:
-        """Share of the frames sent that gave no mask."""
+        """Fraction of the frames sent that gave no mask."""
         return 1 - sum(self.masks) / self.sent if self.sent else math.nan
 
     @property
     def added(self) -> float:
-        """Seconds at the median from stamp to mask beyond inference alone."""
+        """Median seconds from stamp to mask beyond inference alone."""
         return median(self.latencies) - median(self.bare)
 
     @property
     def uncounted(self) -> int:
-        """Frames that reached the node and neither gave a mask nor show in its counts of drops."""
+        """Frames received by the node that are neither published nor counted as dropped."""
         return self.received - self.published - sum(self.dropped.values())
 
     @property
     def fair_share(self) -> float:
-        """The masks of the camera that got fewest, over the mean of all."""
+        """Masks of the camera with the fewest, relative to the mean of all."""
         return min(self.masks) / statistics.mean(self.masks) if any(self.masks) else math.nan
 
     @property
@@ -122,7 +122,7 @@ class Measurement:
 
 @dataclass
 class Report:
-    """All that was measured."""
+    """All measurements."""
 
     runs_on: str = ""
     first_mask: float = math.nan  #: seconds from the start of the node's process
@@ -135,8 +135,8 @@ def measure_graph(
 ) -> Report:
     """Run the plan; images are (H, W, 3) uint8 RGB of any size.
 
-    Raises GraphError if a process ends or the node gives no masks, and what loading the model
-    raises.
+    Raises GraphError if a process ends or the node publishes no masks, and the errors of loading
+    the model.
     """
     report = Report()
     with (
@@ -202,7 +202,7 @@ def _measure_size(
 def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
     """The highest rate [Hz] between two at which the fraction of lost frames is within the limit.
 
-    loss: measures a rate. 0 if not even `low` is within it.
+    loss: measures it at a rate. Returns 0 if even `low` exceeds the limit.
     """
     peak = 0.0
     if loss(low) < LOSS_LIMIT:
@@ -217,7 +217,7 @@ def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
 
 
 def merged(runs: Sequence[Measurement]) -> Measurement:
-    """Runs of the same as one; of three or more without the best and the worst median latency."""
+    """Combine runs of the same; of three or more, leaves out the best and worst median latency."""
     kept = sorted(runs, key=lambda run: median(run.latencies))
     if len(kept) > 2:
         kept = kept[1:-1]
@@ -239,7 +239,7 @@ def merged(runs: Sequence[Measurement]) -> Measurement:
 
 
 def jitters(arrivals: Sequence[float]) -> list[float]:
-    """How much each interval differs from the one before, absolute; arrivals in order."""
+    """Absolute differences between consecutive intervals; arrivals in order."""
     return [abs(float(change)) for change in np.diff(arrivals, 2)]
 
 
@@ -247,7 +247,7 @@ def jitters(arrivals: Sequence[float]) -> list[float]:
 
 
 class _Probe:
-    """Our end of the pipe to a process of `graph_probes`."""
+    """The parent's end of the pipe to a process of `ros_probes`."""
 
     def __init__(self, kind: str, connection: Connection, pid: int) -> None:
         self._kind = kind
@@ -255,13 +255,13 @@ class _Probe:
         self.pid = pid
 
     def ask(self, method: str, *arguments: Any) -> Any:
-        """The result of a method; GraphError if the process ends instead."""
+        """Call a method and return its result. Raises GraphError if the process ends instead."""
         self.tell(method, *arguments)
         return self.answer()
 
     def tell(self, method: str, *arguments: Any) -> None:
-        """Begin what `answer` waits for."""
-        with contextlib.suppress(OSError):  # `answer` then says that it has ended
+        """Send a request; `answer` receives its result."""
+        with contextlib.suppress(OSError):  # `answer` reports that the process has ended
             self._connection.send((method, arguments))
 
     def answer(self) -> Any:
@@ -285,7 +285,7 @@ def _probe(kind: str, *arguments: Any) -> Iterator[_Probe]:
     theirs.close()
     try:
         probe = _Probe(kind, ours, process.pid or 0)
-        probe.answer()  # it is ready, or says why not
+        probe.answer()  # ready, or the error
         yield probe
     finally:
         ours.close()
@@ -305,7 +305,7 @@ class _Graph:
         self._pids = {"camera": camera.pid, "node": node.pid, "listener": listener.pid}
 
     def wait_for_masks(self) -> float:
-        """Send frames until each camera has a mask; seconds since the node's start."""
+        """Send frames until each camera has a mask; returns the seconds since the node's start."""
         deadline = time.monotonic() + START_TIMEOUT
         self.listener.ask("begin", False, False)
         while True:
@@ -320,7 +320,7 @@ class _Graph:
             self._check(deadline)
 
     def run(self, run: Measurement, seconds: float) -> None:
-        """Fill in everything about the rate of `run`."""
+        """Fill in all measurements at the rate of `run`."""
         before = self.listener.ask("counters")
         self.listener.ask("begin", run.overload, run.overload)
         cpu, began = {name: cpu_seconds(pid) for name, pid in self._pids.items()}, time.monotonic()
@@ -356,7 +356,7 @@ class _Graph:
                     run.dropped[name] = run.dropped.get(name, 0) + change
 
     def loss(self, rate: float, seconds: float) -> float:
-        """Share of frames lost at a rate; 1 where the camera itself cannot keep it up."""
+        """Fraction of frames lost at a rate; 1 if the camera itself cannot keep it up."""
         self.listener.ask("begin", False, False)
         sent = sum(map(len, self.camera.ask("publish", rate, seconds)))
         time.sleep(SETTLE)
@@ -399,7 +399,7 @@ def _graph(plan: Plan, transport: str, cameras: int, log: Path) -> Iterator[_Gra
 
 
 def cpu_seconds(pid: int) -> float:
-    """CPU time that all threads of a process have used; 0 for one that is gone."""
+    """CPU time of all threads of a process; 0 if it is gone."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
@@ -408,7 +408,7 @@ def cpu_seconds(pid: int) -> float:
 
 
 def resident_memory(pid: int) -> int:
-    """Bytes of a process that are in memory; 0 for one that is gone."""
+    """Resident bytes of a process; 0 if it is gone."""
     try:
         pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
     except OSError:

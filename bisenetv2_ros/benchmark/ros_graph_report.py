@@ -18,7 +18,7 @@ from bisenetv2_ros.benchmark.tables import aligned, median, number_or_none, perc
 
 
 def overload_lines(report: Report) -> list[str]:
-    """What several cameras and overload do: shares, age, answers and the fate of every frame."""
+    """Results of several cameras and of overload: fairness, age, answers, and losses."""
     lines = []
     for m in report.measurements:
         where = f"{_name(m)}, {m.rate:.0f} Hz{' (overload)' if m.overload else ''}"
@@ -42,7 +42,7 @@ def _name(m: Measurement) -> str:
 
 
 def table(report: Report) -> str:
-    """One line a measurement, times in milliseconds as median and p99, CPU in % of one core."""
+    """One line per measurement, times in milliseconds as median and p99, CPU in % of one core."""
     head = ["camera", "Hz", "lost", "latency", "p99", "jitter", "p99", "bare", "adds"]
     head += ["CPU camera", "node", "listener", "MB"]
     rows = [head]
@@ -76,7 +76,7 @@ def _ms(seconds: float) -> str:
 
 
 def as_json(report: Report) -> dict[str, Any]:
-    """Everything measured, as JSON values; times in milliseconds, None if there is no value."""
+    """All measurements as JSON values; times in milliseconds, None for no value."""
 
     def summary(values: Sequence[float]) -> dict[str, float | None]:
         if not values:
@@ -124,7 +124,8 @@ def as_json(report: Report) -> dict[str, Any]:
 
 
 def write_plot(report: Report, path: Path) -> None:
-    """Median latency with its p99, over the rate; ModuleNotFoundError without matplotlib."""
+    """Plot median latency with its p99 over the rate. Raises ModuleNotFoundError without
+    matplotlib."""
     import matplotlib.figure
 
     figure = matplotlib.figure.Figure(figsize=(9, 5), layout="constrained")

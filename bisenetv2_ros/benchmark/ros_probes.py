@@ -1,9 +1,8 @@
-"""What surrounds the node while it is measured: a camera, a listener, and inference without ROS.
+"""Processes around the measured node: a camera, a listener, and inference without ROS.
 
-Each is a process of its own that does what `graph_benchmark` asks over a pipe, and nothing else
-meanwhile that the figures could show. They know neither each other nor what the figures mean.
-Camera stamps and arrivals are times of the system clock in nanoseconds, so that they compare
-between processes.
+Each does what `ros_graph` requests over a pipe, and nothing else in the meantime that would affect
+the measurement. They know neither each other nor the meaning of the results. Camera stamps and
+arrivals are system clock times in nanoseconds, so that they compare between processes.
 """
 
 from __future__ import annotations
@@ -25,22 +24,22 @@ if TYPE_CHECKING:
     from rclpy.node import Node
 
 NAMESPACE = "/benchmark"
-ASK_PERIOD = 0.1  # seconds from one question to the node's parameter service to the next
-REPORT_TIMEOUT = 5.0  # seconds for the node's next diagnostics, which come each second
+ASK_PERIOD = 0.1  # seconds between requests to the node's parameter service
+REPORT_TIMEOUT = 5.0  # seconds for the node's next diagnostics, sent once a second
 
 
 def image_topic(camera: int) -> str:
-    """The topic of the camera of that number, relative to NAMESPACE."""
+    """The topic of a camera by number, relative to NAMESPACE."""
     return f"camera{camera}/image_raw"
 
 
 def serve(connection: Connection, kind: str, *arguments: Any) -> None:
-    """The life of a process: make the probe `kind` and call the methods that are asked for.
+    """Run a probe's process: create the probe `kind` and call the requested methods.
 
     kind: 'camera', 'listener' or 'bare'. Each request is (method, arguments); its answer is the
     result, or the exception. The end of the pipe ends the process.
     """
-    # Ctrl-C is the parent's, which then closes the pipe.
+    # Ctrl-C is for the parent, which then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     makers: dict[str, Any] = {"camera": _camera, "listener": _listener, "bare": Bare.open}
     try:
@@ -59,16 +58,16 @@ def serve(connection: Connection, kind: str, *arguments: Any) -> None:
 
 
 class Camera:
-    """Publishes images that are messages already, at a steady rate, from all cameras at once.
+    """Publishes prepared image messages at a steady rate, from all cameras at the same time.
 
-    At once, as triggered cameras do: it is the hardest for who segments them.
+    That is how triggered cameras work, and the hardest case for the node.
     """
 
     def __init__(self, node: Node, transport: str, cameras: int) -> None:
         from rclpy.qos import QoSProfile, ReliabilityPolicy
         from sensor_msgs.msg import CompressedImage, Image
 
-        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # as drivers: REP-2003
+        qos = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # like drivers: REP-2003
         self._compressed = transport == "compressed"
         kind, suffix = (CompressedImage, "/compressed") if self._compressed else (Image, "")
         self._publishers = [
@@ -77,11 +76,11 @@ class Camera:
         self._messages: list[Any] = []
 
     def idle(self) -> bool:
-        """Nothing to do between requests: the publishers need no executor."""
+        """Do nothing between requests: the publishers need no executor."""
         return False
 
     def load(self, pictures: Sequence[np.ndarray]) -> None:
-        """Make messages of (H, W, 3) uint8 RGB images, to be published in circles."""
+        """Make messages of (H, W, 3) uint8 RGB images, to be published in rotation."""
         from std_msgs.msg import Header
 
         from bisenetv2_ros.node.camera_node import jpeg_message
@@ -96,13 +95,13 @@ class Camera:
         ]
 
     def matched(self) -> bool:
-        """Whether somebody subscribes to every camera."""
+        """Whether every camera has a subscriber."""
         return all(publisher.get_subscription_count() for publisher in self._publishers)
 
     def publish(self, rate: float, seconds: float) -> list[list[int]]:
-        """Publish at `rate` [Hz]; the stamps of each camera's frames.
+        """Publish at `rate` [Hz]; returns the stamps of each camera's frames.
 
-        A frame that is late by more than a period is left out: a camera does not catch up.
+        Skips a frame that is late by more than a period: a camera does not catch up.
         """
         stamps: list[list[int]] = [[] for _ in self._publishers]
         begin = time.monotonic()
@@ -122,7 +121,7 @@ class Camera:
 
 
 class Listener:
-    """Notes when each mask arrives, and asks the node for its counters and parameters."""
+    """Records when each mask arrives, and requests the node's counters and parameters."""
 
     def __init__(self, node: Node, cameras: int) -> None:
         from diagnostic_msgs.msg import DiagnosticArray
@@ -152,7 +151,7 @@ class Listener:
         self._client = node.create_client(GetParameters, f"{NAMESPACE}/segment/get_parameters")
 
     def idle(self) -> bool:
-        """Serve ROS for a moment."""
+        """Spin for a moment."""
         self._executor.spin_once(timeout_sec=0.02)
         now = time.monotonic()
         if self._asking and self._question is None and now >= self._question_due:
@@ -160,9 +159,9 @@ class Listener:
         return True
 
     def begin(self, questions: bool, inference_times: bool) -> None:
-        """Start afresh; with questions to the parameter service, with the node's inference times.
+        """Start recording, with requests to the parameter service, and the node's inference times.
 
-        inference_times makes the node publish class fractions, too.
+        inference_times makes the node publish class fractions as well.
         """
         from bisenetv2_ros.msg import ClassFractions
 
@@ -188,13 +187,14 @@ class Listener:
         return self._masks, self._inference, self._answers
 
     def masks(self) -> list[tuple[int, int, int]]:
-        """Those so far."""
+        """The masks so far."""
         return self._masks
 
     def counters(self) -> list[dict[str, int]]:
-        """Frames of each camera since the node's start, as its next diagnostics tell them.
+        """Frame counts of each camera since the node's start, from its next diagnostics.
 
-        By 'received', 'published' and cause of the drop. Raises TimeoutError if none come.
+        By 'received', 'published' and cause of the drop. Raises TimeoutError if no diagnostics
+        come.
         """
         self._report = {}
         deadline = time.monotonic() + REPORT_TIMEOUT
@@ -247,7 +247,7 @@ class Listener:
 
 
 class Bare:
-    """Inference alone, at a camera's pace: what the node cannot be faster than."""
+    """Measures inference without ROS at a camera's rate: a lower bound for the node's latency."""
 
     def __init__(self, segmenter: Any) -> None:
         self._segmenter = segmenter
@@ -270,7 +270,7 @@ class Bare:
         return f"{self._segmenter.backend.name}, {self._segmenter.backend.device}"
 
     def measure(self, picture: np.ndarray, rate: float, seconds: float) -> list[float]:
-        """Seconds from frame to mask, each of the frames at `rate` [Hz]."""
+        """Seconds from frame to mask, for each frame at `rate` [Hz]."""
         durations = []
         due = time.monotonic()
         for _ in range(max(1, round(rate * seconds))):

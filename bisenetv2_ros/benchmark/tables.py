@@ -13,7 +13,7 @@ def median(values: Sequence[float]) -> float:
 
 
 def percentile(values: Sequence[float], fraction: float) -> float:
-    """The value that this fraction (0..1) of the values does not exceed; NaN for no values."""
+    """The value that this fraction (0..1) of the values does not exceed; NaN without values."""
     return float(np.quantile(values, fraction)) if len(values) else float("nan")
 
 

@@ -1,9 +1,9 @@
-"""How much faster a step of ours is than the plain way to write it, measured in one run.
+"""The speed-up of a training step over a straightforward implementation, measured in one run.
 
-The plain way: float32, channels first, the logits of the head and of every booster enlarged to the
-full size of the label, memory as the C library treats it. Both do a whole step (forward, losses,
-backward, SGD) of the same network on the same frames, each in a process of its own and in turn, so
-that what else the machine does falls on both.
+The straightforward one: float32, channels first, the logits of the head and of every booster
+enlarged to the label's full size, default memory allocation. Both do a whole step (forward, losses,
+backward, SGD) of the same network on the same frames, each in a process of its own and in turns, so
+that other load on the machine affects both.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from bisenetv2_ros.training.recipe import Recipe, load_recipe
 from bisenetv2_ros.training.state import TrainingState, parameter_groups
 from bisenetv2_ros.training.step import backward
 
-WARM_UP = 2  # steps before the clock starts: memory is allocated, kernels are chosen
+WARM_UP = 2  # steps before timing starts: memory is allocated, kernels are chosen
 
 _step: Callable[[], None]  # of a process that times one kind
 

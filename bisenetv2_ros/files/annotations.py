@@ -1,4 +1,4 @@
-"""Label masks in the forms that annotation tools read: classes.yaml, CVAT, labelme.
+"""Writes label masks in the formats of annotation tools: classes.yaml, CVAT, labelme.
 
 Knows nothing of how a mask is made.
 """
@@ -15,8 +15,8 @@ import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
 
-MIN_PIXELS = 16  # of a region that labelme is given; smaller ones are dust of a network
-TOLERANCE = 1.0  # pixels by which a polygon may leave a region's edge
+MIN_PIXELS = 16  # smaller regions are noise of the network, and left out for labelme
+TOLERANCE = 1.0  # pixels by which a polygon may deviate from a region's edge
 
 Mask = np.ndarray  # (H, W) uint8 class index or ignore
 
@@ -58,20 +58,20 @@ def write_cvat(
         for name in names:
             done, data = cv2.imencode(".png", table[read(name)][..., ::-1])
             assert done, "OpenCV encodes every uint8 picture as PNG"
-            # a class is one object of a frame
+            # each class is one object of the frame
             for folder in ("SegmentationClass", "SegmentationObject"):
                 archive.writestr(f"{folder}/{name}.png", data.tobytes())
 
 
 def labelme_shapes(mask: Mask, labels: LabelSet) -> tuple[list[dict[str, object]], int]:
-    """The regions of a mask as labelme's polygons, and how many were too small to become one.
+    """The regions of a mask as labelme's polygons, and the number of those that were too small.
 
-    Larger regions come first, so that what lies in a hole of one is painted over it.
+    Larger regions come first, so that a region in a hole of another is painted over it.
     """
     found = []
     dust = 0
     for index, name in enumerate(labels.names):
-        # CCOMP gives the outer contour of every part, also of one in a hole of another
+        # CCOMP gives the outer contour of every part, also of one inside a hole
         contours, tree = cv2.findContours(
             (mask == index).astype(np.uint8), cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE
         )
@@ -95,7 +95,7 @@ def labelme_shapes(mask: Mask, labels: LabelSet) -> tuple[list[dict[str, object]
 
 
 def write_labelme(path: Path, image_path: str, mask: Mask, labels: LabelSet) -> int:
-    """Write a mask as labelme's JSON; returns how many regions were too small to be written.
+    """Write a mask as labelme's JSON; returns how many regions were too small.
 
     image_path: of the frame, from the folder of `path`.
     """

@@ -1,4 +1,4 @@
-"""Keeps the lines that image and video decoders print apart from this program's own.
+"""Separates the lines that image and video decoders print from this program's own.
 
 libjpeg, libpng, libtiff, FFmpeg and OpenCV write to standard error past Python.
 """
@@ -32,29 +32,30 @@ class _State(threading.local):
 
 
 class _Capture:
-    """The one redirection of standard error that a process can have at a time."""
+    """The redirection of standard error; a process can have one at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.crowded = False  #: another thread's decoder may have printed into it
+        self.crowded = False  #: another thread's decoder may have printed to it
         self.state = _State()
-        with tempfile.TemporaryFile() as file:  # without a name, as long as the process lives
+        with tempfile.TemporaryFile() as file:  # without a name, until the process ends
             self.file = os.dup(file.fileno())
 
 
 @functools.cache
 def _capture(process: int) -> _Capture:
-    """A forked process has its own, without the threads of its parent."""
+    """The capture of this process: a forked one has its own, without its parent's threads."""
     return _Capture()
 
 
 @contextlib.contextmanager
 def captured_messages() -> Iterator[list[str]]:
-    """Catch what decoders print in the block: a list of lines, filled when the block ends.
+    """Capture what decoders print in the block: a list of lines, filled when the block ends.
 
-    Lines of others, such as another thread's log, go where they belong. While several threads are
-    in such blocks at once, their decoders' lines are caught, but nobody is given them, as it is not
-    known whose they are. Inner blocks belong to the outermost.
+    Other lines, such as another thread's log, are passed on. While several threads are in such
+    blocks,
+    the decoders' lines are captured but not returned, because their thread is unknown. Nested
+    blocks belong to the outermost.
     """
     messages: list[str] = []
     capture = _capture(os.getpid())
@@ -67,7 +68,7 @@ def captured_messages() -> Iterator[list[str]]:
         return
     try:
         error_output = os.dup(2)
-    except OSError:  # there is no standard error to keep clean
+    except OSError:  # there is no standard error
         capture.lock.release()
         yield messages
         return
@@ -92,11 +93,11 @@ def captured_messages() -> Iterator[list[str]]:
 
 
 def _sorted(text: str) -> list[str]:
-    """The decoders' lines; others are printed."""
+    """Return the decoders' lines and print the others."""
     messages: list[str] = []
     for line in text.splitlines(keepends=True):
         if _DECODER.match(line):
             messages.append(_PLACE.sub("", line.rstrip()))
-        elif not messages or line.strip():  # OpenCV ends an error by an empty line
+        elif not messages or line.strip():  # OpenCV ends an error with an empty line
             os.write(2, line.encode())
     return messages

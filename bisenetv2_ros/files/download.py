@@ -1,7 +1,7 @@
-"""Downloads that go on where they broke off, and are what they should be or are not kept.
+"""Downloads that resume after an interruption, and are verified before they are kept.
 
-Beside a file PATH lie `PATH.part` while it is incomplete, and `PATH.sha256` with its hash, which
-is compared the next time. Knows nothing of what the files hold.
+Beside a file PATH there is `PATH.part` while it is incomplete, and `PATH.sha256` with its hash,
+which is compared next time. Knows nothing of the files' contents.
 """
 
 from __future__ import annotations
@@ -19,35 +19,36 @@ from pathlib import Path
 from bisenetv2_ros import __version__
 
 TIMEOUT = 60.0  # seconds without a byte
-ATTEMPTS = 4  # connections that may break before a byte of progress
-PAUSE = 1.0  # seconds before the next one
+ATTEMPTS = 4  # connections without any progress before giving up
+PAUSE = 1.0  # seconds between attempts
 CHUNK = 1 << 18
 MAX_BYTES = 1 << 32
 
-Progress = Callable[[int, int], None]  # bytes there, bytes in all (0 = unknown)
+Progress = Callable[[int, int], None]  # bytes received, bytes in total (0 = unknown)
 _BROKEN = (OSError, http.client.HTTPException)
 
 
 class DownloadError(RuntimeError):
-    """A file that was not received, or is not the one expected; the message names the address."""
+    """The file was not received or is not the expected one; the message names the address."""
 
 
 def download(
     url: str, path: Path, sha256: str = "", progress: Progress = lambda done, total: None
 ) -> str:
-    """Have the file of an address at `path`; returns its SHA-256.
+    """Download an address to `path`; returns its SHA-256.
 
-    One that is there with the hash that was kept is not loaded again.
+    An existing file with the recorded hash is not downloaded again.
 
     Args:
         url: http or https.
-        path: where the file goes; its folder is made.
-        sha256: expected, or its first digits; '' takes what comes, if it is what came before.
-        progress: told of every part received.
+        path: of the file; its folder is created.
+        sha256: expected, or its first digits; '' accepts any on the first download, later the same.
+        progress: called for every part received.
 
     Raises:
-        DownloadError: no answer, broken off (what has come is kept, and continued the next time),
-            a web page, another hash than expected or kept.
+        DownloadError: if there is no answer, the connection broke (the part is kept and continued
+        next
+            time), it is a web page, or the hash is not the expected or recorded one.
     """
     if urllib.parse.urlparse(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url}: expected an address that begins with https:// or http://")
@@ -90,7 +91,7 @@ def file_hash(path: Path) -> str:
 
 
 def _receive(url: str, part: Path, progress: Progress) -> None:
-    """Complete `part`; several connections if they break off after some progress."""
+    """Complete `part`, over several connections if they break after some progress."""
     failures = 0
     while True:
         before = part.stat().st_size if part.is_file() else 0
@@ -113,8 +114,8 @@ def _receive(url: str, part: Path, progress: Progress) -> None:
 
 
 def _connect(url: str, part: Path, there: int, progress: Progress) -> bool:
-    """Load what is missing in one connection; returns whether the file is then complete."""
-    mark = part.with_name(f"{part.name}.json")  # of which version of the file the part is
+    """Download what is missing in one connection; returns whether the file is complete."""
+    mark = part.with_name(f"{part.name}.json")  # the version of the file that the part is of
     headers = {"User-Agent": f"bisenetv2_ros/{__version__}", "Accept-Encoding": "identity"}
     version = _version(mark, url) if there else ""
     if version:
@@ -125,7 +126,7 @@ def _connect(url: str, part: Path, there: int, progress: Progress) -> bool:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
-        part.unlink()  # it is longer than the file
+        part.unlink()  # longer than the file
         return False
     with response:
         resumed = response.status == 206 and response.headers.get("Content-Range", "").startswith(

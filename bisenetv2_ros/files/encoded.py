@@ -1,8 +1,8 @@
-"""Encoded images to pixels: the one judge of whether an image is whole.
+"""Decodes images; the only place that decides whether an image is complete.
 
-Used for image files, bags, messages and datasets, so that the same bytes get the same answer
-everywhere. The bytes are taken as untrusted: structure and claims are checked before OpenCV sees
-them. Knows nothing of files, folders or messages.
+Used for image files, bags, messages and datasets, so that the same bytes give the same result
+everywhere. Treats the bytes as untrusted: structure and claimed sizes are checked before OpenCV
+sees them. Knows nothing of files, folders or messages.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bisenetv2_ros.files.decoder_messages import captured_messages
 
 
 class ImageError(ValueError):
-    """Data that holds no usable image. One line: what was received, what was expected."""
+    """The data is not a usable image. One line: what was received, what was expected."""
 
     def __init__(self, cause: str, message: str) -> None:
         super().__init__(message)
@@ -28,11 +28,11 @@ class ImageError(ValueError):
 
 
 class Header(NamedTuple):
-    """What an encoded image says of itself."""
+    """The header of an encoded image."""
 
     width: int  #: pixels, as stored
     height: int
-    orientation: int = 1  #: EXIF's 1..8: how the stored image is turned to be upright
+    orientation: int = 1  #: EXIF's 1..8: the rotation that makes the stored image upright
     frames: int = 1  #: or pages
 
 
@@ -43,13 +43,13 @@ class Pixels(NamedTuple):
     header: Header
 
 
-# Data that claims more pixels than it can hold is a decompression bomb. Deflate shrinks at most
-# 1032 times and a PNG pixel has at least one bit; a JPEG has at least one bit for 8x8 pixels.
+# Data that claims more pixels than it can hold is a decompression bomb. Deflate compresses at most
+# 1032-fold and a PNG pixel has at least one bit; a JPEG has at least one bit per 8x8 pixels.
 _PNG_PIXELS_PER_BYTE = 1032 * 8
 _JPEG_PIXELS_PER_BYTE = 64 * 8
 
-# What hostile files could make endless. OpenCV's own PNGs have a chunk for 8 KiB; progressive JPEGs
-# have about ten scans, and each costs a pass over the whole image.
+# Limits on what hostile files could repeat. OpenCV's own PNGs have a chunk per 8 KiB; progressive
+# JPEGs have about ten scans, each of which costs a pass over the whole image.
 _MAX_PARTS = 100_000
 _MAX_PROFILE = 1 << 20
 _JPEG_MAX_SCANS = 100
@@ -87,17 +87,17 @@ _UNSUPPORTED = (
 
 
 def is_image(start: bytes) -> bool:
-    """Whether a file that starts so is in one of FORMATS."""
+    """Whether a file with this start is in one of FORMATS."""
     return any(re.match(pattern, start, re.DOTALL) for pattern, _ in _PARSERS)
 
 
 def may_be_video(start: bytes) -> bool:
-    """Whether a file that starts so may be a video; not if it is known to be something else."""
+    """Whether a file with this start may be a video; not if it is known to be something else."""
     return known_format(start) in (None, _VIDEO, "GIF")
 
 
 def known_format(start: bytes) -> str | None:
-    """The name of a format other than FORMATS; None if it is not known."""
+    """The name of a format other than FORMATS; None if it is unknown."""
     for pattern, name in _UNSUPPORTED:
         if re.match(pattern, start, re.DOTALL):
             return name
@@ -107,9 +107,8 @@ def known_format(start: bytes) -> str | None:
 def read_header(data: memoryview) -> Header:
     """Check the structure of an encoded image from start to end.
 
-    Bytes behind the end are allowed: a phone keeps its film there, a camera its notes.
-    Raises ImageError if the format is not one of FORMATS, the data ends early, or a part of it is
-    damaged.
+    Bytes after the end are allowed: phones append a video, cameras append notes. Raises ImageError
+    if the format is not one of FORMATS, the data ends early, or a part of it is damaged.
     """
     start = bytes(data[:64])
     for pattern, parse in _PARSERS:
@@ -124,14 +123,14 @@ def read_header(data: memoryview) -> Header:
 
 
 def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 1 << 28) -> Pixels:
-    """Decode one whole image.
+    """Decode one complete image.
 
-    Found are truncation at any byte, broken structure and checksums, and JPEG data that is used up
-    before the image is full (OpenCV fills the rest with gray). JPEG has no checksums: flipped bits
-    and small losses may still give wrong pixels.
+    Detects truncation at any byte, broken structure and checksums, and JPEG data that ends before
+    the image is full (OpenCV fills the rest with gray). JPEG has no checksums: flipped bits and
+    small losses may still give wrong pixels.
 
-    Raises ImageError (`format`, `size` or `decode`) if the data holds anything else than exactly
-    one whole image of at most `max_side` pixels a side and `max_pixels` in all.
+    Raises ImageError (`format`, `size` or `decode`) if the data is not exactly one complete image
+    of at most `max_side` pixels per side and `max_pixels` in total.
     """
     array = np.frombuffer(data, np.uint8)
     header = read_header(array.data)
@@ -165,7 +164,7 @@ def decode(data: bytes | np.ndarray, max_side: int = 1 << 20, max_pixels: int = 
 
 
 def upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
-    """Turn (H, W, ...) pixels as their EXIF orientation (1..8) says."""
+    """Rotate (H, W, ...) pixels by their EXIF orientation (1..8)."""
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):
@@ -211,7 +210,7 @@ def _line(text: str) -> str:
 
 
 def _orientation(exif: memoryview) -> int:
-    """That of a TIFF structure; 1 if it has none or cannot be read."""
+    """The orientation in a TIFF structure; 1 if it has none or is unreadable."""
     try:
         order = {b"II": "<", b"MM": ">"}[bytes(exif[:2])]
         (first,) = struct.unpack_from(f"{order}I", exif, 4)
@@ -226,7 +225,7 @@ def _orientation(exif: memoryview) -> int:
 
 
 def _xmp_orientation(xmp: bytes) -> int:
-    """That of an XMP packet."""
+    """The orientation in an XMP packet."""
     found = _XMP_ORIENTATION.search(xmp)
     return int(found[1]) if found else 1
 
@@ -237,7 +236,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Kind and content of each chunk up to IEND, after checking its checksum."""
+    """Kind and content of each chunk up to IEND; verifies the checksums."""
     position = len(_PNG)
     for part in range(_MAX_PARTS):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -256,7 +255,8 @@ def png_chunks(data: memoryview) -> Iterator[tuple[bytes, memoryview]]:
 
 
 def _png_orientation(kind: bytes, content: memoryview) -> int:
-    """That of EXIF in a chunk of its own, of XMP, or of EXIF as ImageMagick writes it."""
+    """The orientation from EXIF in its own chunk, from XMP, or from EXIF as ImageMagick writes
+    it."""
     if kind == b"eXIf":
         return _orientation(content)
     keyword, _, text = bytes(content).partition(b"\0")
@@ -285,7 +285,7 @@ def _png_header(data: memoryview) -> Header:
         elif kind == b"acTL":
             frames = struct.unpack_from(">I", content)[0]
         elif kind == b"IDAT" and not parts & {b"IDAT", b"fcTL"} and frames:
-            frames += 1  # the image itself is no frame of the animation
+            frames += 1  # the image itself is not a frame of the animation
         parts.add(kind)
     return header._replace(frames=max(1, frames))
 
@@ -308,7 +308,7 @@ class _Jpeg(NamedTuple):
     header: Header
     components: int
     progressive: bool
-    end: int  #: of the end marker, in bytes from the start
+    end: int  #: offset of the end marker
 
 
 def _jpeg_header(data: memoryview) -> Header:
@@ -316,10 +316,10 @@ def _jpeg_header(data: memoryview) -> Header:
 
 
 def _walk_jpeg(data: memoryview) -> _Jpeg:
-    """Follow the segments from the first to the last."""
+    """Follow all segments."""
     position, scans, header = len(_JPEG), 0, None
     orientation, xmp_orientation, progressive = 1, 1, False
-    missing: dict[int, int] = {}  # component: bits, one for each of 64 coefficients
+    missing: dict[int, int] = {}  # by component: a bit for each of 64 coefficients
     for _ in range(_MAX_PARTS):
         match = _JPEG_MARKER.match(data, position)
         if match is None:
@@ -364,11 +364,11 @@ def _walk_jpeg(data: memoryview) -> _Jpeg:
 
 
 def _take_scan(scan: memoryview, progressive: bool, missing: dict[int, int]) -> None:
-    """Cross off the coefficients that a scan brings to full precision."""
+    """Remove the coefficients that a scan brings to full precision."""
     count = scan[2]
     first, last, precision = scan[3 + 2 * count], scan[4 + 2 * count], scan[5 + 2 * count]
     if progressive and precision & 15:
-        return  # the last bits are still to come
+        return  # the lowest bits are still to come
     bits = (1 << min(last, 63) + 1) - (1 << first) if progressive else (1 << 64) - 1
     for component in scan[3 : 3 + 2 * count : 2]:
         if component in missing:
@@ -385,18 +385,18 @@ def _end_of_scan(data: memoryview, position: int) -> int:
 
 
 def _jpeg_is_cut_short(data: np.ndarray, pixels: np.ndarray) -> bool:
-    """Whether the decoder wanted more data, as when a part of the file was lost on the way.
+    """Whether the decoder wanted more data, as when a part of the file is missing.
 
-    The decoder leaves the missing end of a baseline JPEG at exactly mid-gray. If the image does end
-    so, or is a progressive or CMYK one, decoding once more with a few bytes added tells: only a
-    decoder that still wants data takes notice of them.
+    The decoder leaves the missing end of a baseline JPEG at exactly mid-gray. If the image itself
+    may end so, or is progressive or CMYK, it is decoded again with a few bytes added: only a
+    decoder that still wants data notices them.
     """
     jpeg = _walk_jpeg(data.data)
     may_end_in_grey = jpeg.components < 4 and not jpeg.progressive
     if may_end_in_grey and (pixels[-8:, -8:] != 128).any():
         return False
     more = np.insert(data, jpeg.end, range(1, 65))
-    with captured_messages():  # libjpeg remarks on the added bytes
+    with captured_messages():  # libjpeg reports the added bytes
         again = _imdecode(more)
     return again is None or not np.array_equal(again, pixels)
 
@@ -404,7 +404,7 @@ def _jpeg_is_cut_short(data: np.ndarray, pixels: np.ndarray) -> bool:
 # Other formats -----------------------------------------------------------------------------------
 
 _TIFF_ORIENTATION, _TIFF_DNG = 274, 50706
-_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # those that sizes and offsets are written in
+_TIFF_TYPES = {1: "B", 3: "H", 4: "I", 16: "Q"}  # of sizes and offsets
 _MAX_PAGES = 10_000
 
 
@@ -447,7 +447,7 @@ def _bmp_header(data: memoryview) -> Header:
     else:
         width, height, _, bits, compression = struct.unpack_from("<iiHHI", data, 18)
     height = abs(height)
-    # OpenCV gives wrong colors for these.
+    # OpenCV decodes these with wrong colors.
     if header_size not in (12, 40, 64, 108, 124) or (header_size == 12 and bits <= 8):
         raise ImageError("format", f"BMP has a header of {header_size} bytes and {bits} bits")
     colors = struct.unpack_from("<I", data, 46)[0] if header_size >= 40 and bits <= 8 else 0
@@ -455,7 +455,7 @@ def _bmp_header(data: memoryview) -> Header:
         raise ImageError("decode", f"BMP has {colors} colors that reach into its pixels")
     if compression in (0, 3):
         _check_end(data, offset + (width * bits + 31) // 32 * 4 * height)
-    elif bytes(data[2:6]) != bytes(4):  # compressed: only the claimed size of the file tells
+    elif bytes(data[2:6]) != bytes(4):  # compressed: only the claimed file size can be checked
         _check_end(data, *struct.unpack_from("<I", data, 2))
     return Header(width, height)
 
@@ -472,7 +472,7 @@ def _tiff_header(data: memoryview) -> Header:
         seen.add(position)
         tags, position = _tiff_page(data, position, order, big)
         first = first or tags
-        # Thumbnails and masks are no pages of their own.
+        # Thumbnails and masks are not pages.
         pages += not tags.get(254, [0])[0] & 5
     for offsets, lengths in ((273, 279), (324, 325)):
         for start, length in zip(first.get(offsets, []), first.get(lengths, []), strict=False):
@@ -484,7 +484,7 @@ def _tiff_header(data: memoryview) -> Header:
     if _TIFF_DNG in first or first.get(254, [0])[0] & 1:
         raise ImageError("format", "TIFF begins with a thumbnail, as raw photos do")
     bits, color, planes = (first.get(tag, [1])[0] for tag in (258, 262, 284))
-    # OpenCV gives wrong colors for these.
+    # OpenCV decodes these with wrong colors.
     if (bits > 8 and (color not in (1, 2) or planes != 1)) or (bits < 8 and color not in (0, 1)):
         raise ImageError(
             "format",
@@ -496,7 +496,7 @@ def _tiff_header(data: memoryview) -> Header:
 
 
 def _without_orientation(data: np.ndarray, orientation: int) -> np.ndarray:
-    """A TIFF that says it is upright: some versions of OpenCV turn it, others do not."""
+    """Make a TIFF claim to be upright: some versions of OpenCV rotate it, others do not."""
     content, order = data.tobytes(), "<" if data[0] == ord("I") else ">"
     form = order + ("HHQH" if content[2:4].strip(b"\0") == b"+" else "HHIH")
     said, upright_ = (struct.pack(form, _TIFF_ORIENTATION, 3, 1, turn) for turn in (orientation, 1))
@@ -506,7 +506,7 @@ def _without_orientation(data: np.ndarray, orientation: int) -> np.ndarray:
 def _tiff_page(
     data: memoryview, position: int, order: str, big: bool
 ) -> tuple[dict[int, list[int]], int]:
-    """The whole numbers that a page has by tag, and where the next page is, 0 after the last."""
+    """The integers of a page by tag, and the offset of the next page, 0 after the last."""
     count_form, form, pointer = ("Q", "HHQ", "Q") if big else ("H", "HHI", "I")
     (count,) = struct.unpack_from(order + count_form, data, position)
     position += struct.calcsize("=" + count_form)
@@ -544,7 +544,7 @@ def _pnm_header(data: memoryview) -> Header:
         position = match.end()
     width, height, largest = (*numbers, 1)[:3]
     samples = width * height * (3 if kind in (3, 6) else 1)
-    if kind <= 3:  # text, in P1 also without spaces
+    if kind <= 3:  # text; P1 also without spaces
         words = len(re.findall(rb"[01]" if kind == 1 else rb"\d+", bytes(data[position:])))
         if words < samples:
             raise _ends_early(data)

@@ -1,6 +1,6 @@
-"""Image files and label maps, whole or not at all.
+"""Reads and writes image files and label maps, completely or not at all.
 
-Knows nothing of folders or of what labels mean; `encoded` judges the bytes.
+Knows nothing of folders or of the meaning of labels; `encoded` checks the bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PNG_HEADER = 33  # bytes of the signature and IHDR
 
 
 def _chunk(body: bytes) -> bytes:
-    """A PNG chunk of this kind and content."""
+    """Make a PNG chunk."""
     return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
@@ -37,14 +37,14 @@ _OWN_CHUNK = _chunk(b"tEXtSoftware\0bisenetv2_ros")
 
 
 class ImageFileError(ValueError):
-    """A file that cannot be used as an image; the message begins with its path."""
+    """A file cannot be used as an image; the message begins with its path."""
 
 
 def read_image(path: Path) -> np.ndarray:
     """Read an image as (H, W, 3) uint8 RGB, upright.
 
     Transparency is dropped, gray repeated, 16 bits become 8 by round(value / 257).
-    Raises ImageFileError if the file cannot be read whole, or holds more images than one.
+    Raises ImageFileError if the file cannot be read completely or contains several images.
     """
     pixels, header = _decode(path, _read(path))
     if pixels.dtype == np.uint16:
@@ -73,18 +73,19 @@ def read_label(path: Path) -> np.ndarray:
 
 
 def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
-    """Read a label map: (H, W) uint8 or uint16 values as they are, or (H, W, 3) uint8 RGB.
+    """Read a label map: (H, W) uint8 or uint16 values, or (H, W, 3) uint8 RGB.
 
-    The values of a palette are its indices. An image whose channels are all equal is taken for
-    values saved as color, and an alpha channel is dropped.
+    The values of a palette are its indices. If all channels of an image are equal, they are taken
+    as values saved as color; an alpha channel is dropped.
 
     Args:
-        path: any image without loss.
+        path: any lossless image.
         colors: return colors, also of a palette or a gray image.
 
     Raises:
-        ImageFileError: cannot be read whole; or it is not clear what its values mean: a gray PNG of
-            less than a byte a pixel (is 1 a class, or white?), a palette of greys.
+        ImageFileError: if the file cannot be read completely, or its values are ambiguous: a gray
+        PNG
+            with less than a byte per pixel (is 1 a class, or white?), or a palette of grays.
     """
     data = _read(path)
     if data.startswith(b"\xff\xd8"):
@@ -113,8 +114,8 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
 
 
 def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
-    """Indices (H, W) of a PNG with a palette, which OpenCV hands out if it is called gray."""
-    _, header = _decode(path, data)  # whole, and of one image
+    """Indices (H, W) of a PNG with a palette, which OpenCV returns if the PNG is labeled gray."""
+    _, header = _decode(path, data)  # checks that it is one complete image
     chunks = dict[bytes, bytes]()
     for kind, content in png_chunks(memoryview(data)):
         chunks[kind] = chunks.get(kind, b"") + bytes(content)
@@ -146,7 +147,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> Pixels:
-    """Decode a file's data; also refuse what the decoder itself calls damaged."""
+    """Decode a file's data; also refuses what the decoder itself reports as damaged."""
     if not data:
         raise ImageFileError(f"{path}: the file is empty")
     messages: list[str] = []
@@ -164,12 +165,12 @@ def _decode(path: Path, data: bytes) -> Pixels:
 
 
 def write_picture(path: Path, image: np.ndarray) -> None:
-    """Write an RGB or (H, W) gray image in the format of the path's suffix; OSError if it fails.
+    """Write an RGB or (H, W) gray image in the format of the path's suffix. Raises OSError.
 
-    The file appears when it is whole. `is_own_picture` knows it again if it is a PNG.
+    The file appears once it is complete. `is_own_picture` recognizes it later if it is a PNG.
     """
     pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    # Not imwrite: it reports a full disk as a bare False, or not at all.
+    # Not imwrite: it reports a full disk as False without a reason, or not at all.
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:
         raise OSError(f"cannot encode {path}: shape {image.shape}, {image.dtype}")
@@ -181,6 +182,6 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 
 
 def is_own_picture(path: Path) -> bool:
-    """Whether `write_picture` made this PNG, so that nothing else is lost with it."""
+    """Whether `write_picture` made this PNG, so that it may be deleted."""
     with naming(path), path.open("rb") as file:
         return file.read(_PNG_HEADER + len(_OWN_CHUNK)).endswith(_OWN_CHUNK)

@@ -1,7 +1,7 @@
-"""Finds the files that come with the package, and names those that cannot be written.
+"""Finds the files of the package, and protects files from being overwritten or left incomplete.
 
-Knows the layouts in which the package can lie on disk and nothing of the files themselves. Needs
-no ROS: the package's own place tells where its files are, whatever has been sourced.
+Knows the directory layouts in which the package is installed, not the files themselves. Does not
+need ROS: the files are found from the package's own location.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PACKAGE = "bisenetv2_ros"
 def share_directory() -> Path:
     """Return the directory that holds `models/`, `config/` and `launch/`.
 
-    In a source tree, and where one was installed by links (`colcon build --symlink-install`,
-    `pip install --editable`), that is the tree's root. Elsewhere it is `share/bisenetv2_ros` under
-    the prefix that the package is installed in; ament, pip and Debian put it there alike.
-    Raises FileNotFoundError if the installation has no such directory.
+    In a source tree, and if it is installed by links (`colcon build --symlink-install`, `pip
+    install --editable`), this is the tree's root. Otherwise it is `share/bisenetv2_ros` under the
+    prefix of the installation, as ament, pip and Debian have it. Raises FileNotFoundError if it
+    does not exist.
     """
     package = Path(__file__).resolve().parents[1]
     if (package.parent / "package.xml").is_file():
@@ -37,7 +37,7 @@ def share_directory() -> Path:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Make an OSError of the block name the file: that of a write to a full disk does not."""
+    """Make an OSError of the block name the file; for a full disk it does not."""
     try:
         yield
     except OSError as error:
@@ -48,9 +48,9 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A file beside `path` to write to, which takes its place when the block ends well.
+    """Yield a file beside `path` to write to; it replaces `path` if the block succeeds.
 
-    Else it is removed, and what was at `path` stays.
+    Otherwise it is removed and `path` stays unchanged.
     """
     partial = path.with_name(f".partial-{path.name}")
     try:
@@ -61,7 +61,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def files_in(*paths: Path) -> Iterator[Path]:
-    """Every file among `paths` and in the folders among them; none of a path that is not there."""
+    """Every file among `paths` and in the folders among them; ignores missing paths."""
     for path in paths:
         if path.is_dir():
             for parent, _, names in os.walk(path):
@@ -71,9 +71,9 @@ def files_in(*paths: Path) -> Iterator[Path]:
 
 
 def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """ValueError if a file among `outputs` is one of `inputs`, by whatever name or link.
+    """Raise ValueError if a file among `outputs` is one of `inputs`, by any name or link.
 
-    Of a folder among either, all files in it count. Those that are not there yet are nobody's.
+    A folder counts as all files in it. Files that do not exist yet are ignored.
     """
     written = {_identity(path): path for path in files_in(*outputs)}
     if not written:
@@ -88,6 +88,6 @@ def refuse_overwriting(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
 def _identity(path: Path) -> tuple[int, int]:
     try:
         status = path.stat()
-    except OSError:  # a link to nowhere
+    except OSError:  # a broken link
         status = path.lstat()
     return status.st_dev, status.st_ino

@@ -1,6 +1,6 @@
-"""YAML files that a user was given: plain values, of bounded size, that cannot grow in memory.
+"""Reads untrusted YAML files: plain values, of bounded size, that cannot expand in memory.
 
-Knows nothing of what the values mean.
+Does not interpret the values.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class YamlError(ValueError):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """Makes no objects, as SafeLoader, and takes no aliases: ten of ten of ten fill the memory."""
+    """A SafeLoader without aliases, which could expand to any size."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -27,7 +27,7 @@ class _PlainLoader(yaml.SafeLoader):
 
 
 def read_yaml(path: Path) -> Any:
-    """The content of a file. YamlError, or OSError if it cannot be read."""
+    """Read a file. Raises YamlError, or OSError if it cannot be read."""
     with path.open("rb") as file:
         data = file.read(MAX_BYTES + 1)
     if len(data) > MAX_BYTES:
@@ -36,7 +36,7 @@ def read_yaml(path: Path) -> Any:
 
 
 def parse_yaml(text: str | bytes) -> Any:
-    """The value of a text. Raises YamlError if it has none."""
+    """Parse a text. Raises YamlError if it is invalid."""
     try:
         return yaml.load(text, _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Videos, cameras and streams through OpenCV: every one that this package reads or writes."""
+"""Reads and writes videos, and opens cameras and streams, through OpenCV."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ import numpy as np
 from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.paths import naming
 
-#: Failed reads in a row after which a video is taken to be at its end.
+#: Consecutive failed reads that count as the end of a video.
 _ATTEMPTS = 100
-#: A side longer than this is fitted to it: H.264 and MPEG-4 refuse larger ones.
+#: Longest side of a written video: H.264 and MPEG-4 refuse larger ones, which are scaled down.
 MAX_SIDE = 4096
-#: What must stay free on a disk: for the encoder's buffer, and the index at the file's end.
+#: Bytes that must stay free on the disk: for the encoder's buffer, and the index at the end.
 _RESERVE = 512 * 1024
 _PREFERRED, _ANYWHERE = "avc1", "mp4v"
-#: Containers that count their frames; of others, OpenCV makes the count of duration and rate.
+#: Containers that count their frames; for others, OpenCV computes the count from the duration.
 _COUNTS_FRAMES = re.compile(rb"GIF8|RIFF....AVI |....(?:ftyp|moov|mdat|free|wide|skip)", re.DOTALL)
-# What FFmpeg calls errors though the frames are whole.
+# Errors of FFmpeg's that leave the frames complete.
 _HARMLESS = re.compile(
     r"co located POCs|mmco: unref|number of reference frames|Warning MVs|single-track mode|"
     r"deprecated pixel format|threads"
@@ -35,7 +35,7 @@ _HARMLESS = re.compile(
 
 
 class VideoError(ValueError):
-    """A video that cannot be opened or read whole. The message does not name it."""
+    """A video cannot be opened or read completely. The message does not name it."""
 
 
 class VideoFrame(NamedTuple):
@@ -43,19 +43,19 @@ class VideoFrame(NamedTuple):
 
     image: np.ndarray  #: (H, W, 3) uint8 RGB
     number: int  #: frames read before it
-    time: float  #: seconds since the beginning, by the container
+    time: float  #: seconds from the beginning, by the container
 
 
 def open_capture(source: Path | str | int) -> cv2.VideoCapture:
-    """Open a video file, a URL or the camera of a number.
+    """Open a video file, a URL or a camera by number.
 
-    A path is taken for a file whatever its name looks like, also if it is not UTF-8.
-    Raises VideoError with what the decoder said.
+    A path is always opened as a file, whatever its name, also if it is not UTF-8. Raises VideoError
+    with the decoder's message.
     """
     with contextlib.ExitStack() as names, captured_messages() as messages:
         if isinstance(source, Path):
             name: str | int = names.enter_context(_plain_name(source))
-            # Threads of the decoder would complain at any time, also between the calls.
+            # Threads of the decoder would print at any time, also between calls.
             options = [cv2.CAP_PROP_N_THREADS, 1] if hasattr(cv2, "CAP_PROP_N_THREADS") else []
             capture = cv2.VideoCapture(name, _file_backend(), *([options] if options else []))
         else:
@@ -66,10 +66,10 @@ def open_capture(source: Path | str | int) -> cv2.VideoCapture:
 
 
 class VideoReader:
-    """The frames of a video file. Reads on past damage and says what was lost."""
+    """The frames of a video file. Continues after damage and reports what was lost."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file; VideoError if OpenCV cannot."""
+        """Open the file. Raises VideoError if OpenCV cannot."""
         self._path = path
         capture = open_capture(path)
         rate = capture.get(cv2.CAP_PROP_FPS)
@@ -77,22 +77,22 @@ class VideoReader:
         capture.release()
         #: Frames per second; 0.0 if unknown.
         self.rate = rate if math.isfinite(rate) and rate > 0 else 0.0
-        #: Frames that the file claims to have; None if it does not.
+        #: Number of frames in the file's header; None if it has none.
         self.count = round(claimed) if 0 < claimed < 1e9 else None
         with path.open("rb") as file:
             self._start = file.read(16)
             if self._start.startswith(b"GIF8"):
                 self.count = _gif_frames(self._start + file.read())
-        #: After `frames`: what was lost on the way, one line each.
+        #: After `frames`: the losses, one line each.
         self.losses: list[str] = []
-        self.read = 0  #: frames read in the last pass, those not wanted included
+        self.read = 0  #: frames read in the last pass, including unwanted ones
 
     def frames(
         self, wanted: Callable[[int, float], bool | None] = lambda index, time: True
     ) -> Iterator[VideoFrame]:
         """Read from the beginning to the end.
 
-        wanted: whether to deliver the frame of a number and time; others cost less. None ends it.
+        wanted: whether to return the frame with a number and time; others cost less. None ends it.
         """
         capture = open_capture(self._path)
         messages = _Complaints()
@@ -108,7 +108,7 @@ class VideoReader:
                     misses += 1
                     continue
                 misses = 0
-                # Some containers and readers know no times, and damaged ones go backwards.
+                # Some containers have no times, and damaged files have times that go backwards.
                 time = position if position > time else max(time, 0.0) + step * (self.read > 0)
                 index, self.read = self.read, self.read + 1
                 take = wanted(index, time)
@@ -126,12 +126,12 @@ class VideoReader:
         self.losses += self._missing(self.read, time)
 
     def _missing(self, count: int, time: float) -> list[str]:
-        """What the file claims to have beyond what was read."""
+        """What the file should have beyond what was read, by its header."""
         if self.count is None or count >= self.count or not self.rate:
             return []
         if _COUNTS_FRAMES.match(self._start):
             loss = f"{count} frames read of the {self.count} that the file claims"
-            # An AVI gives no times; its frames are counted.
+            # An AVI has no times; its frames are counted.
             early = self._start.startswith(b"RIFF") and time < (self.count - 1.5) / self.rate
             return [loss + (", and times are early behind a gap" if early else "")]
         claimed = self.count / self.rate
@@ -141,7 +141,7 @@ class VideoReader:
 
 
 def _gif_frames(data: bytes) -> int | None:
-    """How many images a GIF has, up to where it breaks off; FFmpeg does not say."""
+    """The number of images in a GIF, up to where it is truncated; FFmpeg does not tell."""
     frames, position = 0, 13 + (3 << (data[10] & 7) + 1) * (data[10] >> 7)
     while position < len(data):
         kind = data[position]
@@ -160,7 +160,7 @@ def _gif_frames(data: bytes) -> int | None:
 
 
 class _Complaints:
-    """Counts what a decoder complains of."""
+    """Counts a decoder's error messages."""
 
     def __init__(self) -> None:
         self._count = 0
@@ -168,7 +168,7 @@ class _Complaints:
 
     @contextlib.contextmanager
     def counted(self, index: int) -> Iterator[None]:
-        """Take note of those of the block, which reads frame `index`."""
+        """Count the messages of the block, which reads frame `index`."""
         with captured_messages() as messages:
             yield
         serious = [message for message in messages if not _HARMLESS.search(message)]
@@ -185,15 +185,16 @@ class _Complaints:
 class VideoFile:
     """An .mp4 file of RGB frames.
 
-    In H.264 if the OpenCV at hand can encode it, else in MPEG-4 part 2. All frames take the size of
-    the first, fitted to MAX_SIDE. The file appears on `close`; without a frame there is none.
+    In H.264 if OpenCV can encode it, otherwise in MPEG-4 part 2. All frames are resized to the
+    first one's size, limited to MAX_SIDE. The file appears on `close`; without a frame there is
+    none.
     """
 
     def __init__(self, path: Path, rate: float) -> None:
-        """rate: frames per second on playing back, rounded to what MPEG-4 can express."""
+        """rate: playback rate in frames per second, rounded to what MPEG-4 can express."""
         self.path = path
         self.codec = ""  #: as four characters; '' before the first frame
-        # A fraction of numbers of 16 bits.
+        # A fraction of 16-bit numbers.
         self._rate = min(max(0.01, round(rate, 2 if rate < 655 else 0)), 65535.0)
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
@@ -203,7 +204,7 @@ class VideoFile:
 
     @property
     def note(self) -> str:
-        """What to tell people who will play the file; '' if it plays anywhere."""
+        """A remark for people who play the file; '' if it plays everywhere."""
         if self.codec != _ANYWHERE:
             return ""
         return (
@@ -212,11 +213,11 @@ class VideoFile:
         )
 
     def write(self, frame: np.ndarray) -> None:
-        """Append one (H, W, 3) uint8 RGB frame; OSError if the file cannot be written."""
+        """Append one (H, W, 3) uint8 RGB frame. Raises OSError if the file cannot be written."""
         if self._writer is None:
             self._size = _fitted(frame.shape[1], frame.shape[0])
             self._writer = self._open()
-        # The encoder drops what does not fit on the disk, without a word.
+        # The encoder silently drops what does not fit on the disk.
         if shutil.disk_usage(self.path.parent).free < _RESERVE:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         if frame.shape[1::-1] != self._size:
@@ -226,7 +227,7 @@ class VideoFile:
         self._frames += 1
 
     def close(self) -> None:
-        """Complete the file and put it in its place; OSError if it does not hold every frame."""
+        """Complete the file and move it into place. Raises OSError if it lacks frames."""
         if self._writer is None:
             return
         with self._name, captured_messages() as messages:
@@ -261,7 +262,7 @@ class VideoFile:
 
 
 def _fitted(width: int, height: int) -> tuple[int, int]:
-    """Even sides, because odd ones lose a line, and none above MAX_SIDE."""
+    """Make the sides even, because odd ones lose a line, and at most MAX_SIDE."""
     scale = min(1.0, MAX_SIDE / max(width, height))
     if scale < 1:
         width, height = max(1, round(width * scale)), max(1, round(height * scale))
@@ -269,23 +270,23 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
 
 
 def _quoted(messages: list[str]) -> str:
-    """The first thing that a decoder said, if any; OpenCV only says that it failed."""
+    """The decoder's first message, if any; OpenCV only reports that it failed."""
     said = [message for message in messages if "VIDEOIO" not in message]
     return f": {said[0]}" if said else ""
 
 
 def _file_backend() -> int:
-    """FFmpeg if there is one; others take some names for a series of images."""
+    """FFmpeg if available; other backends take some names for a series of images."""
     known = cv2.videoio_registry.getBackends()
     return int(cv2.CAP_FFMPEG if cv2.CAP_FFMPEG in known else cv2.CAP_ANY)
 
 
 @contextlib.contextmanager
 def _plain_name(path: Path) -> Iterator[str]:
-    """A name of the file that FFmpeg takes for a file's and OpenCV can pass on.
+    """Yield a name that FFmpeg recognizes as a file and OpenCV can pass on.
 
     `rec:front.mp4` would be a protocol, so the name is absolute. OpenCV crashes on names that are
-    not UTF-8: such a file is reached through a link.
+    not UTF-8, so such a file is opened through a link.
     """
     absolute = path.absolute()
     try:
@@ -293,7 +294,7 @@ def _plain_name(path: Path) -> Iterator[str]:
     except UnicodeEncodeError:
         with tempfile.TemporaryDirectory() as folder:
             link = Path(folder) / f"video{path.suffix if path.suffix.isascii() else ''}"
-            link.symlink_to(absolute)  # also of a file that is yet to be written
+            link.symlink_to(absolute)  # also for a file that does not exist yet
             yield str(link)
     else:
         yield str(absolute)

@@ -72,7 +72,7 @@ class Recording:
         #: Every channel of every file, with its number of messages.
         self.counts = {c: count for file in self.files for c, count in file.counts.items()}
         self._compare_counts(path)
-        self.files.sort(key=lambda file: file.start_time)  # stable: equal times stay ordered by name
+        self.files.sort(key=lambda file: file.start_time)  # stable, so then by name
 
     @property
     def paths(self) -> tuple[Path, ...]:

@@ -1,7 +1,7 @@
-"""Child processes that are ended the way ROS processes need: by SIGINT, and waited for.
+"""Child processes that end as ROS processes need: by SIGINT, with time to finish.
 
-A killed DDS process leaves its shared memory behind, so killing is what is done last. Knows nothing
-of ROS beyond that.
+A killed DDS process leaves its shared memory behind, so killing is the last resort. Knows nothing
+else of ROS.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ GRACE = 10.0  # seconds for a process to end after SIGINT, and again after SIGTE
 
 
 class Child:
-    """A process with its output in a log file; starts on construction, ends by `end_all`."""
+    """A process that logs to a file; starts on construction and ends by `end_all`."""
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -36,14 +36,14 @@ class Child:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=dict(environment),
-                # A Ctrl-C on the terminal is for the parent, which ends its children in order.
+                # Ctrl-C on the terminal is for the parent, which ends its children in order.
                 start_new_session=True,
                 preexec_fn=_end_with_parent,
             )
 
     @property
     def pid(self) -> int:
-        """Of the process."""
+        """Process id."""
         return self._process.pid
 
     def exit_code(self) -> int | None:
@@ -51,7 +51,7 @@ class Child:
         return self._process.poll()
 
     def peak_memory(self) -> float | None:
-        """The most resident memory it has had, in MiB; None if the system does not tell."""
+        """Peak resident memory in MiB; None if the system does not tell."""
         try:
             status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
         except OSError:
@@ -65,16 +65,16 @@ class Child:
         return "\n".join(f"    {line}" for line in lines[-count:]) or "    (it wrote nothing)"
 
     def interrupt(self) -> None:
-        """Ask it to end, as Ctrl-C does, once; does not wait.
+        """Send SIGINT, as Ctrl-C does, only once; does not wait.
 
-        A second SIGINT would cut short what the process does on its way out.
+        A second SIGINT would interrupt the process's cleanup.
         """
         if self.exit_code() is None and not self._interrupted:
             self._interrupted = True
             self._process.send_signal(signal.SIGINT)
 
     def wait(self) -> int:
-        """Wait for it to end after `interrupt`, less and less politely; return the exit code."""
+        """Wait for it to end after `interrupt`, then terminate, then kill; return the exit code."""
         for insist in (self._process.terminate, self._process.kill):
             try:
                 return self._process.wait(GRACE)
@@ -84,13 +84,13 @@ class Child:
 
 
 def _end_with_parent() -> None:
-    """Have the system interrupt this new process when its parent is gone, even if by SIGKILL."""
+    """Make the kernel interrupt this new process when its parent ends, even by SIGKILL."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
 
 
 def end_all(children: Iterable[Child]) -> None:
-    """End all at once, which is faster than one after the other."""
+    """End all in parallel, which is faster than one after the other."""
     children = list(children)
     for child in children:
         child.interrupt()

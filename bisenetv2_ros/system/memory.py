@@ -1,4 +1,4 @@
-"""How much memory this process may still take."""
+"""The memory that this process may still allocate."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 def available_memory(root: Path = Path("/")) -> int:
     """Bytes that this process can allocate without swapping or being killed by its cgroup.
 
-    The lesser of the machine's `MemAvailable` and of what the cgroup's `memory.max` leaves (v2).
-    Where neither can be read, 2**63 - 1.
+    The smaller of the machine's `MemAvailable` and what the cgroup's `memory.max` (v2) leaves;
+    2**63 - 1 if neither can be read.
 
-    root: where /proc and /sys lie.
+    root: of /proc and /sys.
     """
     free = 2**63 - 1
     for line in _text(root / "proc/meminfo").splitlines():

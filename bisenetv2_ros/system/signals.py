@@ -1,4 +1,4 @@
-"""What a signal does to a program: end it at once, or interrupt it a single time."""
+"""Signal handlers of programs: end at once, or interrupt once."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from types import FrameType
 
 
 def end_at_once(*numbers: signal.Signals) -> None:
-    """Have these signals end the process with exit code 0, while there is nothing to close yet.
+    """Make these signals end the process with exit code 0, while there is nothing to clean up.
 
-    Some libraries swallow the KeyboardInterrupt that Python would raise amid their import.
+    Some libraries swallow a KeyboardInterrupt during their import.
     """
     for number in numbers:
         signal.signal(number, lambda *_: os._exit(0))
 
 
 def interrupt_once(*numbers: signal.Signals) -> None:
-    """Have the first of these signals raise KeyboardInterrupt and the process ignore later ones.
+    """Make the first of these signals raise KeyboardInterrupt and ignore later ones.
 
-    A second one would cut short what the program closes on its way out, and rclpy crashes if it is
-    not closed. Second ones are common: `ros2 launch` passes on the SIGINT of a terminal that has
-    reached its processes already.
+    A second one would interrupt the program's cleanup, and rclpy crashes if it is not shut down.
+    Second signals are common: `ros2 launch` forwards a SIGINT of the terminal that its processes
+    have already received.
     """
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
