@@ -253,7 +253,7 @@ def test_the_reliability_offered_is_the_one_asked_for(program, ros, reliability)
     [
         (["nowhere"], "source 'nowhere': no such file or folder"),
         (["--rate", "0"], "got 0, expected a number above 0"),
-        (["--size", "wide"], "got wide, expected WIDTHxHEIGHT"),
+        (["--size", "wide"], "got 'wide', expected WIDTHxHEIGHT"),
         (["--frames", "0"], "got 0, expected at least 1"),
         (["--size", "8x8"], "expected at least 32x32"),
         (["--ros-args", "-r", "nonsense"], "nonsense"),

@@ -1,7 +1,7 @@
-"""The command-line program `bisenetv2`: one module a verb, table of verbs in `main.py`.
+"""The command-line program `bisenetv2`: one module per verb; `main.py` has the table of verbs.
 
 A verb module has two functions: `add_arguments(parser)` declares its options, `run(args)` does the
-work and returns the exit code. This file holds what all verbs share and imports nothing heavy.
+work and returns the exit code. This file has what all verbs share and imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 
 
 class UserError(Exception):
-    """What the user gave cannot be used; shown as `bisenetv2 VERB: error: MESSAGE`, exit code 2.
+    """Invalid user input; shown as `bisenetv2 VERB: error: MESSAGE`, exit code 2.
 
     The message is one line: what was received, what was expected, and where.
     """

@@ -1,4 +1,4 @@
-"""`bisenetv2 benchmark`: what a frame, the ROS graph, or a training step takes on this machine."""
+"""`bisenetv2 benchmark`: times a frame, the ROS graph, or a training step on this machine."""
 
 from __future__ import annotations
 
@@ -24,36 +24,35 @@ if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Case, Result
     from bisenetv2_ros.model_file import ModelFile
 
-PICTURES = 8  # taken in circles
+PICTURES = 8  # used in rotation
 GRAPH_PICTURES = 4
 TRANSPORTS = ("raw", "compressed")
 
 EPILOG = """\
-Every model runs on every backend, each in a process of its own, a few frames in turn. Beside them
-and in the same run, for each network of which there is a float32 file, go the references: `plain`,
-the same weights as networks are usually exported, float32 in ONNX Runtime, normalized by the
-caller, who also takes the argmax of the full-size channels; `nncf`, the same quantized by NNCF and
-run by OpenVINO, if NNCF is installed; and `torch`, the same network in torch eager, with random
-weights, which take the same time. Each file is compared with those of the
-float32 file of its size and name (but for the precision), or of the only one of its size. Times are
-medians in milliseconds; CPU is the time of all threads together; peak MB is the whole process; mIoU
-is on CamVid val, as the file states it.
+Runs every model on every backend, each in a process of its own, a few frames in turn, and in the
+same run the references for each network with a float32 file: `plain`, the same weights as networks
+are usually exported, float32 in ONNX Runtime, with normalization and the argmax of the full-size
+channels by the caller; `nncf`, the same quantized by NNCF and run by OpenVINO, if NNCF is
+installed; and `torch`, the same network in torch eager, with random weights, which take the same
+time. Each file is compared with the references of the float32 file of its size and name (except for
+the precision), or of the only one of its size. Times are medians in milliseconds; CPU is the time
+of all threads together; peak MB is the whole process; mIoU is on CamVid val, from the file.
 
   decode   camera message to pixels        network  the backend: normalization to logits
   resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax
-                                           message  mask to message (a copy where ROS is absent)
+                                           message  mask to message (a copy without ROS)
 
-The tail of a backend is the difference to the same graph cut off before it, run in turn.
+The tail of a backend is the difference to the same graph without it, run in turn.
 
 examples:
   bisenetv2 benchmark                                    the package's models, every backend
   bisenetv2 benchmark street.onnx --backend openvino --threads 2 --json street.json
   bisenetv2 benchmark --size 1024x512                    the same weights at another size
   bisenetv2 benchmark --backend openvino --frame-size 1280x720 --camera-size
-  bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights beside them
+  bisenetv2 benchmark --checkpoint runs/camvid_cpu       torch with a run's weights
   bisenetv2 benchmark my_float16.onnx my_float32.onnx --device cuda --frames 5000 \\
       --checkpoint runs/mine                             on a GPU, as the BiSeNetV2 paper measures
-  bisenetv2 benchmark --training --config camvid_cpu     a training step beside the plain way
+  bisenetv2 benchmark --training --config camvid_cpu     a training step and its baseline
   bisenetv2 benchmark --graph                            camera, node and listener over ROS
   bisenetv2 benchmark --graph --sizes 640x480 1920x1080 --cameras 1 2 4 --seconds 5 --runs 5
 """
@@ -239,7 +238,7 @@ def _frames(args: argparse.Namespace) -> int:
 
 
 def _cases(args: argparse.Namespace, directory: Path) -> list[Case]:
-    """Every model on every backend, then the references; model variants go to `directory`."""
+    """Every model on every backend, then the references; writes model variants to `directory`."""
     from bisenetv2_ros.backends import BACKENDS
     from bisenetv2_ros.benchmark.case import NNCF, PLAIN, TORCH, TORCH_COMPILE, Case
     from bisenetv2_ros.benchmark.model_variants import resized, without_tail
@@ -278,7 +277,7 @@ def _graph(args: argparse.Namespace) -> int:
     from bisenetv2_ros.benchmark.ros_graph_report import as_json, overload_lines, table, write_plot
     from bisenetv2_ros.model_file import model_path
 
-    importlib.import_module("rclpy")  # here, where its absence is told in one line
+    importlib.import_module("rclpy")  # fails here with a one-line error
     set_up_private_graph("benchmark")
     try:
         plan = Plan(
@@ -323,7 +322,7 @@ def _plot(draw: Callable[[Path], None], path: Path) -> None:
 
 
 def _rooflines(results: list[Result]) -> tuple[dict[tuple[Path, str], float], list[str]]:
-    """The roofline of each model on each backend, and the rates behind them."""
+    """The roofline of each model on each backend, and the measured rates."""
     from bisenetv2_ros.backends.base import available_cores
     from bisenetv2_ros.benchmark.case import REFERENCES
     from bisenetv2_ros.benchmark.roofline import (

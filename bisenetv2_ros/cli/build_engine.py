@@ -1,4 +1,5 @@
-"""`bisenetv2 build-engine`: TensorRT's engines of a model, ahead of the node's first start."""
+"""`bisenetv2 build-engine`: builds the TensorRT engines of a model before the node's first
+start."""
 
 from __future__ import annotations
 
@@ -26,11 +27,11 @@ _SHOWN = "8.9"  # compute capability whose kernels a report lists, of several
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The node builds its engines itself if they are missing, and keeps them below $XDG_CACHE_HOME or
-~/.cache, in bisenetv2_ros/engines. Build them ahead on the machine that will run them: they are for
-its GPU and its version of TensorRT. Ctrl-C stops at once and leaves nothing.
+The node builds its engines itself if they are missing, and caches them below $XDG_CACHE_HOME or
+~/.cache, in bisenetv2_ros/engines. Build them in advance on the machine that will run them: engines
+are specific to its GPU and TensorRT version. Ctrl-C stops immediately and leaves nothing.
 
-Without a GPU, TensorRT for RTX still builds: that shows that it accepts the model, and no more.
+Without a GPU, TensorRT for RTX still builds, which only shows that it accepts the model.
 
 examples:
   bisenetv2 build-engine my_model.onnx
@@ -80,7 +81,7 @@ def _batch(text: str) -> BatchProfile:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Build what is not there yet, and print where it is."""
+    """Build the missing engines and print where they are."""
     from bisenetv2_ros.backends import BackendUnavailable
 
     signal.signal(signal.SIGTERM, _end)
@@ -155,7 +156,7 @@ def _end(*_: object) -> None:
 
 
 def _target(device: str) -> Target:
-    """For this GPU, or for none if the library can do without."""
+    """The target for this GPU, or without one if the library allows."""
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.backends.cuda import Gpu
     from bisenetv2_ros.backends.engine_builder import (
@@ -176,7 +177,7 @@ def _target(device: str) -> Target:
 
 
 def _model(name: str, precision: str | None) -> ModelFile:
-    """The file that the node would take, or the one of a precision."""
+    """The file that the node would use, or the one of a given precision."""
     from bisenetv2_ros.backends import model_for
     from bisenetv2_ros.model_file import model_files, model_path, read_model_file
 
@@ -190,7 +191,7 @@ def _model(name: str, precision: str | None) -> ModelFile:
 
 
 def _models(name: str, precision: str | None) -> Iterator[ModelFile]:
-    """Those of a report: all precisions, if neither the file nor one of them is named."""
+    """The models of a report: all precisions, unless a file or a precision is named."""
     from bisenetv2_ros.model_file import PRECISIONS, model_files
 
     files = model_files(name)
@@ -203,7 +204,7 @@ def _models(name: str, precision: str | None) -> Iterator[ModelFile]:
 
 
 def _in_precision(model: ModelFile, precision: str) -> ModelFile:
-    """The model file of that precision, made if it is float16 of a float32 one."""
+    """The model file of that precision; float16 is made from float32 if needed."""
     if (model.info.precision, precision) != ("float32", "float16"):
         how = "make one by `bisenetv2 quantize`" if precision == "int8" else "name a float32 file"
         raise UserError(f"{model.path} is {model.info.precision}, not {precision}: {how}")
@@ -226,7 +227,7 @@ def _half_path(path: Path) -> Path:
 
 @contextlib.contextmanager
 def _progress() -> Iterator[Callable[[str], None]]:
-    """A line on the terminal that takes what is reported; nothing if there is no terminal."""
+    """A status line for progress; nothing if the output is not a terminal."""
     from tqdm import tqdm
 
     with tqdm(total=0, bar_format="{desc}", leave=False, disable=None) as bar:

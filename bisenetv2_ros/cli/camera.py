@@ -1,4 +1,4 @@
-"""`bisenetv2 camera`, also `ros2 run bisenetv2_ros camera`: a source published as by a camera."""
+"""`bisenetv2 camera`, also `ros2 run bisenetv2_ros camera`: publishes a source like a camera."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import add_bag_options, set_up_ros
+from bisenetv2_ros.cli.options import add_bag_options, picture_size, set_up_ros
 from bisenetv2_ros.system.signals import end_at_once
 
 
@@ -22,9 +22,9 @@ examples:
   bisenetv2 camera webcam:0 --ros-args -r __ns:=/front
   bisenetv2 camera drive.mcap --topic /front/image_raw --topic /rear/image_raw/compressed
 
-Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) where labels
-are known. Of several cameras of a bag, each has these under its recorded name. An image that cannot
-be read is skipped and named. Ends after the last frame.
+Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) if labels are
+known. If a bag has several cameras, each has these under its recorded name. An image that cannot be
+read is reported and skipped. Ends after the last frame.
 """
     parser.add_argument(
         "source",
@@ -47,7 +47,7 @@ be read is skipped and named. Ends after the last frame.
         help="frames per second of a camera (default: the source's, 15 where it has none)",
     )
     parser.add_argument(
-        "--size", type=_size, metavar="WxH", help="resize frames (default: as they are)"
+        "--size", type=picture_size, metavar="WxH", help="resize frames (default: as they are)"
     )
     parser.add_argument(
         "--loop",
@@ -135,13 +135,3 @@ def _int_from_zero(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"got {text}, expected at least 0")
     return value
-
-
-def _size(text: str) -> tuple[int, int]:
-    try:
-        width, height = (int(side) for side in text.lower().split("x"))
-    except ValueError:
-        width = height = 0
-    if width < 1 or height < 1:
-        raise argparse.ArgumentTypeError(f"got {text}, expected WIDTHxHEIGHT in pixels")
-    return width, height

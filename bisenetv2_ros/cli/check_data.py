@@ -1,4 +1,4 @@
-"""`bisenetv2 check-data`: read a whole dataset once and name everything that is wrong with it."""
+"""`bisenetv2 check-data`: reads a whole dataset and reports everything that is wrong with it."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ SHEET_FRAMES = 24  # of each split
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-`bisenetv2 datasets` lists the datasets known, `bisenetv2 datasets NAME` says what is expected in
-the folder of one, and how to describe one of your own.
+`bisenetv2 datasets` lists the known datasets, `bisenetv2 datasets NAME` shows the expected layout
+of one, and how to describe your own.
 
-Named are, and the exit code is 1 if there are any:
-  of files     frames without a label, labels without a frame, what cannot be read whole, labels of
-               another size than their frame, values and colors that are no class, EXIF that turns a
-               frame and not its label, frames of 16 bits or with transparency
-  of a split   a class without a pixel in train, values that are 0 and 255 alone, values of another
+Reports the following; the exit code is 1 if there are any:
+  of files     frames without a label, labels without a frame, unreadable files, labels of another
+               size than their frame, values and colors without a class, EXIF that rotates a frame
+               but not its label, frames of 16 bits or with transparency
+  of a split   a class without a pixel in train, only the values 0 and 255, values of another
                numbering (train ids), labels paired with the wrong frames or with two, a sky that is
                redder than blue
   of two       the same frame in train and in another split, splits that are neighbors in one
-               recording, red and blue in another order
+               recording, red and blue swapped
 
-Look at the contact sheet too: a label that is merely wrong no program sees.
+Look at the contact sheet too: no program detects a label that is simply wrong.
 
 examples:
   bisenetv2 check-data --dataset camvid --data data/camvid
@@ -48,7 +48,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read every sample; 0 when nothing is wrong."""
+    """Read every sample; 0 if nothing is wrong."""
     from tqdm import tqdm
 
     from bisenetv2_ros.training.contact_sheet import write_sheet
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shares(splits: list[SplitFacts]) -> str:
-    """A table of the classes' shares in the labeled pixels of each split."""
+    """A table of the fraction of each class in the labeled pixels of each split."""
     names = splits[0].labels.names
     width = max(len("labelled"), *map(len, names))
     lines = [f"{'pixels %':<{width}}" + "".join(f"  {facts.name:>7}" for facts in splits)]

@@ -1,4 +1,4 @@
-"""`bisenetv2 datasets`: list the datasets known, or describe one."""
+"""`bisenetv2 datasets`: lists the known datasets, or describes one."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ folder: frames and labels of your own, as `--dataset folder --data DIR`
   DIR/[SPLIT/]images/*                   frames; also images/[SPLIT/]*, and folders below
   DIR/[SPLIT/]labels/*.png               a label has its frame's name, also with _mask or _label at
                                          its end; the folder may be masks or annotations too
-  Labels hold the class as value (grey of 8 or 16 bits, palette, RGB or RGBA with equal channels),
-  or the class's colour. Without a folder of any split, train and val are both the whole.
+  Labels hold the class as value (gray of 8 or 16 bits, palette, RGB or RGBA with equal channels),
+  or the class's color. Without a folder of any split, train and val are both the whole.
 
 classes.yaml:
   name: my_set
-  ignore_index: 255                      label value that counts nowhere (default: 255)
+  ignore_index: 255                      label value that is ignored (default: 255)
   classes:                               in the order of their values, or with a value each
     - {name: path, colour: [128, 64, 128], value: 1}
     - {name: grass, colour: [0, 102, 0], value: 2}
-    - stone                              the next value, a colour is chosen
+    - stone                              the next value, a color is chosen
 
-synthetic: nothing on disk, street scenes rendered by the package
+synthetic: no files, street scenes rendered by the package
 
-any other layout: a YAML file as those in config/datasets, as `--dataset my_set.yaml`;
-`bisenetv2 import-labels` makes a folder of CVAT, Pascal VOC, COCO, labelme, Label Studio and
-Roboflow exports
+any other layout: a YAML file like those in config/datasets, as `--dataset my_set.yaml`;
+`bisenetv2 import-labels` makes a folder from exports of CVAT, Pascal VOC, COCO, labelme, Label
+Studio and Roboflow
 """
 
 

@@ -1,4 +1,4 @@
-"""`bisenetv2 deploy`: from a run to a folder of model files that the node runs."""
+"""`bisenetv2 deploy`: makes a folder of model files for the node from a run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Deploy; 0 if all three files are written, 1 if int8 is missing."""
+    """Deploy; 0 if all three files were written, 1 if int8 is missing."""
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.training.deploy import deploy, table
     from bisenetv2_ros.training.export import ExportError

@@ -1,4 +1,4 @@
-"""`bisenetv2 evaluate`: scores of a run, a checkpoint or a model file on a labeled dataset."""
+"""`bisenetv2 evaluate`: scores a run, a checkpoint or a model file on a labeled dataset."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Scores are over the labels' own pixels: the frame is resized to the network's size, its scores are
-enlarged to the label's size before the class of each pixel is taken (the published protocols, and
-what the node does; a runtime that hands out no scores has its mask enlarged). One confusion matrix
-over the whole split, the same numbers as cityscapesScripts. `bisenetv2 datasets` lists the data
-sets.
+Scores are at the labels' full resolution: the frame is resized to the network's size, and the
+network's scores are enlarged to the label's size before the argmax (as in published protocols, and
+in the node; if a runtime does not return scores, its mask is enlarged). One confusion matrix over
+the whole split, the same numbers as cityscapesScripts. `bisenetv2 datasets` lists the datasets.
 
 examples:
   bisenetv2 evaluate runs/camvid_cpu --data data/camvid
@@ -100,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
         if args.crop:
             dataset = CroppedDataset(dataset, View(crop=args.crop))
         gallery = Gallery(dataset.labels)
-        damaged: list[str] = []  # left out, for a run whose recipe says so
+        damaged: list[str] = []  # left out, if the run's recipe says so
         watchers: list[Callable[[Sample, Mask], None]] = [gallery]
         if args.submission:
             watchers.append(CityscapesSubmission(args.submission))
@@ -145,9 +144,9 @@ def run(args: argparse.Namespace) -> int:
 def _open_model(
     args: argparse.Namespace,
 ) -> tuple[Callable[[Mask], Mask], LabelSet, str, dict[str, str], bool]:
-    """-> predictor, classes, its dataset, facts, whether its run skips damaged samples.
+    """Return predictor, classes, its dataset, facts, and whether its run skips damaged samples.
 
-    Sets `args.data` and `args.split`, if they are not given, to those of the run.
+    Sets `args.data` and `args.split` to those of the run if they are not given.
     """
     averages = args.flip or args.scales != (1.0,) or args.full_size
     if _is_model(args.model):
@@ -209,7 +208,7 @@ def _open_model(
 
 
 def _is_model(name: str) -> bool:
-    """Whether this is a model file, or a name or folder of some, and not a run or checkpoint."""
+    """Whether this names a model file, or a folder of some, and not a run or checkpoint."""
     from bisenetv2_ros.model_file import ModelFileError, model_files
 
     if name.endswith(".onnx"):
@@ -223,7 +222,7 @@ def _is_model(name: str) -> bool:
 
 
 def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
-    """IoU and fraction of the labeled pixels by class, then the means, as lines of text."""
+    """Lines with IoU and fraction of the labeled pixels by class, then the means."""
     width = max(map(len, (*labels.names, "pixel accuracy")))
     total = max(1, int(matrix.sum()))
     lines = [f"{'class':<{width}}  {'IoU %':>6}  {'pixels %':>8}"]

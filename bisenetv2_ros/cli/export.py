@@ -1,4 +1,4 @@
-"""`bisenetv2 export`: the model file of a trained network."""
+"""`bisenetv2 export`: writes the model file of a trained network."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ ADJUSTING_FRAMES = 150  # of the dataset: less than a minute on two cores
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The file is complete: camera pixels go in, a label mask comes out, names and colors are in it. It
-is written only if ONNX Runtime and OpenVINO then give the network's own masks. For int8, export
-float32 and give the file to `bisenetv2 quantize`.
+The file is complete: camera pixels in, label mask out, with names and colors. It is written only if
+ONNX Runtime and OpenVINO reproduce the network's own masks. For int8, export float32 and pass the
+file to `bisenetv2 quantize`.
 
 examples:
   bisenetv2 export runs/camvid_cpu --frames data/camvid/val/images
@@ -78,7 +78,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Export, compare, and say how well the runtimes agree."""
+    """Export, compare, and print how well the runtimes agree."""
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
         trained = load_network(args.checkpoint)
         recipe = trained.recipe
         width, height = args.size or recipe.input_size
-        dataset = Path(recipe.dataset).stem  # of one's own it is the path of a YAML file
+        dataset = Path(recipe.dataset).stem  # of one's own dataset it is the path of a YAML file
         info = ModelInfo(
             labels=trained.labels,
             dataset=dataset,
@@ -132,7 +132,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iterator[Sample]:
-    """Labeled frames spread over the training split, and the run's fraction of rendered scenes."""
+    """Labeled frames spread over the training split, and the run's fraction of synthetic scenes."""
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
     from bisenetv2_ros.training.samples import TrainingStream
 

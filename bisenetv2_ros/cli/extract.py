@@ -1,4 +1,4 @@
-"""`bisenetv2 extract`: frames worth labeling, from a bag or any other source."""
+"""`bisenetv2 extract`: chooses frames worth labeling from a bag or any other source."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ examples:
   bisenetv2 extract drive.mcap -o my_set --most-uncertain 200
   bisenetv2 extract drive.mp4 -o my_set --diverse 200 --prelabels labelme
 
-what is written:
+files written:
   images/NAME.png      the frames; of a bag, NAME is topic and stamp
   frames.csv           source, camera, stamp, frame_id, time and uncertainty of each
-  prelabels/NAME.png   the model's mask of each, to correct rather than to draw, and classes.yaml
+  prelabels/NAME.png   the model's mask of each, to be corrected, and classes.yaml
   prelabels/cvat.zip   with --prelabels cvat: import it as "Segmentation mask 1.1"
   prelabels/NAME.json  with --prelabels labelme: `labelme images --output prelabels`
 
---most-uncertain weighs each frame's doubt (1 - mean confidence) by how unlike it is to the frames
-already chosen; --diverse takes the unlikeness alone. Both look at every frame first, with the
-model. Nothing that is in the folder is overwritten.
+--most-uncertain weights each frame's uncertainty (1 - mean confidence) by its difference from the
+frames already chosen; --diverse uses the difference alone. Both run the model on every frame first.
+Existing files are never overwritten.
 """
     add_source_options(parser)
     parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
@@ -58,7 +58,7 @@ model. Nothing that is in the folder is overwritten.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Extract; 0 if every frame could be read, 1 else."""
+    """Extract; 0 if every frame could be read, otherwise 1."""
     from tqdm import tqdm
 
     from bisenetv2_ros.backends.base import BackendUnavailable
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
 
     if args.region:
         raise UserError("--region: regions are not for extract")
-    damaged: dict[str, None] = {}  # of two passes, each once
+    damaged: dict[str, None] = {}  # in two passes, each reported once
 
     def skip(error: Exception) -> None:
         if str(error) not in damaged:
@@ -123,7 +123,7 @@ def _selected(
     segmenter: Segmenter | None,
     skip: Callable[[Exception], None],
 ) -> Iterator[tuple[Frame, float | None]]:
-    """The frames asked for, with their uncertainty if they were selected by the model."""
+    """The selected frames, with their uncertainty if the model selected them."""
     from bisenetv2_ros.offline.extract import choose, every, examine
     from bisenetv2_ros.segmenter import InferenceError
 
@@ -149,7 +149,7 @@ def _selected(
 
 
 def _check(args: argparse.Namespace, source: FrameSource) -> None:
-    """Refuse what would never end, or cannot be looked through twice."""
+    """Refuse a source that would never end, or that cannot be read twice."""
     if args.every is None and source.live:
         raise UserError(f"{args.source}: a camera gives no frame twice, expected --every")
     if source.count is None and args.frames is None and not Path(args.source).exists():

@@ -1,4 +1,4 @@
-"""`bisenetv2 get`: published weights, from the download to model files that the node runs."""
+"""`bisenetv2 get`: downloads published weights and makes model files for the node."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 weights:
 {lines}
 
-Downloaded once, to $XDG_CACHE_HOME/bisenetv2_ros/weights (~/.cache), where a download that broke
-off goes on. Then imported as a run and exported as float32, float16 and int8; int8 is calibrated on
---frames: give some of your own camera. The hash is checked against the one published, or else
-against the one of the first time.
+Downloads to $XDG_CACHE_HOME/bisenetv2_ros/weights (~/.cache) once, and resumes an interrupted
+download. Then imports the weights as a run and exports float32, float16 and int8; int8 is
+calibrated on --frames: use frames of your own camera. The hash is checked against the published
+one, or if there is none against that of the first download.
 
 examples:
   bisenetv2 get cityscapes --frames my_drive.mp4
@@ -59,7 +59,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Download, import and export; 1 if int8 was not good enough to be kept."""
+    """Download, import and export; 1 if int8 was too inaccurate to keep."""
     from tqdm import tqdm
 
     from bisenetv2_ros.backends import BackendUnavailable
@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             imported = read_public_weights(path)
         except ValueError:
-            if first_time:  # so that its hash is not what the right file is held to
+            if first_time:  # do not hold the right file to its hash
                 for wrong in (path, record):
                     wrong.unlink(missing_ok=True)
             raise
@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _published(entry: dict[str, Any], url: str) -> str:
-    """The first digits of the hash, as stated, or as mmsegmentation ends its file names; or ''."""
+    """The first digits of the published hash, also from mmsegmentation's file names; or ''."""
     in_name = re.search(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$", url)
     return str(entry.get("sha256", "")) or (in_name[1] if in_name else "")
 

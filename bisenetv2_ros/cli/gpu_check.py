@@ -1,4 +1,4 @@
-"""`bisenetv2 gpu-check`: everything that only a GPU can show, in one command."""
+"""`bisenetv2 gpu-check`: runs every check that needs a GPU, in one command."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from bisenetv2_ros.cli import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Checks the GPU, its driver and TensorRT with the package's models: one PASS or FAIL a line, in less
-than eight minutes. Attach the report to an issue; it names the machine's parts.
-Exit code 0 if everything passed, else 1.
+Checks the GPU, its driver and TensorRT with the package's models, one line of PASS or FAIL each, in
+less than eight minutes. Attach the report to an issue; it names the machine's hardware. Exit code 0
+if everything passed, otherwise 1.
 """
     parser.add_argument(
         "-o",

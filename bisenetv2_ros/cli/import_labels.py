@@ -1,4 +1,5 @@
-"""`bisenetv2 import-labels`: what an annotation tool exports, as a dataset to train on."""
+"""`bisenetv2 import-labels`: converts the export of an annotation tool to a dataset for
+training."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-forms, told apart by their content:
+forms, recognized by their content:
   cvat          CVAT for images 1.1: annotations.xml with polygons and masks
   voc           Pascal VOC: SegmentationClass, labelmap.txt; CVAT's "Segmentation mask 1.1"
   coco          COCO JSON with polygons or run lengths, of any tool
@@ -25,9 +26,9 @@ forms, told apart by their content:
   label-studio  Label Studio's JSON with brushes or polygons
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
-Made is a folder that `--dataset folder` reads: [SPLIT/]images, [SPLIT/]labels and classes.yaml.
-Masks by value or color need no import: see `bisenetv2 datasets folder`. Boxes, lines and points
-outline no region; they are counted and left out, and the exit code is then 1.
+Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Masks by
+value or color need no import: see `bisenetv2 datasets folder`. Boxes, lines and points do not
+outline a region; they are counted and left out, and the exit code is then 1.
 
 examples:
   bisenetv2 import-labels export.zip -o my_set --val 0.2
@@ -64,7 +65,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import; 0 if everything was taken, 1 if something was left out."""
+    """Import; 0 if everything was imported, 1 if something was left out."""
     from bisenetv2_ros.training.dataset_layouts import read_classes
     from bisenetv2_ros.training.datasets import DatasetError
     from bisenetv2_ros.training.label_imports import read_export, write_folder
@@ -105,7 +106,7 @@ def _fraction(text: str) -> float:
 
 
 def _unpack(path: Path, folder: Path) -> Path:
-    """Unpack a zip file; UserError if it is none, damaged, or would fill the disk."""
+    """Unpack a zip file. Raises UserError if it is invalid, damaged, or would fill the disk."""
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())

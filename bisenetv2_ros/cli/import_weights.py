@@ -1,4 +1,4 @@
-"""`bisenetv2 import-weights`: public weights of other implementations as a run of this package."""
+"""`bisenetv2 import-weights`: imports public weights of other implementations as a run."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bisenetv2_ros.cli.options import picture_size
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Recognised by their keys: CoinCheung/BiSeNet (its three head generations) and mmsegmentation. The
-network is set to do what theirs does, to the logits; its normalization and classes come along. Keys
-that are missing or unknown are named and nothing is written.
+Recognized by their keys: CoinCheung/BiSeNet (its three head generations) and mmsegmentation. The
+network is configured to compute the same logits as theirs; normalization and classes are imported
+too. If keys are missing or unknown, they are listed and nothing is written.
 
 examples:
   bisenetv2 import-weights model_final_v2_city.pth -o runs/coincheung
@@ -41,7 +41,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Import, and say what went where."""
+    """Import, and print what was imported."""
     from bisenetv2_ros.training.dataset_layouts import read_classes
     from bisenetv2_ros.training.import_weights import read_public_weights, write_run
 

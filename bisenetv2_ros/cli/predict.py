@@ -1,4 +1,4 @@
-"""`bisenetv2 predict`: label masks, images, a video, tables and bags from files, without ROS."""
+"""`bisenetv2 predict`: writes masks, images, video, tables and bags from files, without ROS."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ examples:
       -o out --save bag,jsonl
 
 sources:
-  images     JPEG, PNG, WebP, BMP, TIFF, PNM, of one frame; upright as their EXIF data says
+  images     JPEG, PNG, WebP, BMP, TIFF, PNM, of one frame; rotated by their EXIF orientation
   videos     what OpenCV reads: MP4, MOV, AVI, MKV, WebM, MPEG, FLV, GIF and others
   bags       ROS 2 (MCAP, SQLite) and ROS 1
   live       webcam:N, /dev/videoN, rtsp://..., http://..., synthetic
 
-what --save names, in the output directory:
+outputs by the names for --save, in the output directory:
   masks      masks/NAME.png    class index per pixel
   colour     colour/NAME.png   the same in the classes' colors
   overlay    overlay/NAME.png  colors over the frame
   video      video.mp4         frame, color mask and overlay side by side, with a legend
-  fractions  fractions.csv     share of each class, a line per frame
+  fractions  fractions.csv     fraction of each class, a line per frame
   jsonl      fractions.jsonl   the same, a JSON object per frame; also of regions
   bag        bag/              the source bag and its segmentation topics, times and stamps kept
 
-NAME is an image's place below the folder that all images share. What cannot be read is named and
-passed over; the exit code is then 1. Ctrl-C keeps what is done, --resume goes on with it.
+NAME is an image's place below the folder that all images share. Files that cannot be read are
+reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --resume continues.
 """
     add_source_options(parser, several=True)
     add_excerpt_options(parser)
@@ -86,7 +86,7 @@ passed over; the exit code is then 1. Ctrl-C keeps what is done, --resume goes o
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment the source into files; 0 when every frame could be read."""
+    """Segment the source into files; 0 if every frame could be read."""
 
     existing: Existing = "refuse"
     if args.overwrite or args.resume:

@@ -1,4 +1,4 @@
-"""`bisenetv2 quantize`: an int8 model file of a float32 one."""
+"""`bisenetv2 quantize`: makes an int8 model file from a float32 one."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting, sam
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Activations are measured on the frames given: some dozens, from all the scenes the model is for, and
-not from the data it is scored on. The float32 file's scores are not carried over: evaluate the int8
-file, and give its scores with --metric.
+Measures activations on the frames given: some dozens, from all scenes that the model is for, and
+not from the data that it is scored on. The float32 file's scores do not apply: evaluate the int8
+file, and pass its scores with --metric.
 
 example:
   bisenetv2 quantize bisenetv2_camvid_640x480_float32.onnx --data data/camvid/train/images
@@ -47,13 +47,14 @@ example:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantize, compare, and say how well int8 agrees with float32."""
+    """Quantize, compare, and print how well int8 agrees with float32."""
     from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
     from bisenetv2_ros.model_file import model_path
 
     try:
         model = model_path(args.model)
-        # One of the package's own is named without a place; its int8 file comes here, not there.
+        # A model of the package is named without a folder; its int8 file is written here, not
+        # there.
         beside = model if model == Path(args.model) else Path(model.name)
         stem = beside.stem.replace("float32", "int8")
         stem += "" if "int8" in stem else "_int8"

@@ -1,4 +1,4 @@
-"""`bisenetv2 relabel`: a model file with its classes grouped or renamed."""
+"""`bisenetv2 relabel`: groups or renames the classes of a model file."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-FILE.yaml says which classes become which; every class of the model must go somewhere:
+FILE.yaml maps classes to new ones; every class of the model must be mapped:
   name: driving
   classes:
     - {name: drivable, of: [road], colour: [128, 64, 128]}
     - {name: obstacle, of: [car, pedestrian, bicyclist]}
     - {name: other, of: rest}
 
-The mapping is inside the new file, at no further settings: node and tools see the new classes only.
-The confidence stays that of the class before. Scores of the old classes are not carried over.
+The mapping is inside the new file and needs no other settings: node and tools see only the new
+classes. The confidence stays that of the original class. Scores of the old classes do not apply.
 
 example:
   bisenetv2 relabel bisenetv2_camvid_640x480_int8 --classes config/classes/camvid_driving.yaml
@@ -35,7 +35,7 @@ example:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and say what its classes are."""
+    """Write the file and print its classes."""
     from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
     from bisenetv2_ros.model_file import model_path, read_model_file
 

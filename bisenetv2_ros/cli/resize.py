@@ -1,4 +1,4 @@
-"""`bisenetv2 resize`: a model file for images of another size."""
+"""`bisenetv2 resize`: changes the input size of a model file."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ from bisenetv2_ros.cli.options import add_metric_option, picture_size, refuse_ov
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The same weights for another size of the network's image: no training, no data, in a second. Time
-goes with the number of pixels. Camera images of any size are still taken, and fitted to this one.
+The same weights for another input size: no training, no data, in a second. The time per frame is
+proportional to the number of pixels. Camera images of any size are still accepted and resized.
 
-Choose the shape of your camera's image, or else it is squeezed, and things look other than those
-that the network has learnt. A smaller one is faster and blinder for what is thin or far away; one
-larger than in training costs more than it gains. Scores are not carried over: take them anew
-(`evaluate`).
+Match your camera's aspect ratio; otherwise frames are distorted and accuracy drops. Smaller inputs
+are faster but miss thin and distant objects; inputs larger than in training cost more than they
+gain. The old scores do not apply: run `bisenetv2 evaluate`.
 
 examples:
   bisenetv2 resize bisenetv2_camvid_640x480_int8 --size 640x352        for cameras of 1280x720
@@ -44,7 +43,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Write the file and say what it costs beside the one before."""
+    """Write the file and print its cost relative to the original."""
     from bisenetv2_ros.convert.input_size import resize_model
     from bisenetv2_ros.model_file import model_path, read_model_file
 

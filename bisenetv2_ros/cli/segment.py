@@ -1,4 +1,4 @@
-"""`bisenetv2 segment`, which is also `ros2 run bisenetv2_ros segment`: the ROS node."""
+"""`bisenetv2 segment`, also `ros2 run bisenetv2_ros segment`: runs the ROS node."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from bisenetv2_ros.system.signals import end_at_once
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The node has no options of its own."""
+    """Declare the usage; the node has no options of its own."""
     parser.usage = "%(prog)s [--ros-args -p PARAMETER:=VALUE -r TOPIC:=OTHER_TOPIC ...]"
     parser.epilog = (
         "Parameters are listed with their defaults in config/segment.yaml, and explained by "

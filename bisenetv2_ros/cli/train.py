@@ -1,4 +1,4 @@
-"""`bisenetv2 train`: a recipe and a dataset in, a run folder with checkpoints and a report out."""
+"""`bisenetv2 train`: trains by a recipe; writes a run folder with checkpoints and a report."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from bisenetv2_ros.training.recipe import Recipe
 
 
-OWN_DATA = "finetune"  # the recipe for a folder of one's own
+OWN_DATA = "finetune"  # the recipe for a user's own folder
 FEWEST_TO_SPLIT = 5  # frames
-OWN_START = "bisenetv2_camvid_640x480_float32"  # the weights that it starts from
+OWN_START = "bisenetv2_camvid_640x480_float32"  # its starting weights
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ examples:
   torchrun --nproc_per_node 4 -m bisenetv2_ros.cli.main train --config cityscapes --data DIR
                                                          four GPUs, batch_size shared out
 
-Left in the output folder: checkpoints/, recipe.json, metrics.jsonl, report/report.html, and
+The output folder gets checkpoints/, recipe.json, metrics.jsonl, report/report.html, and
 tensorboard/ (`tensorboard --logdir runs`). Ctrl-C and SIGTERM end after the current step and save.
 Then: `bisenetv2 deploy RUN -o my_model`.
 """
@@ -82,7 +82,7 @@ Then: `bisenetv2 deploy RUN -o my_model`.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; 0 if the run is complete or was stopped and saved, 1 if it broke off."""
+    """Train; 0 if the run is complete or was stopped and saved, 1 if it failed."""
     from bisenetv2_ros.system.malloc import keep_freed_tensors
     from bisenetv2_ros.training.loop import train
     from bisenetv2_ros.training.samples import DataLoadingError
@@ -102,7 +102,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]:
-    """-> the recipe as it will run, folders of data and run, starting weights; prints the plan."""
+    """Print the plan; return the recipe to run, folders of data and run, and starting weights."""
     from tqdm import tqdm
 
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
@@ -123,7 +123,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     if args.resume and (saved := list_checkpoints(output)):
         done = int(saved[-1].name.partition("_")[2])
     if args.resume and recipe.adapt and (output / "recipe.json").is_file():
-        header = read_run_header(output)  # the plan of the first time holds
+        header = read_run_header(output)  # the plan of the first start applies
         recipe = recipe_from_dict(override(header["recipe"], args.overrides), f"{output}")
         data = data or (Path(header["data_folder"]) if "data_folder" in header else None)
     elif recipe.adapt and not start:
@@ -154,7 +154,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
 
 
 def describe(recipe: Recipe) -> str:
-    """Say in two lines what a recipe trains and what the network costs when deployed."""
+    """Describe in two lines what a recipe trains and what the network costs when deployed."""
     from bisenetv2_ros.training.model import count_cost
 
     width, height = recipe.input_size

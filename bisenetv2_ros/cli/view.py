@@ -1,4 +1,4 @@
-"""`bisenetv2 view`: frames, masks and class fractions in the viewer Rerun, without ROS."""
+"""`bisenetv2 view`: shows frames, masks and class fractions in Rerun, without ROS."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ examples:
   bisenetv2 view drive.mcap --topic /front/image_raw --save drive.rrd    and then: rerun drive.rrd
 
 Needs the library rerun-sdk: pip install 'rerun-sdk>=0.24'. An image or message that cannot be read
-is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
+is reported and skipped; the exit code is then 1. Ctrl-C keeps finished results.
 """
     add_source_options(parser, several=True)
     add_excerpt_options(parser)
@@ -33,7 +33,7 @@ is named and passed over; the exit code is then 1. Ctrl-C keeps what is done.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Segment the source for Rerun; 0 when every frame could be read."""
+    """Segment the source for Rerun; 0 if every frame could be read."""
     has_screen = sys.platform != "linux" or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")
     )

@@ -47,8 +47,7 @@ def download(
 
     Raises:
         DownloadError: if there is no answer, the connection broke (the part is kept and continued
-        next
-            time), it is a web page, or the hash is not the expected or recorded one.
+            next time), it is a web page, or the hash is not the expected or recorded one.
     """
     if urllib.parse.urlparse(url).scheme not in ("http", "https"):
         raise DownloadError(f"{url}: expected an address that begins with https:// or http://")

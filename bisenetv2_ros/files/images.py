@@ -84,8 +84,7 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
 
     Raises:
         ImageFileError: if the file cannot be read completely, or its values are ambiguous: a gray
-        PNG
-            with less than a byte per pixel (is 1 a class, or white?), or a palette of grays.
+            PNG with less than a byte per pixel (is 1 a class, or white?), or a palette of grays.
     """
     data = _read(path)
     if data.startswith(b"\xff\xd8"):
