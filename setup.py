@@ -65,6 +65,7 @@ setup(
             "onnxruntime",
             "tensorrt-rtx",
             "bags",
+            "video",
             "view",
             "benchmark",
             "training",

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from bisenetv2_ros.image_conversion import ImageError
-from bisenetv2_ros.node.video import VideoDecoder
+from bisenetv2_ros.image_video import VideoDecoder
 
 try:
     import rclpy  # noqa: F401
@@ -63,7 +63,7 @@ def decode(sent: list[SimpleNamespace]) -> dict[int, np.ndarray | str]:
     decoder = VideoDecoder()
     found: dict[int, np.ndarray | str] = {}
     for packet in sent:
-        for frame in decoder.frames(packet):
+        for frame in decoder.frames(packet, packet.header):
             try:
                 found[frame.header], order = frame.decoded()
                 assert order == "rgb"

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from bisenetv2_ros import image_zstd
 from bisenetv2_ros.image_conversion import ImageError
-from bisenetv2_ros.node import zstd
-from bisenetv2_ros.node.zstd import decode_zstd
+from bisenetv2_ros.image_zstd import decode_zstd
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 32, 3), np.uint8)
 
@@ -84,6 +84,6 @@ def test_a_missing_decompressor_is_named(monkeypatch):
     def missing(name: str) -> None:
         raise ImportError(name)
 
-    monkeypatch.setattr(zstd.importlib, "import_module", missing)
+    monkeypatch.setattr(image_zstd.importlib, "import_module", missing)
     with pytest.raises(ImageError, match="run `pip install zstandard`"):
-        decode_zstd(message(zstd._ZSTD + b"..."))
+        decode_zstd(message(image_zstd._ZSTD + b"..."))

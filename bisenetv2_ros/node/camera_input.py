@@ -16,10 +16,11 @@ from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from sensor_msgs.msg import CameraInfo
 
+from bisenetv2_ros.image_transports import PACKET, camera_topic
+from bisenetv2_ros.image_video import VideoDecoder, missing_decoder
 from bisenetv2_ros.node import diagnostics, fastdds, transports
 from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible
-from bisenetv2_ros.node.transports import PACKET, Stream
-from bisenetv2_ros.node.video import VideoDecoder, missing_decoder
+from bisenetv2_ros.node.transports import Stream
 
 SILENCE = 2.0  # seconds without a frame after which another transport is tried
 LOOK_PERIOD = 0.1  # seconds between checks of the graph while waiting for frames
@@ -49,9 +50,7 @@ class CameraInput:
         self._streams = transports.streams(node, topic, transport)
         self._stream = self._streams[0]
         self._is_auto = transport == transports.AUTO
-        self._info_name = transports.beside(
-            node, transports.camera_topic(topic), transports.calibration_topic
-        )
+        self._info_name = transports.beside(node, camera_topic(topic), transports.calibration_topic)
         names = dict.fromkeys([*(stream.name for stream in self._streams), self._info_name])
         self._qos = {name: SubscriptionQoS(node, name) for name in names}
         #: The camera's full topic, which identifies it in diagnostics.
@@ -201,7 +200,7 @@ class CameraInput:
             decoder = VideoDecoder()
 
             def deliver(packet: Any) -> None:
-                for frame in decoder.frames(packet):
+                for frame in decoder.frames(packet, packet.header):
                     self._on_image(frame)
 
         def take(message: Any) -> None:
@@ -270,7 +269,7 @@ class CameraInput:
 
     def _elsewhere(self) -> str:
         """A hint if the images are published by a transport that is not enabled."""
-        base = transports.camera_topic(self._streams[0].name)
+        base = camera_topic(self._streams[0].name)
         for stream in transports.streams(self._node, base, transports.AUTO):
             if stream not in self._streams and any(
                 publisher.topic_type == stream.type_name

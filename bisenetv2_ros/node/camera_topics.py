@@ -24,6 +24,7 @@ from std_msgs.msg import Header
 
 from bisenetv2_ros.camera_view import View
 from bisenetv2_ros.image_conversion import ChannelOrder, ImageError
+from bisenetv2_ros.image_transports import camera_topic, decode
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
@@ -44,7 +45,7 @@ from bisenetv2_ros.node.messages import (
 from bisenetv2_ros.node.parameters import Parameters
 from bisenetv2_ros.node.qos import OVERRIDES, latched, output_problems, reliable
 from bisenetv2_ros.node.region_limits import LimitWatch
-from bisenetv2_ros.node.transports import beside, camera_topic, decode, parse_encodings
+from bisenetv2_ros.node.transports import beside, parse_encodings
 from bisenetv2_ros.outputs import (
     COMPRESSED,
     IMAGES,

@@ -1,9 +1,4 @@
-"""The transports of a camera's images: topics, message types and decoders, as in image_transport.
-
-    raw          a/image_raw               sensor_msgs/Image
-    compressed   a/image_raw/compressed    sensor_msgs/CompressedImage, JPEG, PNG or TIFF
-    zstd         a/image_raw/zstd          sensor_msgs/CompressedImage
-    ffmpeg       a/image_raw/ffmpeg        ffmpeg_image_transport_msgs/FFMPEGPacket, H.264 or H.265
+"""The topics that a camera's images may come by, under the names that ROS resolves.
 
 Some drivers publish other types than Image on a/image_raw itself; `auto` accepts them.
 """
@@ -14,35 +9,20 @@ import importlib
 import posixpath
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import numpy as np
 from rclpy.node import Node
-from sensor_msgs.msg import CompressedImage
 
 from bisenetv2_ros.camera_view import camera_entries
-from bisenetv2_ros.image_conversion import (
-    SUPPORTED_ENCODINGS,
-    ChannelOrder,
-    decode_compressed,
-    decode_image,
+from bisenetv2_ros.image_conversion import SUPPORTED_ENCODINGS
+from bisenetv2_ros.image_transports import (
+    COMPRESSED_IMAGE,
+    PACKET,
+    RAW,
+    TRANSPORTS,
+    camera_topic,
 )
-from bisenetv2_ros.node.video import VideoFrame
-from bisenetv2_ros.node.zstd import decode_zstd
 
-AUTO, RAW = "auto", "raw"
-
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
-PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
-
-#: Message type of each transport, by preference; the name is also the last part of its topic.
-TRANSPORTS = {
-    RAW: IMAGE,
-    "compressed": COMPRESSED_IMAGE,
-    "zstd": COMPRESSED_IMAGE,
-    "ffmpeg": PACKET,
-}
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -52,12 +32,6 @@ class Stream:
     transport: str
     name: str  #: as given to rclpy, before remapping
     type_name: str  #: package/msg/Type
-
-
-def camera_topic(topic: str) -> str:
-    """The camera's own topic: `topic` without a transport's name at its end."""
-    base, _, last = topic.rpartition("/")
-    return base if base and last in TRANSPORTS and last != RAW else topic
 
 
 def streams(node: Node, topic: str, transport: str) -> list[Stream]:
@@ -123,20 +97,3 @@ def parse_encodings(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, s
             raise ValueError(f"encoding '{text}': expected 'CAMERA: ' and one of {known}")
         encodings[camera] = value
     return encodings
-
-
-def decode(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
-    """Decode an image message of any transport to (H, W, 3) uint8 and the order of its channels.
-
-    encoding: replaces the one in the message, unless it is ''. Raises ImageError, and nothing else,
-    for any content.
-    """
-    if isinstance(message, VideoFrame):
-        return message.decoded()
-    if isinstance(message, CompressedImage):
-        if message.format.strip() == "zstd":
-            return decode_zstd(message)
-        message.format = encoding or message.format
-        return decode_compressed(message)
-    message.encoding = encoding or message.encoding
-    return decode_image(message)

@@ -1,14 +1,15 @@
 """Frames of ROS bags (MCAP, SQLite, ROS 1): the messages of image topics, decoded.
 
-Images go through the node's decoder, so that the same images are accepted. Their types are built
-in; definitions in a bag are ignored, so that a wrong one does no harm. Knows nothing of models or
-of how a mask is made.
+Images of every transport go through the node's decoder, so that the same images are accepted. Their
+types are built in; definitions in a bag are ignored, so that a wrong one does no harm. Knows nothing
+of models or of how a mask is made.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,9 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
 from bisenetv2_ros.files.images import ImageFileError
 from bisenetv2_ros.files.paths import share_directory
-from bisenetv2_ros.image_conversion import (
-    SUPPORTED_ENCODINGS,
-    ImageError,
-    decode_compressed,
-    decode_image,
-)
+from bisenetv2_ros.image_conversion import SUPPORTED_ENCODINGS, ImageError
+from bisenetv2_ros.image_transports import COMPRESSED_IMAGE, IMAGE, PACKET, camera_topic, decode
+from bisenetv2_ros.image_video import VideoDecoder, VideoFrame, missing_decoder
 from bisenetv2_ros.sources.bag_file import (
     ZSTD_MAGIC,
     BagError,
@@ -49,17 +47,15 @@ from bisenetv2_ros.sources.recording import Recording
 if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
-IMAGE = "sensor_msgs/msg/Image"
-COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 LABEL_INFO = "vision_msgs/msg/LabelInfo"
 
-_DECODERS: dict[str, Callable[[Any], tuple[np.ndarray, str]]] = {
-    IMAGE: decode_image,
-    COMPRESSED_IMAGE: decode_compressed,
-}
-_ENCODING_FIELDS = {IMAGE: "encoding", COMPRESSED_IMAGE: "format"}
+_TYPES = (IMAGE, COMPRESSED_IMAGE, PACKET)
 
-# rosbags has no definition of vision_msgs.
+# rosbags has no definitions of these.
+_PACKET_MESSAGE = (
+    "std_msgs/Header header\nint32 width\nint32 height\nstring encoding\nuint64 pts\n"
+    "uint8 flags\nbool is_bigendian\nuint8[] data\n"
+)
 _VISION_MESSAGES = {
     "vision_msgs/msg/VisionClass": "uint16 class_id\nstring class_name\n",
     LABEL_INFO: "std_msgs/Header header\nVisionClass[] class_map\nfloat32 threshold\n",
@@ -84,7 +80,7 @@ class BagFrames(FrameSource):
         """Open the bag. Raises SourceError if it is not one or `topics` are not image topics.
 
         Args:
-            topics: raw or compressed image topics; none takes the only one in the bag.
+            topics: image topics of any transport; none takes the only one in the bag.
             size, loop, on_damaged: as in `open_source`; on_damaged also receives damage of the bag
                 itself.
             encodings: overrides the encoding of the images, by topic, or '' for all topics.
@@ -102,7 +98,7 @@ class BagFrames(FrameSource):
                 f"bag '{path}' cannot be read: {str(error).removeprefix(f'{path}: ')}"
             ) from error
         self.topics = self._choose(list(topics))
-        self.cameras = tuple(map(camera_of, self.topics))
+        self.cameras = tuple(map(camera_topic, self.topics))
         self._channels = {
             channel
             for channel in self.recording.counts
@@ -113,7 +109,7 @@ class BagFrames(FrameSource):
             counts[channel.topic] += self.recording.counts[channel]
         duration = self.recording.duration
         self._rates = {
-            camera_of(topic): (count - 1) / duration if count > 1 and duration else 0.0
+            camera_topic(topic): (count - 1) / duration if count > 1 and duration else 0.0
             for topic, count in counts.items()
         }
         if not sum(counts.values()):
@@ -143,15 +139,10 @@ class BagFrames(FrameSource):
         numbers = dict.fromkeys(self.cameras, 0)
         over: set[str] = set()  # cameras of which no later frame is wanted
         pickers = {camera: self.excerpt.picker() for camera in self.cameras}
-        wanted = self.recording.counts.keys() if self.on_message else self._channels
-        for message in self.recording.messages(wanted, self.lost):
-            if self.on_message:
-                self.on_message(message)
-            if message.channel not in self._channels:
-                continue
+        for message, image in self._images():
             first = message.log_time if first is None else first
             time = (message.log_time - first) / 1e9
-            camera = camera_of(message.channel.topic)
+            camera = camera_topic(message.channel.topic)
             number = numbers[camera]
             numbers[camera] += 1
             take = pickers[camera](number, time)
@@ -162,13 +153,36 @@ class BagFrames(FrameSource):
             if not take:
                 continue
             try:
-                image, origin = self._read(message)
+                pixels, origin = self._read(message, image)
             except ImageFileError as error:
                 if self._on_damaged is None:
                     raise
                 self._on_damaged(error)
                 continue
-            yield Frame(image, _name(origin), None, time, origin, str(self.path), number)
+            yield Frame(pixels, _name(origin), None, time, origin, str(self.path), number)
+
+    def _images(self) -> Iterator[tuple[Message, Any]]:
+        """Each message with an image, and what it holds if that had to be decoded to get there."""
+        wanted = self.recording.counts.keys() if self.on_message else self._channels
+        videos: dict[Channel, VideoDecoder] = {}
+        for message in self.recording.messages(wanted, self.lost):
+            if self.on_message:
+                self.on_message(message)
+            if message.channel not in self._channels:
+                continue
+            if message.channel.type != PACKET:
+                yield message, None
+                continue
+            try:
+                packet: Any = _deserialize(message.channel, message.data)
+            except Exception:  # said when it is read
+                yield message, None
+                continue
+            video = videos.setdefault(message.channel, VideoDecoder())
+            for frame in video.frames(packet, (message, packet.header)):
+                yield _untied(frame)
+        for video in videos.values():
+            yield from map(_untied, video.rest())
 
     def lost(self, text: str) -> None:
         """Report what of the bag cannot be read."""
@@ -187,7 +201,8 @@ class BagFrames(FrameSource):
             next(self.recording.messages((), lost.append), None)
             raise SourceError(
                 f"bag '{self.path}': no image topic in it, expected sensor_msgs Image or "
-                f"CompressedImage; topics: {'; '.join([', '.join(there) or 'none', *lost])}"
+                f"CompressedImage, or FFMPEGPacket; "
+                f"topics: {'; '.join([', '.join(there) or 'none', *lost])}"
             )
         listed = ", ".join(sorted(known))
         if not topics and len(known) > 1:
@@ -201,11 +216,15 @@ class BagFrames(FrameSource):
                 raise SourceError(
                     f"bag '{self.path}': no image topic '{topic}'; image topics: {listed}"
                 )
+        videos = {channel.topic for channel in channels if channel.type == PACKET}
+        if videos.intersection(topics) and (missing := missing_decoder()):
+            video = min(videos.intersection(topics))
+            raise SourceError(f"bag '{self.path}': {video} is video, which needs {missing}")
         self._check_encodings(topics)
-        if len(set(map(camera_of, topics))) < len(topics):
+        if len(set(map(camera_topic, topics))) < len(topics):
             raise SourceError(
-                f"bag '{self.path}': {', '.join(topics)}: expected each camera once, raw or "
-                "compressed"
+                f"bag '{self.path}': {', '.join(topics)}: expected each camera once, by "
+                "one of its transports"
             )
         return topics
 
@@ -222,27 +241,29 @@ class BagFrames(FrameSource):
                     f"{', '.join(SUPPORTED_ENCODINGS)}"
                 )
 
-    def _read(self, message: Message) -> tuple[np.ndarray, Origin]:
-        """Pixels (H, W, 3) uint8 RGB and their origin. Raises ImageFileError."""
+    def _read(self, message: Message, image: Any) -> tuple[np.ndarray, Origin]:
+        """Decode the image of a message, or a VideoFrame of it.
+
+        Returns pixels (H, W, 3) uint8 RGB and their origin. Raises ImageFileError.
+        """
         channel = message.channel
         place = f"{self.path}: {channel.topic} received at {seconds(message.log_time)}"
-        try:
-            image: Any = _deserialize(channel, message.data)
-        except Exception as error:  # bytes of another type fail in any way
-            raise ImageFileError(f"{place}: no {channel.type}: {one_line(error)}") from error
-        encoding = self._encodings.get(channel.topic, self._encodings.get(""))
-        if encoding is not None:
-            setattr(image, _ENCODING_FIELDS[channel.type], encoding)
+        if image is None:
+            try:
+                image = _deserialize(channel, message.data)
+            except Exception as error:  # bytes of another type fail in any way
+                raise ImageFileError(f"{place}: no {channel.type}: {one_line(error)}") from error
         stamp = image.header.stamp
         origin = Origin(
-            camera_of(channel.topic),
+            camera_topic(channel.topic),
             stamp.sec,
             stamp.nanosec,
             image.header.frame_id,
             message.log_time,
         )
+        encoding = self._encodings.get(channel.topic, self._encodings.get("", ""))
         try:
-            pixels, order = _DECODERS[channel.type](image)
+            pixels, order = decode(image, encoding)
         except ImageError as error:
             raise ImageFileError(f"{place}: {error}") from error
         if order == "bgr":
@@ -250,8 +271,14 @@ class BagFrames(FrameSource):
         return resized(pixels, self._size), origin
 
 
+def _untied(frame: VideoFrame) -> tuple[Message, VideoFrame]:
+    """The message that a frame's packet was in, and the frame with the header of that."""
+    message, header = frame.header
+    return message, replace(frame, header=header)
+
+
 def _is_image(channel: Channel) -> bool:
-    return channel.type in _DECODERS and channel.encoding in ("cdr", "ros1")
+    return channel.type in _TYPES and channel.encoding in ("cdr", "ros1")
 
 
 def _deserialize(channel: Channel, data: bytes) -> object:
@@ -263,12 +290,11 @@ def _deserialize(channel: Channel, data: bytes) -> object:
     return _types(Stores.ROS2_HUMBLE).deserialize_cdr(data, channel.type)
 
 
-_types = functools.cache(get_typestore)
-
-
-def camera_of(topic: str) -> str:
-    """The camera topic of `topic`: itself, without /compressed."""
-    return topic.removesuffix("/compressed")
+@functools.cache
+def _types(store: Stores) -> Typestore:
+    types = get_typestore(store)
+    types.register(get_types_from_msg(_PACKET_MESSAGE, PACKET))
+    return types
 
 
 def typestore() -> Typestore:

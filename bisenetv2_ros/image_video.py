@@ -15,14 +15,14 @@ import numpy as np
 from bisenetv2_ros.image_conversion import MAX_PIXELS, ChannelOrder, ImageError
 
 KEY_FRAME = 1  # bit of FFMPEGPacket.flags
-_MAX_WAITING = 64  # packets whose images the decoder may still hold
+_MAX_WAITING = 64  # packets whose images may be held back
 
 
 @dataclass(frozen=True)
 class VideoFrame:
     """The image of a packet, in place of a message; or the error that prevents it."""
 
-    header: Any  #: std_msgs/Header
+    header: Any  #: as given with the packet that it was in
     pixels: np.ndarray | None  #: (H, W, 3) uint8 RGB
     error: ImageError | None = None
 
@@ -53,26 +53,48 @@ class VideoDecoder:
         self._newest = 0  # time stamp of the newest packet
         self._reorders = False  # the stream has images that precede earlier packets
 
-    def frames(self, packet: Any) -> list[VideoFrame]:
-        """The images that an FFMPEGPacket completes: one, or none if the decoder delays it."""
+    def frames(self, packet: Any, header: Any) -> list[VideoFrame]:
+        """Return the images that a FFMPEGPacket completes: one, or none if it is held back.
+
+        header: whatever the image of this packet is to be returned with.
+        """
+        frames: list[VideoFrame] = []
+        pts = int(packet.pts)
         try:
-            pts = int(packet.pts)
             self._check_order(pts, packet)
             if packet.encoding != self._encoding or self._codec is None:
+                frames += self.rest()
                 self._start(packet)
-            self._headers[pts] = packet.header
-            while len(self._headers) > _MAX_WAITING:
-                del self._headers[next(iter(self._headers))]
+        except Exception as error:
+            self._headers[pts] = header
+            return frames + self._lost(error)
+        self._headers[pts] = header
+        try:
+            if len(self._headers) > _MAX_WAITING:
+                raise ImageError("decode", f"video: {_MAX_WAITING} packets gave no image")
             encoded = self._av.Packet(bytes(packet.data))
             encoded.pts = pts
-            return [self._image(frame, packet.header) for frame in self._codec.decode(encoded)]
-        except ImageError as error:
-            self._codec = None
-            return [VideoFrame(packet.header, None, error)]
-        except Exception as error:  # PyAV has one type per FFmpeg error code
-            self._codec = None
-            text = " ".join(str(error).split())
-            return [VideoFrame(packet.header, None, ImageError("decode", f"video: {text}"))]
+            frames.extend(self._image(frame, header) for frame in self._codec.decode(encoded))
+        except Exception as error:
+            frames += self._lost(error)
+        return frames
+
+    def rest(self) -> list[VideoFrame]:
+        """Return what is still held back when the stream ends: images, or why there are none."""
+        frames: list[VideoFrame] = []
+        try:
+            if self._codec is not None:
+                frames.extend(self._image(frame, None) for frame in self._codec.decode(None))
+            raise ImageError("decode", "video: the stream ends before the image is complete")
+        except Exception as error:
+            return frames + self._lost(error)
+
+    def _lost(self, error: Exception) -> list[VideoFrame]:
+        """Give up what is held back, for `error`, and wait for the next key frame."""
+        if not isinstance(error, ImageError):  # PyAV's are many, one for each of FFmpeg's codes
+            error = ImageError("decode", f"video: {' '.join(str(error).split())}")
+        headers, self._headers, self._codec = self._headers, {}, None
+        return [VideoFrame(header, None, error) for header in headers.values()]
 
     def _start(self, packet: Any) -> None:
         self._codec, self._encoding = None, packet.encoding
@@ -81,7 +103,7 @@ class VideoDecoder:
         codec = self._av.CodecContext.create(_codec_name(packet.encoding), "r")
         codec.thread_type, codec.thread_count = "SLICE", 1  # frame threads would delay images
         codec.options = {"err_detect": "explode"}
-        self._codec, self._headers = codec, {}
+        self._codec = codec
 
     def _check_order(self, pts: int, packet: Any) -> None:
         """Raise ImageError if a packet is missing: FFmpeg silently conceals the missing H.264
@@ -98,12 +120,12 @@ class VideoDecoder:
             raise ImageError("decode", f"video: {step - 1} packets before this one are lost")
 
     def _image(self, frame: Any, newest: Any) -> VideoFrame:
-        header = self._headers.pop(frame.pts, newest)
         if frame.is_corrupt:
             raise ImageError("decode", "video: the image builds on a packet that was lost")
         if frame.width * frame.height > MAX_PIXELS:
             raise ImageError("size", f"size is {frame.width}x{frame.height}, too large")
-        return VideoFrame(header, frame.to_ndarray(format="rgb24"))
+        pixels = frame.to_ndarray(format="rgb24")
+        return VideoFrame(self._headers.pop(frame.pts, newest), pixels)
 
 
 def _codec_name(encoding: str) -> str:

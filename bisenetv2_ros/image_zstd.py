@@ -24,10 +24,11 @@ _ZLIB = 32 + zlib.MAX_WBITS  # with a header of zlib or gzip
 _MAX_BYTES = MAX_PIXELS * 8  # 16 bits of four channels
 
 
-def decode_zstd(message: Any) -> tuple[np.ndarray, ChannelOrder]:
-    """Decode a sensor_msgs/CompressedImage of the format 'zstd', with the result of decode_image.
+def decode_zstd(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
+    """Decode a sensor_msgs/CompressedImage of the format 'zstd'; returns what decode_image does.
 
-    Raises ImageError for anything else.
+    encoding: replaces the one that the header names, unless it is ''. Raises ImageError for
+    anything else.
     """
     data = bytes(message.data)
     try:
@@ -41,7 +42,7 @@ def decode_zstd(message: Any) -> tuple[np.ndarray, ChannelOrder]:
     if not 0 < expected <= 2 * _MAX_BYTES:
         raise ImageError("size", f"zstd image has {height} rows of {step} bytes, expected an image")
     pixels = _decompress(data[start:], expected)
-    encoding = data[_HEADER.size : start].decode("ascii", "replace")
+    encoding = encoding or data[_HEADER.size : start].decode("ascii", "replace")
     return decode_image(
         SimpleNamespace(
             encoding=encoding,
