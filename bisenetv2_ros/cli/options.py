@@ -115,7 +115,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         "--topic",
         action="append",
         default=[],
-        help="image topic of a bag, raw or compressed, any number of times (default: the only one)",
+        help="image topic of a bag, of any transport, any number of times (default: the only one)",
     )
     parser.add_argument(
         "--image-encoding",
