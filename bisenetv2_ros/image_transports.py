@@ -34,7 +34,7 @@ TRANSPORTS = {
 
 
 def camera_topic(topic: str) -> str:
-    """The camera's own topic: `topic` without the name of a transport at its end."""
+    """The camera's own topic: `topic` without a transport's name at its end."""
     base, _, last = topic.rpartition("/")
     return base if base and last in TRANSPORTS and last != RAW else topic
 
