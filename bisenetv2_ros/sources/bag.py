@@ -1,8 +1,8 @@
 """Frames of ROS bags (MCAP, SQLite, ROS 1): the messages of image topics, decoded.
 
-Images of every transport go through the node's decoder, so that the same images are accepted. Their
-types are built in; definitions in a bag are ignored, so that a wrong one does no harm. Knows nothing
-of models or of how a mask is made.
+Images of every transport go through the node's decoder, so that the same images are accepted.
+Their types are built in; definitions in a bag are ignored, so that a wrong one does no harm. Knows
+nothing of models or of how a mask is made.
 """
 
 from __future__ import annotations
