@@ -56,6 +56,7 @@ setup(
     python_requires=">=3.10",
     packages=packages + training,
     package_dir={"bisenetv2_ros.training": "training"},
+    package_data={"bisenetv2_ros.backends": ["kernels.cu", "kernels.ptx"]},
     data_files=share_files(),
     install_requires=requirements("package"),
     extras_require={

@@ -2,8 +2,38 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
+
+
+class Step(NamedTuple):
+    """One step of a resize."""
+
+    size: tuple[int, int]  #: (width, height) afterwards
+    area: bool  #: averages of areas, no axis grows; else linear interpolation
+
+
+def resize_steps(source: tuple[int, int], size: tuple[int, int]) -> list[Step]:
+    """List how a frame of `source` (width, height) gets `size`; nothing if it has it.
+
+    It is halved by 2x2 averages while it is at least twice the size in both directions; the rest is
+    linear interpolation, or area averages if only one axis shrinks to less than half. Pixels are
+    rounded to uint8 in each step.
+    """
+    (width, height), steps = source, []
+    # Area averages in one step take OpenCV several times as long, unless the areas are 2x2.
+    while width >= 2 * size[0] and height >= 2 * size[1]:
+        width, height = width // 2, height // 2
+        steps.append(Step((width, height), area=True))
+    if width > 2 * size[0] or height > 2 * size[1]:
+        # INTER_AREA averages only if no axis grows, so an axis that grows gets its own step.
+        width, height = min(width, size[0]), min(height, size[1])
+        steps.append(Step((width, height), area=True))
+    if (width, height) != size:
+        steps.append(Step(size, area=False))
+    return steps
 
 
 def resize_image(
@@ -11,31 +41,21 @@ def resize_image(
 ) -> np.ndarray:
     """Resize a (H, W, 3) uint8 frame to size (width, height), as for every segmented frame.
 
-    The frame is halved by 2x2 averages while it is at least twice the size in both directions; the
-    rest is linear interpolation, or area averages if only one axis shrinks to less than half. A
-    frame of the right size is returned as it is, not copied; any other is written to `out`, if
-    given.
+    By `resize_steps`. A frame of the right size is returned as it is, not copied; any other is
+    written to `out`, if given.
     """
-    height, width = image.shape[:2]
-    if (width, height) == size:
+    steps = resize_steps((image.shape[1], image.shape[0]), size)
+    if not steps:
         return image
     image = _readable_by_opencv(image)
-    # Area averages in one step take OpenCV several times as long, unless the areas are 2x2.
-    while width >= 2 * size[0] and height >= 2 * size[1]:
-        width, height = width // 2, height // 2
-        last = (width, height) == size
+    for step in steps:
         image = cv2.resize(
-            image, (width, height), dst=out if last else None, interpolation=cv2.INTER_AREA
+            image,
+            step.size,
+            dst=out if step is steps[-1] else None,
+            interpolation=cv2.INTER_AREA if step.area else cv2.INTER_LINEAR,
         )
-        if last:
-            return image
-    if width > 2 * size[0] or height > 2 * size[1]:
-        # INTER_AREA averages only if no axis grows, so an axis that grows gets its own step.
-        part = (min(width, size[0]), min(height, size[1]))
-        if part == size:
-            return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_AREA)
-        image = cv2.resize(image, part, interpolation=cv2.INTER_AREA)
-    return cv2.resize(image, size, dst=out, interpolation=cv2.INTER_LINEAR)
+    return image
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -22,7 +22,7 @@ import numpy as np
 
 from bisenetv2_ros.backends import BatchProfile, Report, create_backend
 from bisenetv2_ros.model_file import ModelFile
-from bisenetv2_ros.resize import check_image, resize_image
+from bisenetv2_ros.resize import check_image
 
 #: (H, W, 3) uint8 of any size and strides, and the order of its channels.
 Frame = tuple[np.ndarray, Literal["rgb", "bgr"]]
@@ -156,10 +156,7 @@ class Segmenter:
             return frames[0][0][np.newaxis]
         images = self.backend.input_memory(len(frames))
         for (image, order), place in zip(frames, images, strict=True):
-            if order == "bgr":  # converted after the resize, which usually leaves fewer pixels
-                cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB, dst=place)
-            elif resize_image(image, size, place) is image:
-                np.copyto(place, image)
+            self.backend.lay(image, order, place)
         return images
 
     def _count(self, mask: np.ndarray) -> np.ndarray:

@@ -13,11 +13,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import cv2
 import numpy as np
 
 from bisenetv2_ros.backends.tail import Tail
 from bisenetv2_ros.model_file import ModelFile, ModelFileError
+from bisenetv2_ros.resize import resize_image
 
 
 class BackendUnavailable(RuntimeError):
@@ -85,12 +88,24 @@ class Backend(ABC):
         """Return (count, H, W, 3) uint8 to write images into: the memory that `infer` reads
         fastest.
 
-        It is the same memory each time, with undefined content. Do not keep references to it.
+        It is the same memory each time, with undefined content. Do not keep references to it. What
+        `lay` wrote into it before is discarded.
         """
         if len(self._input) < count:
             width, height = self._input_size
             self._input = np.empty((count, height, width, 3), np.uint8)
         return self._input[:count]
+
+    def lay(self, image: np.ndarray, order: Literal["rgb", "bgr"], place: np.ndarray) -> None:
+        """Resize an (H, W, 3) uint8 frame into `place`, one image of `input_memory`, as RGB.
+
+        It is for the next `infer` of that memory: some runtimes lay it on the device instead.
+        """
+        size = self._input_size
+        if order == "bgr":  # converted after the resize, which usually leaves fewer pixels
+            cv2.cvtColor(resize_image(image, size), cv2.COLOR_BGR2RGB, dst=place)
+        elif resize_image(image, size, place) is image:
+            np.copyto(place, image)
 
     def infer(
         self,

@@ -12,7 +12,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
@@ -27,6 +27,7 @@ _WAITS = {"block": "CU_CTX_SCHED_BLOCKING_SYNC", "spin": "CU_CTX_SCHED_SPIN"}
 
 #: Older releases of cuda-bindings hold Python's lock while they wait for the GPU.
 OLDEST_BINDINGS = (12, 9, 1)
+_BLOCK = (32, 8)  # threads of a block, in pixels
 NOT_FOUND = "CUDA_ERROR_NOT_FOUND"  #: the driver lacks a function that the bindings call
 
 _DEVICE = re.compile(r"(?:(?:cuda|gpu)[:.])?(\d+)|cuda|gpu|")
@@ -172,16 +173,21 @@ class Cuda(Gpu):
         return int(free), int(total)
 
     @contextmanager
-    def all_or_nothing(self) -> Iterator[None]:
-        """Free everything that the block allocated if it raises."""
-        before = self._undo
-        with ExitStack() as taken:
-            self._undo = taken
-            try:
-                yield
-            finally:
-                self._undo = before
-            before.callback(taken.pop_all().close)
+    def all_or_nothing(self) -> Iterator[ExitStack]:
+        """Free what the block has been handed out, if it raises; later by closing what is yielded.
+
+        `close` frees it at the latest.
+        """
+        before, taken = self._undo, ExitStack()
+        self._undo = taken
+        try:
+            yield taken
+        except BaseException:
+            taken.close()
+            raise
+        finally:
+            self._undo = before
+        before.callback(taken.close)
 
     def allocate(self, size: int) -> int:
         """Return the address of `size` bytes on the device; at least one."""
@@ -195,6 +201,20 @@ class Cuda(Gpu):
         pointer = int(self.call("cuMemHostAlloc", size, 0))
         self._undo.callback(self._free, "cuMemFreeHost", pointer)
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(pointer)).reshape(shape)
+
+    def mapped(self, array: np.ndarray) -> int:
+        """Return the address by which the device itself accesses an array of `pinned`."""
+        return int(self.call("cuMemHostGetDevicePointer", array.ctypes.data, 0))
+
+    def load_module(self, ptx: bytes) -> Any:
+        """Let the driver compile PTX; raises CudaError if it is newer than the driver."""
+        module = self.call("cuModuleLoadData", ptx + b"\0")
+        self._undo.callback(self._free, "cuModuleUnload", module)
+        return module
+
+    def kernel(self, module: Any, name: str, types: Sequence[Any]) -> Kernel:
+        """Return a kernel of a module; types: of its arguments, c_void_p for addresses."""
+        return Kernel(self, self.call("cuModuleGetFunction", module, name.encode()), types)
 
     def page_lock(self, array: np.ndarray) -> bool:
         """Let the device access a contiguous array directly; False if it cannot.
@@ -301,6 +321,23 @@ class Cuda(Gpu):
         """`call`, ignoring errors: a lost device fails here too, which must not hide the cause."""
         with suppress(CudaError):
             self.call(name, *arguments)
+
+
+class Kernel:
+    """A function on the device that does one pixel a thread."""
+
+    def __init__(self, cuda: Cuda, function: Any, types: Sequence[Any]) -> None:
+        """As `Cuda.kernel` does."""
+        self._cuda, self._function, self._types = cuda, function, tuple(types)
+
+    def __call__(self, size: tuple[int, int], *arguments: int) -> None:
+        """Queue it for (width, height) pixels, and maybe some more beyond their edges."""
+        blocks = (-(-size[0] // _BLOCK[0]), -(-size[1] // _BLOCK[1]), 1)
+        self._cuda.call(
+            "cuLaunchKernel",
+            *(self._function, *blocks, *_BLOCK, 1, 0, self._cuda.stream),
+            *((arguments, self._types), 0),
+        )
 
 
 class Recording:

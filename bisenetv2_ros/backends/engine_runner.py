@@ -2,13 +2,14 @@
 
 An engine takes batches of 1 to `batch.maximum` images. Each batch size has an execution context and
 a CUDA graph of its own, recorded after its first run, which uploads the images, runs the engine and
-downloads the outputs in one launch. Knows nothing of model files or of how engines are built.
+downloads the outputs in one launch, and a second graph for images that are on the device already.
+Knows nothing of model files or of how engines are built.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +61,8 @@ class EngineRunner:
         scratch: Scratch | None,
     ) -> None:
         # Declared first so that they are destroyed before the engine they depend on.
-        self._launch: dict[int, Callable[[], None]] = {}
+        #: By batch size, and whether the images are uploaded.
+        self._launch: dict[tuple[int, bool], Callable[[], None]] = {}
         self._contexts: dict[int, Any] = {}  # one per batch size: a CUDA graph keeps its shapes
         self._kernel_cache: Any = None
         self._cuda = cuda
@@ -82,14 +84,22 @@ class EngineRunner:
         self._contexts.clear()
         self._kernel_cache = self._engine = None
 
-    def run(self, images: np.ndarray) -> list[Masks]:
-        """Run (N, H, W, 3) uint8 images; return each output, valid until the next run."""
+    def run(self, images: np.ndarray, laid: Set[int] = frozenset()) -> list[Masks]:
+        """Run (N, H, W, 3) uint8 images; return each output, valid until the next run.
+
+        laid: indices of images that are on the device already. If there are any, `images` has to be
+        the host memory of the input tensor.
+        """
         count = self._count(len(images))
-        if count not in self._launch:
+        if (count, True) not in self._launch:
             self.prepare(count)
         if images.ctypes.data != self._images.ctypes.data:  # not already in place
             np.copyto(self._images[: len(images)], images)
-        self._launch[count]()
+        if laid:
+            for number in set(range(len(images))) - laid:
+                image = self._images[number]
+                self._cuda.upload(self._addresses[INPUT] + number * image.nbytes, image)
+        self._launch[count, not laid]()
         self._cuda.wait()
         return [list(output.host[: len(images)]) for output in self._outputs]
 
@@ -97,20 +107,24 @@ class EngineRunner:
         """Run a batch of `count` once and record it, so that later runs are one launch."""
         context = self._context(count)
 
-        def steps() -> None:
-            self._upload(count)
+        def on_device() -> None:
             self._enqueue(context)
             self._download(count)
 
-        steps()  # must do lazy initialization before the recording
+        def all_steps() -> None:
+            self._upload(count)
+            on_device()
+
+        all_steps()  # must do lazy initialization before the recording
         self._cuda.wait()
-        self._launch[count] = steps
+        self._launch |= {(count, True): all_steps, (count, False): on_device}
         stream = int(self._cuda.stream)
         if not getattr(context, "is_stream_capturable", lambda _: True)(stream):
             _log.info("TensorRT cannot record this engine: it is queued step by step")
             return
         try:
-            self._launch[count] = self._cuda.record(steps)
+            self._launch[count, True] = self._cuda.record(all_steps)
+            self._launch[count, False] = self._cuda.record(on_device)
         except RuntimeError as error:
             self._cuda.check_alive(error)
             _log.info("no CUDA graph: %s: the engine is queued step by step", error)

@@ -2,9 +2,10 @@
 
 The engines of a model are built on first load (engine_builder) and cached (engine_cache). Images
 and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network and
-download are one launch (engine_runner). Frames are resized into that memory, and masks arrive in
-memory that a ROS message takes uncopied. Masks alone and masks with confidence are two engines.
-Both are ready once the model is loaded, so that the first subscriber of confidence delays no frame.
+download are one launch (engine_runner). Frames are resized on the GPU (gpu_resize) if it can, and
+masks arrive in memory that a ROS message takes uncopied. Masks alone and masks with confidence are
+two engines. Both are ready once the model is loaded, so that the first subscriber of confidence
+delays no frame.
 
 Engines are built for batch size 1 by default; a larger batch runs in pieces.
 """
@@ -17,7 +18,7 @@ import re
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -48,6 +49,8 @@ from bisenetv2_ros.backends.engine_runner import (
     check_engine,
     scratch_size,
 )
+from bisenetv2_ros.backends.gpu_resize import GpuResize
+from bisenetv2_ros.backends.kernels import load_kernels
 from bisenetv2_ros.model_file import INPUT, ModelFile
 
 _log = logging.getLogger(__name__)
@@ -98,10 +101,13 @@ class TensorRtBackend(Backend):
         except TypeError as error:  # pybind11's error for a null pointer
             raise self._cuda_failed(self._logger.last_error or str(error)) from error
         self._networks: dict[bool, EngineRunner] = {}
+        self._tensors: dict[str, Tensor] = {}
+        self._laid: set[int] = set()  # indices of images of the next call that are on the device
         reason = ""  # not the error itself: its traceback would keep the engine alive
         for attempt in (1, 2):
             try:
                 self._load_engines(self._obtain(model, report), report)
+                self._resize = self._make_resize()
                 return
             except EngineRefused as error:
                 reason = str(error)
@@ -112,6 +118,23 @@ class TensorRtBackend(Backend):
                 _log.warning("engine of %s: %s: it is built anew", model.name, reason)
                 engine_cache.discard(self._key)
         raise BackendUnavailable(f"{self.device} does not run its own engine: {reason}")
+
+    def _make_resize(self) -> GpuResize | None:
+        """What resizes frames on the GPU; None if it cannot, which is no reason to give it up."""
+        reason = "its pixels are not those of the CPU"
+        try:
+            kernel = load_kernels(self._cuda)["resample"]
+            with self._cuda.all_or_nothing() as memory:
+                resize = GpuResize(self._cuda, kernel, self._input_size)
+                right = resize.is_right(self._tensors[INPUT].device, self._pinned_input[0])
+            memory.close()
+            if right:
+                return GpuResize(self._cuda, kernel, self._input_size)
+        except CudaError as error:
+            self._cuda.check_alive(error)
+            reason = str(error)
+        _log.warning("frames are resized on the CPU, not on %s: %s", self._cuda.name, reason)
+        return None
 
     def _cuda_failed(self, reason: str) -> BackendUnavailable:
         needed = cuda_needed(self._library)
@@ -142,7 +165,7 @@ class TensorRtBackend(Backend):
         """Return a runner for masks alone, and one for masks with confidence."""
         engines = {name: self._deserialize(plans[name], name) for name in ENGINES}
         scratch = self._scratch(list(engines.values()))
-        tensors: dict[str, Tensor] = {}  # shared: one engine runs at a time
+        tensors = self._tensors = {}  # shared: one engine runs at a time
         networks: dict[bool, EngineRunner] = {}
         try:
             for name, engine in engines.items():
@@ -269,16 +292,38 @@ class TensorRtBackend(Backend):
 
     def input_memory(self, count: int) -> np.ndarray:
         """See `Backend`; page-locked for as many images as the profile allows."""
+        self._laid.clear()
         if count > self._batch.maximum:
             return super().input_memory(count)
         return self._pinned_input[:count]
+
+    def lay(self, image: np.ndarray, order: Literal["rgb", "bgr"], place: np.ndarray) -> None:
+        """See `Backend`: frames of another size are resized on the device."""
+        number, rest = divmod(place.ctypes.data - self._pinned_input.ctypes.data, place.nbytes)
+        pinned = not rest and 0 <= number < self._batch.maximum
+        if self._resize is None or not pinned or image.shape == place.shape:
+            super().lay(image, order, place)
+            return
+        try:
+            self._cuda.use()
+            target = self._tensors[INPUT].device + number * place.nbytes
+            self._resize(image, order, number, target)
+            self._laid.add(number)
+        except CudaError as error:  # such as one of memory
+            self._cuda.check_alive(error)
+            _log.warning("frames are resized on the CPU from here on: %s", error)
+            self._resize = None
+            super().lay(image, order, place)
 
     def _infer(self, images: np.ndarray, confidence: bool) -> tuple[Masks, Masks | None]:
         most = self._batch.maximum
         network = self._networks[confidence]
         try:
             self._cuda.use()
-            if len(images) <= most:
+            if images.ctypes.data == self._pinned_input.ctypes.data:
+                laid, self._laid = self._laid, set()
+                outputs = network.run(images, laid)
+            elif len(images) <= most:
                 outputs = network.run(images)
             else:  # all pieces use the same memory
                 outputs = [[] for _ in range(1 + confidence)]

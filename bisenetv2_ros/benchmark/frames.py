@@ -204,6 +204,9 @@ class _Clock:
     def input_memory(self, count: int) -> np.ndarray:
         return self.backend.input_memory(count)
 
+    def lay(self, image: np.ndarray, order: Any, place: np.ndarray) -> None:
+        self.backend.lay(image, order, place)
+
     def infer(
         self, images: np.ndarray, confidence: bool, sizes: Any = None
     ) -> tuple[Masks, Masks | None]:

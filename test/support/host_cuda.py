@@ -28,13 +28,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+from kernels_on_host import KERNELS, load_kernels
 from tiny_model import tiny_answer
 
 from bisenetv2_ros.backends.base import BatchProfile
 from bisenetv2_ros.backends.engine_builder import ENGINES, load_library
 
 COMPILER = "gcc"
-NOTHING = "device 0/0, pinned 0/0, registered 0/0, streams 0, events 0, graphs 0, executables 0"
+NOTHING = (
+    "device 0/0, pinned 0/0, registered 0/0, streams 0, events 0, graphs 0, executables 0, "
+    "modules 0"
+)
 ORDER: list[str] = []  #: mistakes in the order of things, noticed where nothing can raise
 #: Memory or graphs that go before or after a context they must not. An error's traceback may keep a
 #: context, which then runs no more: tests of errors clear this.
@@ -62,6 +66,9 @@ def load_driver() -> Any:
     driver.cuLaunchHostFunc.argtypes = [ctypes.c_void_p] * 3
     driver.cuMemAlloc_v2.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     driver.cuMemFree_v2.argtypes = [ctypes.c_ulonglong]
+    driver.kernels = load_kernels()
+    for name in KERNELS:
+        driver.hostcuda_kernel(name.encode(), getattr(driver.kernels, f"launch_{name}"))
     return driver
 
 

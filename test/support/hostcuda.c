@@ -12,12 +12,18 @@
  *   - copies beyond an allocation, or from host memory that is not page-locked
  *   - a call that is not allowed while this thread captures (THREAD_LOCAL), or any does (GLOBAL)
  *   - a graph launch that touches memory which has been freed since the capture
+ *   - a kernel that is not in the module, of a module that is unloaded, with blocks that are too
+ *     large, or with an address that is neither device memory nor page-locked
  *
  * Device addresses are never reused and are inaccessible once freed, so that no mistake is hidden.
  *
  * It has none of the private tables of cuGetExportTable. Libraries that contain the CUDA runtime
  * (TensorRT, TensorRT for RTX) ask a genuine driver to prove itself there and refuse this one. That
  * is intended.
+ *
+ * It cannot run PTX. Of a module it reads which kernels there are and the types of their arguments;
+ * a kernel is run by the function of the host that a test has named for it (hostcuda_kernel), and a
+ * module with a kernel that has none is refused.
  *
  * Environment: HOSTCUDA_SM (89: compute capability 8.9), HOSTCUDA_VERSION (13000), HOSTCUDA_MIB
  * (memory of the device, 8192), HOSTCUDA_INTEGRATED (0), HOSTCUDA_LOG (any value: a line on stderr
@@ -41,7 +47,7 @@ typedef void (*Function)(void *);
 
 /* The codes of cuda.h that are used here. */
 enum {
-    OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, INVALID_DEVICE = 101,
+    OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, INVALID_PTX = 218, NOT_INITIALIZED = 3, INVALID_DEVICE = 101,
     INVALID_CONTEXT = 201, ALREADY_REGISTERED = 712, NOT_REGISTERED = 713, INVALID_HANDLE = 400,
     ILLEGAL_STATE = 401, NOT_FOUND = 500, ILLEGAL_ADDRESS = 700, NOT_SUPPORTED = 801,
     CAPTURE_UNSUPPORTED = 900, CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903,
@@ -191,8 +197,8 @@ static void give_back(struct range *r)
 
 /* ---- handles ---- */
 
-enum { STREAM = 1, EVENT, GRAPH, EXECUTABLE };
-static const char *const HANDLES[] = {"", "stream", "event", "graph", "executable graph"};
+enum { STREAM = 1, EVENT, GRAPH, EXECUTABLE, MODULE, KERNEL, KINDS_OF_HANDLES };
+static const char *const HANDLES[] = {"", "stream", "event", "graph", "executable graph", "module", "kernel"};
 
 struct step { int kind; uintptr_t target, source; size_t size; Function function; void *data; };
 enum { UPLOAD, DOWNLOAD, SET, CALL };
@@ -203,8 +209,16 @@ struct handle {
     struct step *steps;           /* stream that captures, graph, executable graph */
     int count;
     struct timespec time;         /* event */
+    char *ptx;                    /* module */
+    struct handle *module;        /* kernel */
+    struct implementation *implementation; /* kernel */
+    int sizes[32];                /* kernel: bytes of each argument, count of them in `count` */
     struct handle *next;
 };
+/* What runs in the place of a kernel. */
+typedef void (*Grid)(const unsigned *grid, const unsigned *block, void **arguments);
+static struct implementation { char name[48]; Grid run; } implementations[8];
+struct launch { Grid run; unsigned grid[3], block[3]; void *arguments[32]; unsigned long long values[32]; };
 static struct handle *handles;
 static int primary_retained;
 static char primary_context[64];
@@ -300,7 +314,8 @@ static CUresult leave(const char *call, CUresult code)
 
 static int frees(const char *call)
 {
-    return strstr(call, "Free") || strstr(call, "Destroy") || strstr(call, "Unregister");
+    return strstr(call, "Free") || strstr(call, "Destroy") || strstr(call, "Unregister")
+        || strstr(call, "Unload");
 }
 
 #define EXPORT __attribute__((visibility("default")))
@@ -582,6 +597,111 @@ EXPORT CUresult cuLaunchHostFunc(void *stream, Function function, void *data)
 {
     BEGIN_IN_CONTEXT
     RETURN(queue(__func__, stream, (struct step){.kind = CALL, .function = function, .data = data}));
+}
+
+/* ---- modules and kernels ---- */
+
+/* What runs in the place of the kernel whose name `text` begins with. */
+static struct implementation *implementation_of(const char *text)
+{
+    for (size_t i = 0; i < sizeof implementations / sizeof *implementations; i++) {
+        size_t length = strlen(implementations[i].name);
+        if (length && !strncmp(implementations[i].name, text, length) && text[length] == '(')
+            return &implementations[i];
+    }
+    return NULL;
+}
+
+EXPORT CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *address, void *pointer, unsigned flags)
+{
+    BEGIN_IN_CONTEXT
+    if (flags || !usable(__func__, (uintptr_t)pointer, 1, 0))
+        RETURN(INVALID_VALUE);
+    *address = (uintptr_t)pointer; /* as with unified addresses */
+    RETURN(OK);
+}
+
+EXPORT CUresult cuModuleLoadData(void **module, const void *image)
+{
+    BEGIN_OUTSIDE_CAPTURE
+    if (!strstr(image, ".version") || !strstr(image, ".entry"))
+        RETURN(INVALID_PTX);
+    for (const char *p = image; (p = strstr(p, ".entry ")); p++)
+        if (!implementation_of(p + strlen(".entry ")))
+            RETURN(NOT_SUPPORTED);
+    struct handle *h = make(MODULE);
+    h->ptx = strdup(image);
+    *module = h;
+    RETURN(OK);
+}
+
+EXPORT CUresult cuModuleUnload(void *module)
+{
+    BEGIN_OUTSIDE_CAPTURE
+    struct handle *h = known(__func__, module, MODULE);
+    if (!h)
+        RETURN_FREED(INVALID_HANDLE);
+    h->live = 0;
+    for (struct handle *k = handles; k; k = k->next)
+        k->live = k->live && !(k->kind == KERNEL && k->module == h);
+    RETURN_FREED(OK);
+}
+
+EXPORT CUresult cuModuleGetFunction(void **kernel, void *module, const char *name)
+{
+    BEGIN_IN_CONTEXT
+    struct handle *h = known(__func__, module, MODULE);
+    if (!h)
+        RETURN(INVALID_HANDLE);
+    char entry[64];
+    snprintf(entry, sizeof entry, ".entry %s(", name);
+    char *found = strstr(h->ptx, entry);
+    if (!found)
+        RETURN(NOT_FOUND);
+    struct handle *k = make(KERNEL);
+    k->module = h;
+    k->implementation = implementation_of(found + strlen(".entry "));
+    char *end = strchr(found + strlen(entry), ')');
+    for (char *p = found; (p = strstr(p, ".param .")) && p < end; p++) /* .param .u64 NAME */
+        k->sizes[k->count++] = strtol(p + strlen(".param .") + 1, NULL, 10) / 8;
+    *kernel = k;
+    RETURN(OK);
+}
+
+static void run_kernel(void *data)
+{
+    struct launch *launch = data;
+    launch->run(launch->grid, launch->block, launch->arguments);
+}
+
+EXPORT CUresult cuLaunchKernel(
+    void *kernel, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+    unsigned shared, void *stream, void **arguments, void **extra)
+{
+    BEGIN_IN_CONTEXT
+    struct handle *k = known(__func__, kernel, KERNEL);
+    if (!k)
+        RETURN(INVALID_HANDLE);
+    if (!gx || !gy || !gz || gy > 65535 || gz > 65535 || !bx || !by || !bz || bx * by * bz > 1024
+        || shared || extra) {
+        fault(__func__, "%ux%ux%u blocks of %ux%ux%u threads", gx, gy, gz, bx, by, bz);
+        RETURN(INVALID_VALUE);
+    }
+    struct launch *launch = calloc(1, sizeof *launch); /* kept: a graph may run it again */
+    *launch = (struct launch){
+        .run = k->implementation->run, .grid = {gx, gy, gz}, .block = {bx, by, bz}};
+    for (int i = 0; i < k->count; i++) {
+        memcpy(&launch->values[i], arguments[i], k->sizes[i]);
+        launch->arguments[i] = &launch->values[i];
+        if (k->sizes[i] != 8 || !launch->values[i])
+            continue;
+        struct range *r = find(launch->values[i], 1);
+        if (!r || r->kind == REGISTERED) {
+            fault(__func__, "argument %d, %#llx, is no memory of the device", i, launch->values[i]);
+            RETURN(ILLEGAL_ADDRESS);
+        }
+    }
+    RETURN(queue(__func__, stream, (struct step){.kind = CALL, .function = run_kernel, .data = launch}));
 }
 
 /* ---- streams, graphs, events ---- */
@@ -888,6 +1008,14 @@ EXPORT int hostcuda_has(CUdeviceptr address)
     return r && r->kind == DEVICE;
 }
 
+/* What runs in the place of kernel `name` of every module that has one. */
+EXPORT void hostcuda_kernel(const char *name, Grid run)
+{
+    static size_t count;
+    snprintf(implementations[count].name, sizeof implementations[count].name, "%s", name);
+    implementations[count++].run = run;
+}
+
 /* How many executable graphs call `function`. */
 EXPORT int hostcuda_recorded(Function function)
 {
@@ -901,12 +1029,12 @@ EXPORT int hostcuda_recorded(Function function)
     return count;
 }
 
-/* What is alive: "device BLOCKS/BYTES, pinned ..., registered ..., streams N, events N, graphs N, executables N" */
+/* What is alive: "device BLOCKS/BYTES, pinned ..., registered ..., streams N, events N, graphs N, executables N, modules N" */
 EXPORT const char *hostcuda_live(void)
 {
     static char text[256];
     size_t bytes[3] = {0}, blocks[3] = {0};
-    int number[5] = {0};
+    int number[KINDS_OF_HANDLES] = {0};
     pthread_mutex_lock(&lock);
     for (struct range *r = ranges; r; r = r->next)
         if (r->live) {
@@ -917,9 +1045,9 @@ EXPORT const char *hostcuda_live(void)
         number[h->kind] += h->live;
     snprintf(text, sizeof text,
              "device %zu/%zu, pinned %zu/%zu, registered %zu/%zu, streams %d, events %d, graphs %d, "
-             "executables %d",
+             "executables %d, modules %d",
              blocks[0], bytes[0], blocks[1], bytes[1], blocks[2], bytes[2], number[STREAM],
-             number[EVENT], number[GRAPH], number[EXECUTABLE]);
+             number[EVENT], number[GRAPH], number[EXECUTABLE], number[MODULE]);
     pthread_mutex_unlock(&lock);
     return text;
 }

@@ -28,12 +28,15 @@ from bisenetv2_ros.backends import (
     Cancelled,
     DeviceLost,
     create_backend,
+    gpu_resize,
     tensorrt,
 )
 from bisenetv2_ros.backends.cuda import Cuda, CudaError
 from bisenetv2_ros.benchmark import gpu_check
 from bisenetv2_ros.benchmark.gpu_check import Checks
 from bisenetv2_ros.model_file import ModelFile, read_model_file
+from bisenetv2_ros.resize import resize_image
+from bisenetv2_ros.segmenter import Segmenter
 
 PROFILES = [(1, 1, 1), (1, 2, 2), (4, 4, 4), (1, 2, 4), (1, 8, 8)]
 UNKNOWN = 12345  # an error code that no release of cuda-bindings knows
@@ -358,6 +361,112 @@ def test_a_way_to_wait_that_there_is_not(model: ModelFile, monkeypatch: pytest.M
     monkeypatch.setenv("BISENETV2_CUDA_WAIT", "nap")
     with pytest.raises(BackendUnavailable, match="BISENETV2_CUDA_WAIT is 'nap', expected block or"):
         load(model)
+
+
+# --- frames resized on the device ----------------------------------------------------------------
+
+SIZES = [(64, 48), (32, 24), (67, 50), (20, 15), (200, 24)]  #: (width, height); the second fits
+
+
+def camera_frames(count: int, seed: int = 0) -> list[tuple[np.ndarray, Any]]:
+    """Frames of several sizes, in either order of their channels."""
+    rng = np.random.default_rng(seed)
+    sizes = [SIZES[(seed + n) % len(SIZES)] for n in range(count)]
+    return [
+        (rng.integers(0, 256, (height, width, 3), np.uint8), "bgr" if (seed + n) % 2 else "rgb")
+        for n, (width, height) in enumerate(sizes)
+    ]
+
+
+def check_frames(segmenter: Segmenter, count: int, confidence: bool, seed: int) -> None:
+    frames = camera_frames(count, seed)
+    results = segmenter.segment_batch(frames, confidence)
+    images = [resize_image(image, (32, 24)) for image, _ in frames]
+    images = [
+        image[..., ::-1] if order == "bgr" else image
+        for image, (_, order) in zip(images, frames, strict=True)
+    ]
+    masks, confidences = tiny_answer(np.stack(images))
+    assert np.array_equal([result.mask for result in results], masks)
+    assert not confidence or np.array_equal([r.confidence for r in results], confidences)
+
+
+@pytest.mark.parametrize("integrated", [False, True])
+@pytest.mark.parametrize("most", [1, 3])
+def test_frames_of_cameras(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch, most: int, integrated: bool
+):
+    """Also on a GPU that shares the system's memory: then no frame is uploaded."""
+    monkeypatch.setenv("HOSTCUDA_INTEGRATED", str(int(integrated)))
+    with Segmenter(model, backend="tensorrt", batch=most) as segmenter:
+        for seed in range(8):
+            for count in range(1, most + 2):  # one more than fits into the memory
+                for confidence in (False, True):
+                    check_frames(segmenter, count, confidence, seed)
+        launches = DRIVER.hostcuda_count(b"cuLaunchKernel")
+        uploads = DRIVER.hostcuda_count(b"cuMemcpyHtoDAsync_v2")
+        check_frames(segmenter, 1, False, 0)  # 64x48: halved
+        assert DRIVER.hostcuda_count(b"cuLaunchKernel") == launches + 1
+        assert DRIVER.hostcuda_count(b"cuMemcpyHtoDAsync_v2") == uploads + (not integrated)
+
+
+@strictly
+def test_images_laid_before_a_call_that_did_not_come(model: ModelFile):
+    with Segmenter(model, backend="tensorrt", batch=2) as segmenter:
+        backend = segmenter.backend
+        frame, order = camera_frames(1)[0]
+        backend.lay(frame, order, backend.input_memory(2)[0])
+        check(backend, 2, confidence=False)  # of other memory
+        backend.lay(frame, order, backend.input_memory(2)[0])
+        images = backend.input_memory(2)
+        images[:] = frames(2, seed=5)
+        assert np.array_equal(backend.infer(images)[0], tiny_answer(frames(2, seed=5))[0])
+        check_frames(segmenter, 2, True, 0)
+        images[:] = frames(2, seed=6)  # in the memory that lay has been used for
+        assert np.array_equal(backend.infer(images)[0], tiny_answer(frames(2, seed=6))[0])
+
+
+@pytest.mark.parametrize("code", [2, 700])
+@strictly
+def test_every_call_may_fail_of_frames_of_cameras(model: ModelFile, code: int):
+    """The frame is segmented all the same, or an error is raised; the next one is right."""
+
+    def use() -> None:
+        with Segmenter(model, backend="tensorrt", batch=2) as segmenter:
+            before = DRIVER.hostcuda_count(None)
+            check_frames(segmenter, 2, False, 0)
+            total = DRIVER.hostcuda_count(None) - before
+            for call in range(total):
+                DRIVER.hostcuda_fail_at(call, code)
+                with contextlib.suppress(RuntimeError):
+                    check_frames(segmenter, 2, False, 1 + call % 4)
+                DRIVER.hostcuda_fail(None, 0)
+                check_frames(segmenter, 2, False, 1 + call % 4)
+
+    use()
+    gc.collect()
+    assert alive() == NOTHING
+
+
+@pytest.mark.parametrize("why", ["an old driver", "no memory", "_AREA", "_HALVES", "_LINEAR"])
+@strictly
+def test_frames_are_resized_on_the_cpu_if_the_device_cannot(
+    model: ModelFile,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    why: str,
+):
+    if why == "an old driver":
+        DRIVER.hostcuda_fail(b"cuModuleLoadData", 222)
+    if why.startswith("_"):  # the kernel makes other pixels of this kind of step
+        monkeypatch.setattr(gpu_resize, why, 1 if why == "_LINEAR" else 2)
+    with Segmenter(model, backend="tensorrt", batch=2) as segmenter:
+        if why == "no memory":
+            DRIVER.hostcuda_fail(b"cuMemHostAlloc", 2)
+        for seed in range(3):
+            check_frames(segmenter, 2, True, seed)
+    logged = [line for line in caplog.messages if "resized on the CPU" in line]
+    assert len(logged) == 1, caplog.messages
 
 
 # --- gpu-check, as far as the stand-in goes ------------------------------------------------------

@@ -1,0 +1,35 @@
+"""The package's own kernels for a GPU: kernels.cu, which the driver takes as kernels.ptx."""
+
+from __future__ import annotations
+
+from ctypes import c_int, c_void_p
+from pathlib import Path
+
+from bisenetv2_ros.backends.cuda import Cuda, Kernel
+
+SOURCE = Path(__file__).with_name("kernels.cu")
+PTX = SOURCE.with_suffix(".ptx")  #: by scripts/compile_kernels.py
+
+_SIDE = (c_void_p, c_void_p)  # tables of one side of an image
+#: Types of the arguments of each kernel.
+ARGUMENTS = {
+    "resample": (
+        *(c_void_p, c_int, c_int, c_int, c_int),
+        *(c_void_p, c_int, c_int),
+        *(*_SIDE, c_int, *_SIDE, c_int, c_int),
+    ),
+    "enlarge": (
+        *(c_void_p, c_int, c_int, c_int, c_void_p),
+        *(c_void_p, c_void_p, c_int, c_int),
+        *(*_SIDE, *_SIDE),
+    ),
+}
+
+
+def load_kernels(cuda: Cuda) -> dict[str, Kernel]:
+    """Return each kernel by its name; they live as long as `cuda` is open.
+
+    Raises CudaError if the driver is older than the PTX, which is of CUDA 12.2.
+    """
+    module = cuda.load_module(PTX.read_bytes())
+    return {name: cuda.kernel(module, name, types) for name, types in ARGUMENTS.items()}
