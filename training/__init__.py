@@ -1,6 +1,6 @@
 """From a dataset to the model file that the node runs.
 
-Read in this order: `recipe.py` (every choice of a run), `datasets.py` and `transforms.py` (images
+Read in this order: `recipe.py` (all settings of a run), `datasets.py` and `transforms.py` (images
 in), `model.py` and `loss.py` (the network), `loop.py` (the run), `evaluate.py`, `export.py`.
-Nothing here knows of ROS.
+Nothing here depends on ROS.
 """

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one folder each, written whole or not at all.
+"""Checkpoints of a run: one folder each, written completely or not at all.
 
     RUN/recipe.json               every choice, versions, data fingerprint
     RUN/checkpoints/step_00001000/
@@ -7,8 +7,8 @@
         momentum.safetensors      momentum of each parameter
         state.json                step, loss scale
 
-Nothing is pickled: tensors are safetensors, the rest is JSON. This module knows nothing of data or
-of how a step is made.
+Nothing is pickled: tensors are safetensors, the rest is JSON. Knows nothing of data or of how a
+step is computed.
 """
 
 from __future__ import annotations
@@ -58,9 +58,9 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its last weights in evaluation mode, and what its run said of it.
+    """A network with its last weights in evaluation mode, and facts about its run.
 
-    data_folder: where the run's data lay, if it says so.
+    data_folder: of the run's dataset, if recorded.
     """
 
     network: BiSeNetV2
@@ -108,7 +108,7 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
 
 
 def _drop(folder: Path) -> None:
-    """Delete a checkpoint. It loses its name first: a kill leaves no folder that lacks files."""
+    """Delete a checkpoint. Renames it first, so that a kill leaves no incomplete checkpoint."""
     dropped = folder.with_name(f"{PARTIAL}dropped-{folder.name}")
     if folder.exists():
         folder.replace(dropped)
@@ -116,7 +116,7 @@ def _drop(folder: Path) -> None:
 
 
 def sweep(run: Path) -> None:
-    """Remove what a killed process left half written. For the one process that saves."""
+    """Remove incomplete checkpoints of a killed process. Only for the process that saves."""
     for folder in (run / "checkpoints").glob(f"{PARTIAL}*"):
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -127,7 +127,7 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def load_checkpoint(folder: Path) -> Checkpoint:
-    """Read one checkpoint folder; CheckpointError names the file that is missing or damaged."""
+    """Read a checkpoint folder. Raises CheckpointError naming the missing or damaged file."""
     state = _read_json(folder / "state.json")
     if not isinstance(state.get("step"), int):
         raise CheckpointError(f"{folder / 'state.json'}: no step in it")
@@ -177,8 +177,8 @@ def read_run_header(run: Path) -> dict[str, Any]:
 def load_network(path: str | Path) -> TrainedNetwork:
     """Load the trained network of a run folder, or of one of its checkpoint folders, on the CPU.
 
-    Takes the moving average if there is one. Booster heads are loaded too, but unused in evaluation
-    mode.
+    Uses the moving average if there is one. Booster heads are loaded too, but not used in
+    evaluation mode.
 
     Raises:
         CheckpointError: naming the path, and what was expected there.
@@ -221,7 +221,7 @@ def load_network(path: str | Path) -> TrainedNetwork:
 def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # it wraps a full disk
+    except SafetensorError as error:  # also for a full disk
         raise OSError(errno.EIO, str(error), str(path)) from error
 
 

@@ -1,4 +1,4 @@
-"""What recipe, dataset and device must agree on before the first step."""
+"""Checks that recipe, dataset and device fit, before the first step."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_fit(recipe: Recipe, place: Place) -> None:
 
 
 def check_classes(recipe: Recipe, training: Dataset) -> None:
-    """Raise TrainingError if the recipe is for other classes than those of the dataset."""
+    """Raise TrainingError if the recipe's classes are not those of the dataset."""
     labels, faults = training.labels, []
     if recipe.model.num_classes != len(labels):
         received, expected = recipe.model.num_classes, f"{len(labels)} for {labels.name}"

@@ -1,4 +1,4 @@
-"""A contact sheet: frames with their labels laid over, as an image or a page."""
+"""A contact sheet: frames with their labels overlaid, as an image or a page."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ Split = tuple[str, LabelSet, Sequence[Sample], NDArray[np.float64]]  # name, ..,
 
 
 def write_sheet(path: Path, splits: Sequence[Split]) -> None:
-    """Write the sheet as `.html` with the images in it, otherwise as an image.
+    """Write the sheet, as `.html` with embedded images, or as an image.
 
-    Raises OSError if it cannot be written; ValueError for a suffix that is no format.
+    Raises OSError if it cannot be written, ValueError for an unknown suffix.
     """
     if path.suffix.lower() in (".html", ".htm"):
         path.write_text(_page(splits), encoding="utf-8")

@@ -1,9 +1,9 @@
-"""What is wrong with a dataset, beyond files that cannot be read.
+"""Finds faults of a dataset beyond unreadable files.
 
-Each split is read once. What single frames tell (size, depth, EXIF) is a fault of that frame; what
-only many tell (numbering, pairing, color order, splits that overlap) is judged at the end from
-thumbnails. Statistical judgements need several frames and a clear margin, so that a sound dataset
-passes; what is only suspicious is a note.
+Each split is read once. Properties of single frames (size, depth, EXIF) are faults of that frame;
+properties of many (numbering, pairing, color order, overlapping splits) are judged at the end, from
+thumbnails. Statistical judgments need several frames and a clear margin, so that a sound dataset
+passes; anything merely suspicious is a note.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, FileDataset, Sample, read_label
 
 SMALL = (32, 24)  # size of thumbnails, pixels
-TINY = (16, 12)  # for likeness alone
-BLOCK, MAX_THUMBS = 50, 1500  # of a large set, thumbnails of as many frames in a row are kept
+TINY = (16, 12)  # for similarity only
+BLOCK, MAX_THUMBS = 50, 1500  # large sets keep thumbnails of this many frames in a row
 MAX_COMPARED, MAX_RANKED = 500, 2000  # frames of a split, and frames to rank a neighbor among
-MIN_FLATNESS = 1.0  # standard deviation below which a thumbnail shows nothing
-MIN_PIXELS = 50  # labeled pixels of a thumbnail, below which its fit says nothing
-MIN_FIT = 0.05  # of the variance of the colors; below, labels explain nothing
+MIN_FLATNESS = 1.0  # standard deviation below which a thumbnail is blank
+MIN_PIXELS = 50  # labeled pixels of a thumbnail below which its fit is not used
+MIN_FIT = 0.05  # of the variance of the colors; below, labels do not explain the image
 # Measured on CamVid as it is: 2 % of the comparisons lost, no two frames beaten by STRONG.
 MARGIN = 1.02  # by which one fit must be better than another to count
-STRONG, LOOK = 1.2, 1.5  # by which a single frame's fit must be beaten to be a fault, or a note
+STRONG, LOOK = 1.2, 1.5  # by which a better fit makes a frame a fault, or a note
 MIN_COMPARISONS = 6
 MAX_LOST = 0.3  # fraction of comparisons that labels may lose against those of other frames
-MAX_PAIRED = 250  # frames of a split that are compared with one another
-COLORED = 10  # levels between red and blue from which on a color is not gray
-NEAR_RANK = 0.15  # of a neighbor in time among all frames, by likeness
+MAX_PAIRED = 250  # frames of a split that are compared with each other
+COLORED = 10  # smallest difference of red and blue in a color that is not gray
+NEAR_RANK = 0.15  # of a neighbor in time among all frames, by similarity
 SKY = "sky"
 
 
 class Thumb(NamedTuple):
-    """A frame made small, and its label."""
+    """A frame and its label, shrunk."""
 
     path: str
     image: NDArray[np.uint8]
@@ -52,7 +52,7 @@ class Thumb(NamedTuple):
 
 @dataclass
 class SplitFacts:
-    """What was seen of a split.
+    """Statistics of a split.
 
     Attributes:
         name, labels: of the split, and its classes.
@@ -63,7 +63,7 @@ class SplitFacts:
         thumbs: by frame, (24, 32, 3) uint8 RGB and (24, 32) uint8 class index, 255 = ignored.
         digests: frames by the hash of their bytes.
         samples: a few frames for the contact sheet.
-        notes: what is suspicious and no fault.
+        notes: suspicious, but no fault.
     """
 
     name: str
@@ -79,7 +79,7 @@ class SplitFacts:
     notes: list[str] = field(default_factory=list)
 
     def shares(self) -> NDArray[np.float64]:
-        """Share of each class in the labeled pixels, (C,)."""
+        """Fraction of each class in the labeled pixels, (C,)."""
         counts = self.pixels[: len(self.labels)]
         return counts / max(1, counts.sum())
 
@@ -87,12 +87,12 @@ class SplitFacts:
 def find_faults(
     dataset: Dataset, facts: SplitFacts | None = None, samples: int = 0
 ) -> Iterator[str | None]:
-    """Read every sample, yielding for each what is wrong with it, or None; then the lone labels.
+    """Read every sample, yielding its fault or None for each; then labels without a frame.
 
     Args:
         dataset: the split.
-        facts: receives what is seen.
-        samples: as many frames, spread over the split, are kept for a contact sheet.
+        facts: receives the statistics.
+        samples: number of samples, spread over the split, to keep for a contact sheet.
     """
     facts = facts or SplitFacts("", dataset.labels)
     wanted = {i * len(dataset) // samples for i in range(samples)} if samples else set()
@@ -141,7 +141,7 @@ def _look_at(
 
 
 def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str | None:
-    """What training will see otherwise than the file holds it."""
+    """What training will read differently from what the file contains."""
     try:
         pixels, header = decode(data)
     except ImageError as error:
@@ -168,7 +168,7 @@ def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str |
 
 
 def _shows_something(image: NDArray[np.uint8]) -> bool:
-    """Whether an image is of more than one color."""
+    """Whether an image has more than one color."""
     return float(image.std(axis=(0, 1)).max()) >= MIN_FLATNESS
 
 
@@ -183,9 +183,9 @@ def _thumb_label(label: NDArray[np.uint8], ignore: int) -> NDArray[np.uint8]:
 
 
 def fit(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> float:
-    """How much of the variance of an image's colors its label explains, 0..1; NaN if unknown.
+    """Fraction of the variance of an image's colors that its label explains, 0..1; NaN if unknown.
 
-    A label that belongs to the image lies along its edges, so colors within a class vary less.
+    A label that belongs to the image follows its edges, so colors within a class vary less.
     """
     return float(_fits([Thumb("", image, label)])[0, 0])
 
@@ -194,9 +194,9 @@ def fit(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> float:
 
 
 def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
-    """Yield what is wrong with a split as a whole, after `find_faults`.
+    """Yield the faults of a split as a whole, after `find_faults`.
 
-    training: whether it is what a run learns from: each class then has to have pixels.
+    training: whether the run trains on it; each class must then have pixels.
     """
     if training:
         absent = set(dataset.absent) if isinstance(dataset, FileDataset) else set()
@@ -216,7 +216,7 @@ def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
 
 
 def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
-    """Values that are those of another numbering of the classes."""
+    """Values that belong to another numbering of the classes."""
     if not isinstance(dataset, FileDataset) or dataset.values is None or not facts.values:
         return
     count = len(facts.labels)
@@ -277,7 +277,7 @@ def _pairing(facts: SplitFacts) -> Iterator[str]:
     else:
         for i in np.flatnonzero(beaten):
             path, better = thumbs[i].path, thumbs[best[i]].path
-            if beaten[best[i]]:  # and the better label's own frame has a better one as well
+            if beaten[best[i]]:  # the better label's own frame has a better one as well
                 yield f"{path}: paired wrongly: the label of {better} fits it much better"
             elif others[i, best[i]] > LOOK * own[i]:
                 facts.notes.append(f"{path}: its label fits it worse than that of {better}")
@@ -327,7 +327,7 @@ def _sky(facts: SplitFacts) -> Iterator[str]:
 
 
 def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Yield what is wrong between the split that is trained on and another one."""
+    """Yield faults between the training split and another one."""
     for digest, frames in other.digests.items():
         if digest in training.digests:
             yield (
@@ -339,12 +339,12 @@ def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
 
 
 def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Red and blue of one split in the other's order, by the mean color of each class."""
+    """Red and blue of one split swapped in the other, by the mean color of each class."""
     means = [_class_colours(facts) for facts in (training, other)]
     both = ~np.isnan(means[0]).any(axis=1) & ~np.isnan(means[1]).any(axis=1)
     if both.sum() < 3:
         return
-    # without the mean over the classes: the color of the light is no swap
+    # without the mean over the classes: the color of the light is not a swap
     ours, theirs = (m[both, 0] - m[both, 2] for m in means)
     ours, theirs = ours - ours.mean(), theirs - theirs.mean()
     strength = np.linalg.norm(ours), np.linalg.norm(theirs)
@@ -369,10 +369,10 @@ def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
 
 
 def _neighbours(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Frames that lie between training frames in the order of their names, and look like them.
+    """Frames whose names fall between those of training frames, and that look like them.
 
-    Names alone do not tell: numbers of independent images interleave too. So a neighbor by name
-    has to be among the most similar of all training frames.
+    Names alone are not enough: numbers of independent images interleave too. So a neighbor by name
+    must be among the most similar of all training frames.
     """
     names = [*training.paths, *other.paths]
     first = len(training.paths)

@@ -1,7 +1,7 @@
-"""A dataset as a YAML file: where its frames and labels lie, and what the label values mean.
+"""A dataset as a YAML file: where its frames and labels are, and the meaning of label values.
 
-The files of known datasets are in `config/datasets/`; docs/datasets.md explains the keys. Knows
-nothing of splits that are joined, of training or of networks.
+Known datasets are in `config/datasets/`; docs/datasets.md explains the keys. Knows nothing of
+joined splits, training or networks.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class ClassEntry(BaseModel):
 
 
 class Layout(BaseModel):
-    """Where the frames and labels lie, below the folder of the dataset.
+    """The location of frames and labels, below the folder of the dataset.
 
     Attributes:
         frames, labels: patterns such as `images/{split}/{scene}/{name}.png`. A placeholder stands
@@ -185,12 +185,12 @@ def known_datasets() -> dict[str, Path]:
 
 @functools.lru_cache(maxsize=64)
 def known_dataset(name: str) -> DatasetFile:
-    """One of them."""
+    """A dataset that comes with the package."""
     return read_dataset_file(known_datasets()[name])
 
 
 def kind_of(labels: LabelSet) -> str:
-    """The known dataset that has these classes, the one that is named after them; '' if none."""
+    """The known dataset with these classes, preferably the one named after them; '' if none."""
     for name in ("cityscapes", "camvid", *known_datasets()):
         if known_dataset(name).labels.names == labels.names:
             return name
@@ -242,7 +242,7 @@ _PLACEHOLDER = re.compile(r"\{(\w+)(?::([^}]*))?\}")
 
 
 class Pattern:
-    """A path with placeholders: finds the files it fits, and what stands for each placeholder."""
+    """A path with placeholders; matches files and extracts the placeholders' values."""
 
     def __init__(self, text: str) -> None:
         self.text = text
@@ -262,7 +262,7 @@ class Pattern:
         self.glob = _PLACEHOLDER.sub("*", text)
 
     def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Files below `root` that fit, sorted; hidden ones are passed over."""
+        """Matching files below `root`, sorted; skips hidden ones."""
         for path in sorted(root.glob(self.glob)):
             relative = path.relative_to(root)
             found = self.match(relative.as_posix())
@@ -270,7 +270,7 @@ class Pattern:
                 yield path, found
 
     def match(self, text: str) -> dict[str, str] | None:
-        """What stands for each placeholder, or None if the text does not fit."""
+        """The values of the placeholders, or None if the text does not match."""
         match = self._expression.fullmatch(text)
         return match.groupdict() if match else None
 
@@ -284,7 +284,7 @@ def _literal(text: str) -> str:
 
 
 def _belongs(value: str, patterns: Iterable[str]) -> bool:
-    """Whether a value fits one of the patterns of `Layout.only`."""
+    """Whether a value matches one of the patterns of `Layout.only`."""
 
     def fits(pattern: str) -> bool:
         first, dots, last = pattern.partition("..")
@@ -317,7 +317,7 @@ def open_dataset(content: DatasetFile, root: Path, split: str) -> FileDataset:
         best = best or found
     if best is None:
         raise DatasetError("; ".join(dict.fromkeys(problems)) or f"{root}: no layouts")
-    return best  # of each frame the missing label is named when it is read
+    return best  # frames without a label are reported when they are read
 
 
 def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -> FileDataset:
@@ -355,7 +355,7 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
 
 
 def _kept(text: str) -> dict[str, str]:
-    """Each placeholder of a pattern as itself, so that `fill` leaves it."""
+    """Each placeholder of a pattern as its own value, so that `fill` keeps it."""
     return {match[1]: match[0] for match in _PLACEHOLDER.finditer(text)}
 
 
@@ -388,7 +388,7 @@ def _listed(
 
 
 def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = None) -> Decode:
-    """A function from a label file to its (H, W) uint8 class indices.
+    """Make a function from a label file to its (H, W) uint8 class indices.
 
     It raises DatasetError for a value or color that is neither a class nor ignored.
     """
@@ -501,7 +501,7 @@ def _read_matlab(path: Path) -> NDArray[Any]:
 
 
 def _ranges(values: Iterable[int]) -> str:
-    """0..3, 7, 9..10."""
+    """Format values as 0..3, 7, 9..10."""
     parts: list[list[int]] = []
     for value in sorted(set(values)):
         if parts and value == parts[-1][1] + 1:

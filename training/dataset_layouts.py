@@ -1,4 +1,4 @@
-"""Datasets by name: those of `config/datasets/`, your own files, rendered streets."""
+"""Opens datasets by name: those of `config/datasets/`, your own files, synthetic streets."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-LOOKED_AT = 40  # labels, to see whether they are in colors
+LOOKED_AT = 40  # labels read to detect whether they are in colors
 LABEL_FOLDERS = ("labels", "masks", "annotations")
 LABEL_ENDINGS = ("", "_mask", "_label", "_labels", "_labelIds", "_gt", "_seg", "_L")
 LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEG to be refused by name
 
 
 def dataset_kinds() -> list[str]:
-    """Every name that `load_dataset` takes, besides the path of a YAML file."""
+    """Every name that `load_dataset` accepts, besides the path of a YAML file."""
     return sorted([*known_datasets(), FOLDER, SYNTHETIC])
 
 
@@ -112,9 +112,9 @@ def dataset_file(kind: str) -> DatasetFile:
 def load_dataset_of(
     labels: LabelSet, owner: str | Path, kind: str, root: str | Path, split: str
 ) -> Dataset:
-    """`load_dataset` for a network that knows `labels`; DatasetError if its classes are others.
+    """`load_dataset` for a network with `labels`. Raises DatasetError if the classes differ.
 
-    owner: the network, for people.
+    owner: the network, for the message.
     """
     dataset = load_dataset(kind, root, split)
     if dataset.labels.names != labels.names:
@@ -126,14 +126,15 @@ def load_dataset_of(
 
 
 def same_files(one: Dataset, other: Dataset) -> bool:
-    """Whether two splits are the same frames."""
+    """Whether two splits have the same frames."""
     if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
         return False
     return one.pairs == other.pairs
 
 
 def differing(labels: LabelSet, dataset: Dataset) -> str:
-    """Say in which class two label sets differ, or which dataset has the first one's classes."""
+    """The first class in which two label sets differ, or the dataset with the first one's
+    classes."""
     theirs = dataset.labels.names
     if len(theirs) == len(labels):
         index = next(i for i, name in enumerate(theirs) if name != labels.names[i])
@@ -143,7 +144,7 @@ def differing(labels: LabelSet, dataset: Dataset) -> str:
 
 
 def read_classes(path: Path) -> LabelSet:
-    """Read names and colors of a `classes.yaml`; DatasetError says what is wrong with it."""
+    """Read names and colors of a `classes.yaml`. Raises DatasetError if it is invalid."""
     return read_dataset_file(path).labels
 
 
@@ -154,8 +155,8 @@ def folder(root: Path, split: str) -> FileDataset:
     """Frames in `images`, labels in `labels`, `masks` or `annotations`, classes in `classes.yaml`.
 
     A split is a folder above (`train/images`) or below (`images/train`) these. Without a folder of
-    any split, train and val are both the whole. Further folders below are looked through; a label
-    has its frame's name, also with an ending such as `_mask`.
+    any split, train and val are both the whole. Subfolders are searched; a label has its frame's
+    name, also with an ending such as `_mask`.
     """
     content = read_dataset_file(root / "classes.yaml")
     images, labels = _split_folders(root, split)
@@ -185,13 +186,13 @@ def folder(root: Path, split: str) -> FileDataset:
 
 
 def _encoding(content: DatasetFile, labels: list[Path]) -> str:
-    """Whether labels hold values or colors: colors if one of some is in colors.
+    """Whether labels hold values or colors: colors if one of several samples is in colors.
 
-    It is one for all of them, since a label that shows gray classes alone could be either.
+    The answer applies to all labels, since one with gray classes only could be either.
     """
     if any(entry.colour for entry in content.classes):
         for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
-            with contextlib.suppress(DatasetError):  # told when it is read
+            with contextlib.suppress(DatasetError):  # reported when it is read
                 if read_label(path).ndim == 3:
                     return "colours"
     return "values"
@@ -223,7 +224,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _pictures(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Images in a folder and those below, sorted; hidden ones are passed over."""
+    """Images in a folder and its subfolders, sorted; skips hidden ones."""
     return sorted(
         path
         for path in folder.rglob("*")

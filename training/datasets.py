@@ -1,7 +1,7 @@
-"""Datasets as lists of (frame, label) pairs: where they lie, and what their label values mean.
+"""Datasets as lists of (frame, label) pairs, with the meaning of label values.
 
-A dataset is a `LabelSet`, a list of file pairs and a way to turn label files into class indices.
-It knows nothing of augmentation, tensors or training. `dataset_layouts.py` opens one by name.
+A dataset is a `LabelSet`, a list of file pairs and a function from label files to class indices.
+Knows nothing of augmentation, tensors or training. `dataset_layouts.py` opens one by name.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Pixels = NDArray[np.uint8]
 
 
 class DatasetError(ValueError):
-    """A dataset or one of its files that cannot be used; the message names the file."""
+    """A dataset or one of its files cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Sample:
 
 
 class Dataset(Protocol):
-    """Samples by index, and what their labels mean."""
+    """Samples by index, and the meaning of their labels."""
 
     labels: LabelSet
 
@@ -51,11 +51,11 @@ Decode = Callable[[Path], Pixels]
 
 
 class FileDataset:
-    """Frames and label maps in files, read when asked for.
+    """Frames and label maps in files, read on access.
 
     Attributes:
-        labels: what the decoded values mean.
-        pairs: frame and label file of each sample; whether they exist is seen on reading.
+        labels: meaning of the decoded values.
+        pairs: frame and label file of each sample; missing files are found on reading.
         decode: label file to (H, W) uint8 class indices.
         list_labels: lists every label file of the split, to find those without a frame; None if a
             folder holds the labels of other splits too.
@@ -83,7 +83,8 @@ class FileDataset:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair; DatasetError if it is damaged, of two sizes, or out of range."""
+        """Read one pair. Raises DatasetError if it is damaged, differs in size, or is out of
+        range."""
         image_path, label_path = self.pairs[index]
         try:
             image = read_image(image_path)
@@ -115,9 +116,9 @@ SCENE_SPLITS = {"train": (512, 100_000), "val": (50, 900_000), "test": (50, 950_
 
 
 class SceneDataset:
-    """Rendered street scenes with exact labels; each sample is a moment in a street of its own.
+    """Synthetic street scenes with exact labels; each sample is a moment in its own street.
 
-    The splits share no street. What was rendered is kept: it takes longer than all else.
+    The splits share no street. Rendered scenes are cached, because rendering takes longest.
 
     Args:
         split: `train`, `val` or `test`.
@@ -150,9 +151,9 @@ def _render_scene(seed: int, size: tuple[int, int]) -> Sample:
 
 
 def check_labels(dataset: Dataset, on_damaged: Callable[[DatasetError], None]) -> None:
-    """Read every label of a dataset on threads, so that no run breaks off at one hours later.
+    """Read every label of a dataset on threads, so that a bad one does not end a run hours later.
 
-    on_damaged: receives what is wrong with each label that cannot be used.
+    on_damaged: receives the error of each label that cannot be used.
     """
     if not isinstance(dataset, FileDataset):
         return
@@ -173,7 +174,8 @@ def check_labels(dataset: Dataset, on_damaged: Callable[[DatasetError], None]) -
 
 
 def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
-    """Why a label has another size than its frame, if EXIF's orientation is the reason; else ''."""
+    """The explanation if EXIF's orientation makes a label differ in size from its frame, else
+    ''."""
     pixels, header = decode(frame.read_bytes())
     if header.orientation == 1 or pixels.shape[:2] != label_shape:
         return ""
@@ -181,7 +183,7 @@ def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
 
 
 def read_label(path: Path, colours: bool = False) -> NDArray[Any]:
-    """Read a label map as `files.images.read_label_map` does; DatasetError if it cannot be used."""
+    """Read a label map by `files.images.read_label_map`. Raises DatasetError if it fails."""
     try:
         return read_label_map(path, colours)
     except ImageFileError as error:

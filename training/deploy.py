@@ -1,10 +1,10 @@
-"""From a run to a folder that a robot runs: one model in three precisions, scored, with a card.
+"""Makes a folder for the robot from a run: one model in three precisions, scored, with a card.
 
     DIR/NAME_float32.onnx, NAME_float16.onnx, NAME_int8.onnx
     DIR/MODEL_CARD.md
 
-int8 is calibrated on the run's own training frames, all are scored on its validation split. Knows
-nothing of the command line.
+int8 is calibrated on the run's own training frames; all files are scored on its validation split.
+Knows nothing of the command line.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from bisenetv2_ros.training.export import DeployedModel, export_model
 from bisenetv2_ros.training.run_record import Say
 
 CALIBRATION_FRAMES = 48
-COMPARED_FRAMES = 4  # on which an exported file must do what the network does
+COMPARED_FRAMES = 4  # on which an exported file must reproduce the network's masks
 SCORED_FRAMES = 500  # of the validation split, at most
 KEPT_MASKS = 100  # of them, to compare the files with float32
 TIMED_FRAMES = 20
 
 
 class DeployError(ValueError):
-    """A run that cannot be deployed; the message says what is missing."""
+    """A run cannot be deployed; the message says what is missing."""
 
 
 @dataclass(frozen=True)
 class Deployed:
-    """One file and what it is worth.
+    """A file and its measurements.
 
     Attributes:
         path: the file.
@@ -74,7 +74,7 @@ def deploy(
         say: receives a line for each step.
 
     Returns:
-        The files. int8 is missing, and that is told, if its masks are too far from float32's.
+        The files. If int8 masks differ too much from float32's, int8 is left out, with a message.
 
     Raises:
         DeployError: if the folder is in use or the dataset is not there.
@@ -94,7 +94,7 @@ def deploy(
     )
     info = ModelInfo(
         labels=labels,
-        dataset=Path(recipe.dataset).stem,  # of one's own it is the path of a YAML file
+        dataset=Path(recipe.dataset).stem,  # for a user's own dataset it is the path of a YAML file
         input_size=recipe.input_size,
         precision="float32",
         metrics={},
@@ -176,7 +176,7 @@ def table(deployed: list[Deployed]) -> list[str]:
 
 
 def _frames(dataset: Dataset, count: int) -> list[np.ndarray]:
-    """At most so many frames, (H, W, 3) uint8 RGB, spread over a split; damaged ones left out."""
+    """At most this many frames, (H, W, 3) uint8 RGB, spread over a split; skips damaged ones."""
     count = min(count, len(dataset))
     frames = []
     problem: DatasetError | None = None
@@ -191,7 +191,7 @@ def _frames(dataset: Dataset, count: int) -> list[np.ndarray]:
 
 
 class _Part:
-    """Every n-th sample of a dataset that is larger than need be."""
+    """Every n-th sample of a large dataset."""
 
     def __init__(self, whole: Dataset, count: int) -> None:
         self.whole, self.count = whole, min(count, len(whole))
@@ -239,7 +239,7 @@ def _score(
 
 
 def _write_scores(file: Deployed, name: str) -> None:
-    """Put a file's own score into its metadata."""
+    """Write a file's own score into its metadata."""
     if not np.isfinite(file.result.mean_iou):
         return
     info = read_model_file(file.path).info

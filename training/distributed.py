@@ -1,7 +1,7 @@
-"""The processes of a run: this one's rank, what all agree on, when to stop.
+"""The processes of a run: this process's rank, values they agree on, and requests to stop.
 
-A run is one process; started by torchrun, one per device, on one or several machines.
-Knows nothing of networks or data.
+A run is one process, or if started by torchrun, one per device on one or several machines. Knows
+nothing of networks or data.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Place:
 
 
 def find_place(device: str) -> Place:
-    """Return this process's place, alone or as torchrun's environment says, without joining.
+    """Return this process's rank, alone or from torchrun's environment, without joining.
 
     Args:
         device: `cpu`, `cuda`, `cuda:1`; empty picks CUDA if present, each process its own.
@@ -96,7 +96,7 @@ def find_place(device: str) -> Place:
 
 
 def join_processes(device: str) -> Place:
-    """Take this process's place among those of the run; arguments and errors as `find_place`."""
+    """Join the other processes of the run; arguments and errors as in `find_place`."""
     place = find_place(device)
     if place.processes > 1:
         backend = "nccl" if place.device.type == "cuda" else "gloo"
@@ -119,7 +119,7 @@ class StopRequest:
     """
 
     def __init__(self, processes: int = 1) -> None:
-        self.asked = ""  # name of the signal that came
+        self.asked = ""  # name of the received signal
         self._alone = processes == 1
         self._first: dict[int, float] = {}
         self._previous: dict[int, Any] = {}

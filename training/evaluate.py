@@ -1,9 +1,9 @@
 """Scores of a network or a model file on a labeled dataset, at the labels' full resolution.
 
-The protocol is the paper's (section 5.1): the frame is resized to the network's size, the scores
-are enlarged to the label's, and then the class of each pixel is taken. Frames go through the very
-code that the node runs: the same resize, the same wrapper (`DeployedModel`), the same enlargement.
-Knows nothing of training.
+The protocol is the paper's (section 5.1): the frame is resized to the network's size, and the
+scores are enlarged to the label's size before the argmax. Frames go through the code that the node
+runs: the same resize, the same wrapper (`DeployedModel`), the same enlargement. Knows nothing of
+training.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from bisenetv2_ros.training.recipe import Recipe
 
 Mask = NDArray[np.uint8]
 READERS = 4  # threads that read frames
-BAND = 1 << 26  # scores that are enlarged at once
+BAND = 1 << 26  # scores enlarged per step
 
 
 class CroppedDataset:
-    """Another dataset's samples, cut as the node cuts a camera's image (parameter `crops`)."""
+    """Another dataset's samples, cropped as the node crops a camera's image (parameter `crops`)."""
 
     def __init__(self, whole: Dataset, view: View) -> None:
         self.whole = whole
@@ -47,7 +47,7 @@ class CroppedDataset:
         return len(self.whole)
 
     def __getitem__(self, index: int) -> Sample:
-        """The part of one sample; errors as of the whole."""
+        """The cropped sample; errors as for the whole one."""
         sample = self.whole[index]
         return Sample(self.view.cut(sample.image), self.view.cut(sample.label), sample.name)
 
@@ -58,7 +58,7 @@ def evaluate(
     on_sample: Callable[[Sample, Mask], None] | None = None,
     on_damaged: Callable[[DatasetError], None] | None = None,
 ) -> NDArray[np.int64]:
-    """Confusion matrix (C, C + 1) of `metrics.confusion_matrix`, of a predictor over a dataset.
+    """Confusion matrix (C, C + 1) of a predictor over a dataset, by `metrics.confusion_matrix`.
 
     Args:
         predict: frame (H, W, 3) uint8 RGB of any size -> mask (h, w) uint8 of any size.
@@ -86,9 +86,9 @@ def evaluate(
 
 
 def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
-    """The samples in their order, each as what returns it or raises: READERS threads are ahead.
+    """Yield, in order, functions that return or raise each sample; READERS threads read ahead.
 
-    A large image takes longer to decode than a GPU needs for it.
+    A large image takes longer to decode than a GPU takes to segment it.
     """
     ahead: collections.deque[Future[Sample]] = collections.deque()
     pool = ThreadPoolExecutor(READERS)
@@ -104,7 +104,7 @@ def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
 
 
 def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Mask]:
-    """The deployed wrapper around a network, on the network's device: frame -> mask of its size."""
+    """The deployed wrapper of a network, on the network's device: frame -> mask of its size."""
     device = next(network.parameters()).device
     deployed = DeployedModel(network, recipe.mean, recipe.std).eval().to(device)
 
@@ -119,10 +119,10 @@ def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Ma
 
 
 def enlarged_argmax(logits: Tensor, size: tuple[int, int], align_corners: bool = False) -> Mask:
-    """Enlarge scores bilinearly, and take the class of the highest of each pixel.
+    """Enlarge scores bilinearly and take the argmax of each pixel.
 
-    That is how published protocols score; of enlarged masks the edges are in steps. Works in bands
-    of rows, because all classes of a large frame take gigabytes.
+    Published protocols score this way; an enlarged mask would have stepped edges. Works in bands of
+    rows, because all classes of a large frame take gigabytes.
 
     Args:
         logits: (1, C, h, w).
@@ -165,9 +165,9 @@ def averaging_predictor(
     scales: tuple[float, ...] = (1.0,),
     full_size: bool = False,
 ) -> Callable[[Mask], Mask]:
-    """Class probabilities averaged over scales and mirrorings: frame -> mask.
+    """Average class probabilities over scales and mirroring: frame -> mask.
 
-    What benchmarks call multi-scale testing; no real-time system does it.
+    Benchmarks call it multi-scale testing; real-time systems do not use it.
 
     Args:
         network: in evaluation mode after this call.
@@ -212,7 +212,7 @@ def _scaled(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 class CityscapesSubmission:
-    """Writes predictions as the Cityscapes server takes them: PNGs of label ids, not train ids."""
+    """Writes predictions in the Cityscapes server's format: PNGs of label ids, not train ids."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

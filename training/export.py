@@ -1,9 +1,9 @@
-"""From a trained network to the model file that every backend runs.
+"""Exports a trained network as the model file that every backend runs.
 
 `DeployedModel` is the graph of the model file as a torch module; training evaluates through it, so
-that what is scored is what is deployed. `export_model` writes it as ONNX and does not believe the
-result before two runtimes have given torch's masks on real frames. Knows nothing of datasets or
-checkpoints.
+that the deployed network is the one that is scored. `export_model` writes it as ONNX and accepts
+the result only if the CPU runtimes reproduce torch's masks on real frames. Knows nothing of
+datasets or checkpoints.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from bisenetv2_ros.model_file import (
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.model import BiSeNetV2
 
-OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all read
+OPSET = 17  # the newest that TensorRT 8.6 to 11, OpenVINO and ONNX Runtime all support
 
-#: Share of pixels on which a runtime must give torch's class, by the precision of the file.
+#: Fraction of pixels on which a runtime must give torch's class, by the precision of the file.
 REQUIRED_AGREEMENT = {"float32": 0.999, "float16": 0.99}
 
 
 class ExportError(RuntimeError):
-    """The network cannot be written, or the file does not do what the network does."""
+    """The network cannot be written, or the file does not reproduce its masks."""
 
 
 class DeployedModel(nn.Module):
-    """The whole way of a frame: (N, H, W, 3) uint8 RGB to mask and confidence, (N, H, W) uint8.
+    """The complete graph: (N, H, W, 3) uint8 RGB to mask and confidence, (N, H, W) uint8.
 
     The logits are upsampled to the frame's size, as in training, before the argmax.
     Confidence is the largest softmax probability, 255 = 1.0, rounded.
@@ -65,17 +65,17 @@ class DeployedModel(nn.Module):
         )
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Run the network in its present mode, which must be evaluation.
+        """Run the network in its current mode, which must be evaluation.
 
         image: (N, H, W, 3) uint8, H and W multiples of 8.
         """
         coarse = self.coarse_logits(image)
         logits = self.network.enlarge(coarse)
-        # TopK and not ArgMax: a third of its time in OpenVINO, and the maximum comes with it.
+        # TopK instead of ArgMax: a third of its time in OpenVINO, and it also gives the maximum.
         top, index = logits.topk(1, dim=1)
-        # A sum that is not finite, as of a broken network, makes the comparison false and the frame
-        # no class at all. The maximum would not do: on GPUs it may skip NaN. (Nor would "greater":
-        # OpenVINO computes it as "not less or equal".)
+        # A sum that is not finite, as of a broken network, makes the comparison false, and the
+        # whole frame is no class. The maximum would not work: on GPUs it may skip NaN. (Nor would
+        # "greater", which OpenVINO computes as "not less or equal".)
         finite = coarse.abs().sum((1, 2, 3), keepdim=True) < 1e30
         mask = torch.where(finite, index.float(), float(NO_CLASS))
         confidence = 255 / (logits - top).exp().sum(1)
@@ -86,8 +86,8 @@ class DeployedModel(nn.Module):
         return self.network.enlarge(self.coarse_logits(image))
 
     def coarse_logits(self, image: Tensor) -> Tensor:
-        """Logits as the network gives them, of a fraction of the image's size: (N, C, h, w)."""
-        # To float before the transpose: TensorRT takes uint8 as an input and for nothing else.
+        """Logits as the network outputs them, at a fraction of the image's size: (N, C, h, w)."""
+        # To float before the transpose: TensorRT accepts uint8 only as an input.
         x = image.float().permute(0, 3, 1, 2)
         return self.network((x - self.mean) * self.scale)
 
@@ -140,9 +140,9 @@ def export_model(
 def compare(
     deployed: DeployedModel, model: ModelFile, frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Share of the pixels of `frames` on which each CPU runtime gives torch's class, 0..1.
+    """Fraction of the pixels of `frames` on which each CPU runtime gives torch's class, 0..1.
 
-    BackendUnavailable if none is installed.
+    Raises BackendUnavailable if none is installed.
     """
     images = [np.ascontiguousarray(resize_image(f, model.info.input_size)) for f in frames]
     expected = [deployed(torch.from_numpy(image[None]))[0].numpy() for image in images]
@@ -194,7 +194,7 @@ def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
         )
         model = onnx.load(path)
     _write_equal_weights_each(model.graph)
-    for output in model.graph.output:  # the exporter loses track of them behind the resize
+    for output in model.graph.output:  # the exporter loses their shapes after the resize
         del output.type.tensor_type.shape.dim[:]
         output.type.tensor_type.shape.dim.add(dim_param="N")
         output.type.tensor_type.shape.dim.add(dim_value=height)

@@ -1,4 +1,4 @@
-"""Sample frames with truth and prediction, worst first."""
+"""Sample frames with label and prediction, worst first."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Example:
 
 
 class Gallery:
-    """Keeps the first few of the samples it is shown, and the best and worst by mean IoU."""
+    """Keeps the first samples, and the best and worst ones by mean IoU."""
 
     def __init__(self, labels: LabelSet, count: int = 4) -> None:
         self.labels = labels
@@ -39,7 +39,7 @@ class Gallery:
         self.worst: list[Example] = []
 
     def __call__(self, sample: Sample, mask: Mask) -> None:
-        """Look at one sample and its mask."""
+        """Consider one sample and its mask."""
         labels = self.labels
         matrix = confusion_matrix(sample.label, mask, len(labels), labels.ignore_index)
         score = scores(matrix).mean_iou

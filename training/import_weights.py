@@ -1,9 +1,9 @@
-"""Public BiSeNetV2 weights as a run of ours: whose they are, where each tensor goes, what is left.
+"""Imports public BiSeNetV2 weights as a run of this package.
 
-Known are the three head generations of CoinCheung/BiSeNet and mmsegmentation's layout, told apart
-by their keys. Every tensor of the deployed network has to be there and every key of the file has to
-be known; booster heads are left out, since the implementations build them differently and they only
-train. Files are read as plain tensors: nothing in them can run.
+Supports the three head generations of CoinCheung/BiSeNet and mmsegmentation's layout, recognized by
+their keys. Every tensor of the deployed network must be in the file, and every key of the file must
+be known. Booster heads are left out, because implementations build them differently and they are
+only used in training. Files are read as plain tensors: nothing in them can run.
 
 PaddleSeg's weights are recognized and refused: its strided convolutions pad on one side only, which
 no setting of this network does.
@@ -43,10 +43,10 @@ MARKS = (
     "backbone.detail.detail_branch.0.0.conv.weight",
     "db.convs.0._conv.weight",
 )
-COUNTED = re.compile(r"(^|\.)total_(ops|params)$")  # thop leaves these in what it has measured
+COUNTED = re.compile(r"(^|\.)total_(ops|params)$")  # left by thop in a measured network
 
-# Whose classes those are if a file does not name them, by their number. Both implementations
-# leave out the things of COCO-Stuff that are in no label map.
+# The label set of a file that names no classes, by their number. Both implementations leave out the
+# COCO-Stuff classes that are in no label map.
 CLASSES_BY_COUNT = {150: "ade20k", 171: "coco_stuff164k_171"}
 
 # CoinCheung's pixel statistics by number of classes: Cityscapes, COCO-Stuff, ADE20K.
@@ -61,12 +61,12 @@ Pair = tuple[str, str]  # module of ours, module of theirs
 
 
 class ImportWeightsError(ValueError):
-    """A file that cannot be taken over; the message names the file and the keys."""
+    """A file cannot be imported; the message names the file and the keys."""
 
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """A network that does what the file's implementation does.
+    """A network that computes what the file's implementation computes.
 
     Attributes:
         layout: whose keys they are, for people.
@@ -88,7 +88,7 @@ class ImportedWeights:
 
 
 def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedWeights:
-    """Recognise and map a file of public weights.
+    """Recognize a file of public weights and map its tensors.
 
     Args:
         path: `.pth` of CoinCheung/BiSeNet or mmsegmentation, or their tensors as `.safetensors`.
@@ -107,7 +107,7 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
     left_out = tuple(key for key in rest if key.startswith(layout.training_only))
     _refuse(path, layout, "unknown", [key for key in rest if key not in left_out])
     left_out += beside
-    # torch before 1.0 did not count batches, and nothing depends on their number
+    # torch before 1.0 did not count batches; the count is not used
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     absent = {key for key, source in sources.items() if source not in tensors}
     _refuse(path, layout, "missing", sorted(sources[key] for key in absent - counters))
@@ -144,7 +144,7 @@ def _refuse(path: Path, layout: _Layout, what: str, keys: list[str]) -> None:
 
 
 def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int, int]) -> Path:
-    """Make a run folder that `evaluate` and `export` take, of step 0 -> its checkpoint folder.
+    """Make a run folder of step 0 for `evaluate` and `export`; returns its checkpoint folder.
 
     Args:
         imported: what `read_public_weights` found.
@@ -178,7 +178,7 @@ def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """The network's tensors by their own names, what is said of the data, and the other tensors."""
+    """The network's tensors by their own names, facts about the data, and the other tensors."""
     try:
         content, strange = read_tensor_file(path)
     except TensorFileError as error:
@@ -204,7 +204,7 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[
         raise ImportWeightsError(f"{path}: expected tensors by name, but not under {_some(wrong)}")
     meta: dict[str, Any] = next((h["meta"] for h in holders if isinstance(h.get("meta"), dict)), {})
     tensors = {key: v for key, v in content.items() if not COUNTED.search(key)}
-    # what wraps a network puts its name in front: module., model., _orig_mod., net.module.
+    # wrappers of a network prefix the names with theirs: module., model., _orig_mod., net.module.
     prefixes = [key.removesuffix(mark) for mark in MARKS for key in tensors if key.endswith(mark)]
     prefix = min(prefixes, key=len, default="")
     ours = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

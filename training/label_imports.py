@@ -1,8 +1,8 @@
-"""Labels as annotation tools export them, as masks: CVAT, Pascal VOC, COCO, labelme, and others.
+"""Converts exports of annotation tools to masks: CVAT, Pascal VOC, COCO, labelme, and others.
 
-`read_export` recognizes the form by its content and lists the labeled frames; `write_folder` makes
-a dataset of them that `folder` reads. Files are read as untrusted input: names that lead out of
-the export are refused, and nothing in them can run.
+`read_export` recognizes the format by its content and lists the labeled frames; `write_folder`
+writes them as a dataset for `folder`. Files are untrusted input: names that lead out of the export
+are refused, and nothing in them can run.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ def write_folder(
         )
     ignore = labels.ignore_index
     unlabelled = index[background] if background else ignore
-    # what labels say is to be ignored stays so, also where the background is a class
+    # pixels that labels mark as ignored stay so, even if the background is a class
     index |= dict.fromkeys(IGNORED, ignore) | dict.fromkeys(BACKGROUND, unlabelled) | index
     frames: Counter[str] = Counter()
     left_out = Counter(export.left_out)
@@ -190,7 +190,7 @@ def write_folder(
 
 
 def _with_splits(export: Export, validation: float) -> list[LabelledFrame]:
-    """The frames, the last of which are for validation: a stretch, and not neighbors of all."""
+    """The frames with the last ones for validation: a stretch of the recording, not every n-th."""
     if not validation:
         return export.frames
     if any(frame.split for frame in export.frames):

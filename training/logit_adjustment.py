@@ -1,9 +1,9 @@
-"""A shift for the logits of each class, so that rare classes are not lost to frequent ones.
+"""Shifts the logits of each class, so that rare classes are not lost to frequent ones.
 
-Training counts pixels and mean IoU counts classes: in doubt, a network says road rather than pole.
-The shifts are those with the highest mean IoU on labeled frames, sought one class at a time, and
-go into the bias of the last convolution: they cost nothing where the network runs. After the
-post-hoc logit adjustment of Menon et al. (arXiv 2007.07314, section 4), who take them from the
+Training counts pixels and mean IoU counts classes, so an uncertain network says road rather than
+pole. The shifts are those with the highest mean IoU on labeled frames, searched one class at a
+time. They go into the bias of the last convolution and cost nothing at run time. Based on the
+post-hoc logit adjustment of Menon et al. (arXiv 2007.07314, section 4), who derive them from the
 classes' frequencies. Knows nothing of files or datasets.
 """
 
@@ -23,14 +23,14 @@ from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.training.datasets import Sample
 from bisenetv2_ros.training.export import DeployedModel
 
-STRIDE = 4  # of the labels' pixels that are looked at, either way
-LIMIT, STEP = 1.0, 1 / 16  # of a shift: the odds of a class change by e at most
-ROUNDS = 10  # through the classes, at most; three to five are the rule
+STRIDE = 4  # of the label pixels used, in both directions
+LIMIT, STEP = 1.0, 1 / 16  # of a shift: the odds of a class change at most by a factor of e
+ROUNDS = 10  # through the classes, at most; usually three to five
 
 
 @dataclass(frozen=True)
 class Adjustment:
-    """The shifts, and what they do on the frames they were made on."""
+    """The shifts, and their effect on the frames that they were computed on."""
 
     shifts: NDArray[np.float32]  #: (C,), for each class
     before: float  #: mean IoU, 0..1

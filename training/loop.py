@@ -4,8 +4,8 @@ An optimizer step depends only on the recipe, the weights and the step number: s
 augmentation, dropout masks and learning rate all follow from these. A run that was killed and
 resumed therefore ends bit-identical, on a CPU, to one that was not, without saved generator state.
 
-Started alone, it trains on one device; started by torchrun, on one device per process. It knows
-nothing of the command line, nor of how a network becomes a model file.
+Started alone, it trains on one device; started by torchrun, on one device per process. Knows
+nothing of the command line, or of how a network becomes a model file.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def train(
     except RuntimeError as error:
         reason = str(error).strip().partition("\n")[0]
         if reason.startswith("DataLoader worker"):
-            # torch's handler of SIGCHLD raises it, wherever the run is at that moment
+            # raised by torch's handler of SIGCHLD, wherever the run is at that moment
             raise TrainingError(
                 f"data loading failed: a data worker was lost: {reason}; {how_to_resume(run)}"
             ) from error
@@ -146,7 +146,7 @@ def _train(
     say(f"device: {header['device']}{shared}")
     found, again = find_checkpoint(run, header, say) if resume and place.is_first else (None, None)
     found, again = place.from_first((found, again))
-    if place.is_first:  # so that no run breaks off at a label hours later
+    if place.is_first:  # so that a bad label does not end the run hours later
         unusable = Damaged(recipe)
         for split in (training, validation):
             check_labels(split, unusable.note)

@@ -55,7 +55,7 @@ class DetailBranch(nn.Sequential):
 
 
 class StemBlock(nn.Module):
-    """Two ways of shrinking, side by side (paper, figure 4a): (N,3,H,W) -> (N,C,H/4,W/4)."""
+    """Two parallel ways of downsampling (paper, figure 4a): (N,3,H,W) -> (N,C,H/4,W/4)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class GatherExpansion(nn.Module):
         relu = config.relu_after_depthwise
         layers = [conv_bn(in_channels, gathered)]
         if stride == 2:
-            # the first depthwise convolution shrinks, the second gathers at the smaller size
+            # the first depthwise convolution downsamples, the second gathers at the smaller size
             layers.append(conv_bn(gathered, wide, stride=2, groups=gathered, relu=False))
             layers.append(conv_bn(wide, wide, groups=wide, relu=relu))
         else:

@@ -1,6 +1,6 @@
-"""What a run will take: seconds a step and memory, measured before its first step.
+"""Predicts the time and memory of a run by measuring steps before its first one.
 
-The steps measured are real ones, of another network than the run's. They leave nothing behind.
+The measured steps are real ones, with another network than the run's. They leave nothing behind.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from bisenetv2_ros.training.step import backward
 
 MEASURED_STEPS = 3
 PROBE_FRAMES = 2  # the fewest that a batch norm takes
-SAMPLING = 0.005  # seconds between two looks at the memory in use
+SAMPLING = 0.005  # seconds between samples of the memory in use
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Outlook:
 def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
     """Take a few steps of a recipe on this process's device.
 
-    Starts with a batch so small that it fits nearly everywhere, and does not try the recipe's own
-    if by that one it will not fit.
+    Starts with a batch that fits nearly everywhere, and tries the recipe's own only if the first
+    one shows that it will fit.
 
     Raises:
         TrainingError: if it will not fit into memory; says how many frames at once would.
@@ -66,7 +66,7 @@ def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
 
 
 def out_of_memory(recipe: Recipe, place: Place, error: Exception) -> str:
-    """What did not fit on a GPU, and what would need less."""
+    """The message for what did not fit on a GPU, and how to need less."""
     plan = BatchPlan(recipe, place, 0)
     smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
     advice = [f"micro_batch={smaller[-1]}"] if smaller else []
@@ -132,7 +132,8 @@ def _too_large(recipe: Recipe, place: Place, expected: int, free: int) -> str:
 
 
 class _PeakMemory:
-    """The most memory taken since it was entered; on a CPU by looking every few milliseconds."""
+    """Measures the peak memory since it was entered; on a CPU by sampling every few
+    milliseconds."""
 
     def __init__(self, place: Place) -> None:
         self._place = place
@@ -164,6 +165,6 @@ class _PeakMemory:
 
 
 def _resident() -> int:
-    """Bytes of this process that lie in memory."""
+    """Resident bytes of this process."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096

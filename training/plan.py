@@ -1,7 +1,7 @@
-"""From a recipe as it is written to the run as it will be, told before the first step.
+"""Completes a recipe for a run, and reports the plan before the first step.
 
-The network's keys come from the weights that the run starts from. With `adapt: true`, sizes, batch
-and schedule come from the frames and the machine. Keys given on the command line stay.
+The network's keys come from the starting weights. With `adapt: true`, sizes, batch and schedule
+come from the frames and the machine. Keys given on the command line stay.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ def _changed(
 
 
 def _told(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
-    """One line: steps, time, memory, and when it will be over."""
+    """One line: steps, time, memory, and the expected end."""
     left = recipe.iterations - done
     # A forward pass is about a third of a step; a frame is validated at the network's size.
     frame = outlook.seconds / recipe.batch_size / 3
@@ -136,7 +136,7 @@ def _told(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
 
 
 def adapted(recipe: Recipe, training: Dataset, place: Place) -> dict[str, Any]:
-    """Return the keys that follow from frames and machine, but for the schedule.
+    """Return the keys that follow from frames and machine, without the schedule.
 
     Raises:
         DatasetError: if no frame can be read.
@@ -144,8 +144,8 @@ def adapted(recipe: Recipe, training: Dataset, place: Place) -> dict[str, Any]:
     on_gpu = place.device.type == "cuda"
     frame, same_size = frame_size(training)
     input_size = network_size(frame)
-    # Scales are relative to the frame, if all have one size; else frames are brought to the
-    # network's first.
+    # Scales are relative to the frame if all have one size; otherwise frames are first resized to
+    # the network's size.
     factor = math.sqrt(math.prod(input_size) / math.prod(frame)) if same_size else 1.0
     side = 1.0 if on_gpu else CPU_CROP
     return {
@@ -172,7 +172,7 @@ def schedule(steps: int) -> dict[str, int]:
 
 
 def wanted_steps(frames: int) -> int:
-    """Return the optimizer steps for so many training frames, time aside."""
+    """Return the optimizer steps for a number of training frames, ignoring time."""
     return max(FEWEST_STEPS, round(STEPS * math.sqrt(frames / STEPS_FRAMES)))
 
 

@@ -1,6 +1,6 @@
-"""A training run as one frozen value: what a recipe file says and the command line overrides.
+"""A training run as one frozen value: the recipe file with the command line's overrides.
 
-Meaning, type and range stand beside each key. Knows nothing of torch, data files, or how a run is
+Meaning, type and range are beside each key. Knows nothing of torch, data files, or how a run is
 carried out.
 """
 
@@ -37,7 +37,7 @@ Size = tuple[Int, Int]
 
 @settings
 class Recipe:
-    """Every choice of a training run. Section numbers are the paper's (arXiv 2004.02147).
+    """All settings of a training run. Section numbers are the paper's (arXiv 2004.02147).
 
     Sizes are (width, height) in pixels.
     """
@@ -106,7 +106,7 @@ class Recipe:
     memory (0.7 MB at 480x360)."""
 
     damaged: Literal["fail", "skip"] = "fail"
-    """What a frame or label that cannot be read does to the run: `fail` ends it, `skip` counts it
+    """What to do about a frame or label that cannot be read: `fail` ends the run, `skip` counts it
     and takes the next one; `class_weights` and validation leave it out."""
 
     mean: tuple[Float, Float, Float] = (0.485, 0.456, 0.406)

@@ -1,4 +1,4 @@
-"""Where the package's recipes lie, and what each is for: known without anything to train with."""
+"""The package's recipes and their purposes, without importing anything for training."""
 
 from __future__ import annotations
 

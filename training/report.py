@@ -122,7 +122,7 @@ def _percent(value: float) -> str:
 
 
 def _notes(matrix: NDArray[np.int64], result: Scores, labels: LabelSet) -> list[str]:
-    """What a reader must know before the numbers mean anything."""
+    """Remarks without which the numbers would mislead."""
     notes = []
     total, count = int(matrix.sum()), len(labels)
     if not total:
@@ -228,7 +228,7 @@ def _draw_training(records: Sequence[dict[str, Any]]) -> Figure:
 
 
 def _log_axis(axes: Axes) -> None:
-    """A logarithmic y axis with plain numbers: 1, 2 and 5 of each decade, none over another."""
+    """Set a logarithmic y axis with plain numbers: 1, 2 and 5 of each decade, without overlap."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
     axes.set_yscale("log")

@@ -1,4 +1,4 @@
-"""Where a run starts: from its newest checkpoint, or from other weights."""
+"""Loads the start of a run: its newest checkpoint, or other weights."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from bisenetv2_ros.training.starting_weights import (
 
 
 def how_to_resume(run: Path) -> str:
-    """Return what to do after an error, for its message."""
+    """Return advice for an error message."""
     saved = list_checkpoints(run)
     if not saved:
         return "there is no checkpoint yet"

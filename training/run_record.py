@@ -1,10 +1,10 @@
-"""What a run leaves for its readers: where it came from, how it went.
+"""The records of a run: its origin and its progress.
 
     RUN/recipe.json     the resolved recipe, classes, data fingerprint, versions, device
-    RUN/metrics.jsonl   a line a step (losses, rate, speed) and a line a validation
+    RUN/metrics.jsonl   a line per step (losses, rate, speed) and per validation
     RUN/tensorboard/    the same as curves, and panels of input | truth | prediction
 
-Knows nothing of how a step is made.
+Knows nothing of how a step is computed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ QUIET = 15.0  # seconds between lines of progress without a terminal
 
 Say = Callable[[str], None]
 
-# What may differ between a run and its continuation without changing where it ends.
+# May differ between a run and its continuation without changing the result.
 FREE_KEYS = ("name", "workers", "validate_every", "checkpoint_every")
 
 

@@ -1,8 +1,8 @@
-"""From datasets to batches: which sample when, augmented how, loaded by whom.
+"""From datasets to batches: which sample when, how it is augmented, and who loads it.
 
 The stream is endless and random access: sample k is a pure function of recipe and k. So a resumed
-run sees what it would have seen, whatever the number of processes and of workers that load data.
-Knows nothing of networks or losses.
+run sees the same samples, whatever the number of processes and data workers. Knows nothing of
+networks or losses.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Batch = tuple[Tensor, Tensor, Tensor]
 
 
 class DataLoadingError(RuntimeError):
-    """Data workers died or hang; the message says what is known."""
+    """Data workers died or hang; the message has the cause if known."""
 
 
 class TrainingStream(TorchDataset[Batch]):
@@ -80,7 +80,7 @@ class TrainingStream(TorchDataset[Batch]):
 
     @functools.cached_property
     def scenes(self) -> SceneDataset:
-        """Rendered at the frames' size, which is what the recipe's scales are relative to."""
+        """Render a scene at the frames' size, to which the recipe's scales are relative."""
         size = self.recipe.train_size
         if size is None:
             height, width = self._read(0)[0].label.shape
@@ -105,7 +105,7 @@ class TrainingStream(TorchDataset[Batch]):
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order in which an epoch takes the samples of a dataset."""
+    """The order of a dataset's samples in an epoch."""
     return np.random.default_rng((seed, 2, epoch)).permutation(count)
 
 
@@ -120,7 +120,7 @@ def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
 
 
 class BatchPlan:
-    """Which samples of the stream are this process's fraction of each micro batch, in order."""
+    """This process's part of the samples of each micro batch, in order."""
 
     def __init__(self, recipe: Recipe, place: Place, first_step: int) -> None:
         self.recipe = recipe
@@ -131,7 +131,7 @@ class BatchPlan:
 
     @property
     def parts(self) -> int:
-        """Micro batches a step."""
+        """Micro batches per step."""
         return self.share // self.micro
 
     def __len__(self) -> int:
@@ -147,10 +147,10 @@ class BatchPlan:
 def make_batches(
     dataset: Dataset, recipe: Recipe, place: Place, first_step: int
 ) -> Generator[Batch, None, None]:
-    """This process's fraction of every micro batch from `first_step` on, in order.
+    """This process's part of every micro batch from `first_step` on, in order.
 
     Iterating raises DatasetError for a damaged sample, DataLoadingError for a lost data worker.
-    To be closed: that ends the workers, which no signal but SIGKILL does.
+    Must be closed, which ends the workers; they ignore all signals but SIGKILL.
     """
     workers = recipe.workers
     loader: DataLoader[Batch] = DataLoader(
@@ -158,7 +158,7 @@ def make_batches(
         batch_sampler=BatchPlan(recipe, place, first_step),
         num_workers=workers,
         worker_init_fn=_start_worker,
-        # forked, a worker shares the dataset with this process instead of receiving a copy
+        # a forked worker shares the dataset with this process instead of receiving a copy
         multiprocessing_context="fork" if workers else None,
         pin_memory=place.device.type == "cuda",
         timeout=LOADER_TIMEOUT if workers else 0,
@@ -171,10 +171,10 @@ def _named_errors(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     try:
         yield from batches
     except DatasetError as error:
-        # an error of a worker arrives with the worker's traceback in front
+        # a worker's error arrives with the worker's traceback before it
         raise DatasetError(str(error).rpartition("DatasetError: ")[2].strip()) from error
     except (RuntimeError, OSError, EOFError) as error:
-        # DataLoader's words for a worker that was killed or hangs, or was killed while it spoke
+        # DataLoader's messages for a worker that was killed or hangs
         words = " ".join(str(error).split()) or type(error).__name__
         raise DataLoadingError(f"a data worker was lost: {words}") from error
 

@@ -1,7 +1,7 @@
-"""Settings as frozen pydantic dataclasses, and their errors as one line for people.
+"""Settings as frozen pydantic dataclasses, with one-line errors for people.
 
 `@settings` makes the class: keyword only, frozen, every field checked on construction. An error
-names each key, what was received and what is expected; it does not know the file they came from.
+names each key, what was received and what is expected, but not the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class SettingsError(ValueError):
 
 
 def _number(value: Any) -> Any:
-    """A number from its text: YAML 1.1 reads `5e-2` as a string. A bool is not a number."""
+    """Convert a number from text: YAML 1.1 reads `5e-2` as a string. A bool is not a number."""
     if isinstance(value, bool):
         raise ValueError("bool")
     return float(value) if isinstance(value, str) else value
@@ -45,7 +45,7 @@ Bool = StrictBool
 
 
 def within(low: float, high: float) -> Any:
-    """The range of a number, both ends included, for `Annotated`."""
+    """A number's range including both ends, for `Annotated`."""
     return Field(ge=low, le=high)
 
 
@@ -94,7 +94,7 @@ def _fault(owner: Any, found: Any) -> str:
     while len(where) > 1:
         inner = owner.__pydantic_fields__[where[0]].annotation
         if not dataclasses.is_dataclass(inner):
-            break  # the rest is a place in a tuple
+            break  # the rest is an index into a tuple
         parents.append(where.pop(0))
         owner = inner
     key = ".".join([*parents, *where[:1]])

@@ -1,9 +1,9 @@
-"""Weights to start a run from: those of an earlier run, or of a deployed model file.
+"""Loads the starting weights of a run, from an earlier run or a deployed model file.
 
-The way to fine-tune: what the network knows of streets is kept, the layers that name the classes
-start anew if the classes differ. A model file holds no batch norm any more, it is folded
-into the convolutions; here each gets its own back, from the statistics of a few training frames,
-and the network still computes what the file computes. Knows nothing of how a run goes on.
+This is fine-tuning: the network keeps what it has learned, and the layers that output the classes
+start anew if the classes differ. A model file has no batch norm, because it is folded into the
+convolutions; here each convolution gets one back, with the statistics of a few training frames, so
+that the network still computes what the file computes. Knows nothing of how a run continues.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
 
-STARTING_FRAMES = 16  # whose statistics a batch norm gets back
+STARTING_FRAMES = 16  # for the statistics of restored batch norms
 REQUIRED_AGREEMENT = 0.999  # fraction of pixels on which the network must give the file's class
 
-_COUNTER = ".num_batches_tracked"  # counts, and nothing depends on it
-# Of `model.*`, what a network may differ in and still compute the same of its main head's features.
+_COUNTER = ".num_batches_tracked"  # not used in computations
+# Keys of `model.*` that may differ without changing the features of the main head.
 _FREE_MODEL_KEYS = ("num_classes", "boosters", "booster_channels", "dropout", "head_shuffle")
-# What a run chooses for itself, whatever weights it starts from.
+# Settings that a run chooses itself, whatever weights it starts from.
 _OWN_KEYS = ("num_classes", "boosters", "booster_channels", "dropout")
 _NAMES_CLASSES = re.compile(r"(head|boosters\.\w+)\.2\.\w+")  # last layer of a head
 
 
 class StartingWeightsError(ValueError):
-    """Weights that do not fit the recipe's network; the message names file and tensor."""
+    """Weights do not fit the recipe's network; the message names file and tensor."""
 
 
 @dataclass(frozen=True)
 class Start:
-    """What a run was started from.
+    """The origin of a run's weights.
 
     Attributes:
         source: the file or folder as it was given.
@@ -88,7 +88,7 @@ def start_from(
     weights = read_folded_weights(file.path)
     config = _config_of_file(weights, file.info.labels, recipe.model)
     whole = network
-    if config != recipe.model:  # with the file's own last layer first, to see that it does the same
+    if config != recipe.model:  # first with the file's own last layer, to check the result
         whole = BiSeNetV2(config)
     folded = [pair for pair in _norms(whole) if f"{pair[1]}.bias" in weights]
     for norm, conv in folded:  # a batch norm that only adds the bias
@@ -109,9 +109,9 @@ def start_from(
 
 
 def settings_of(source: Path) -> dict[str, Any]:
-    """Return the recipe keys that the weights of a source ask for: mean, std and `model`.
+    """Return the recipe keys that follow from the starting weights: mean, std and `model`.
 
-    Of a run, all that its network computes with; of a model file, what its tensors tell.
+    For a run, all settings of its network; for a model file, those that its tensors show.
 
     Raises:
         StartingWeightsError, CheckpointError, ModelFileError: if it cannot be read.
@@ -142,7 +142,7 @@ def _float32_file(source: Path) -> ModelFile:
 
 
 def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
-    """Mean and std by which a model file normalizes, or nothing if it is written otherwise."""
+    """Mean and std of a model file's normalization; nothing if it is written differently."""
     constants: dict[str, np.ndarray] = {}
     found: dict[str, np.ndarray] = {}
     for node in onnx.load(path).graph.node:
@@ -159,7 +159,7 @@ def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
 
 
 def _choices_of(path: Path) -> dict[str, bool]:
-    """Choices of the network that the tensors of a model file do not tell, but its graph does."""
+    """Settings of the network that a model file's graph shows, but not its tensors."""
     graph = onnx.load(path).graph
     followers: dict[str, set[str]] = {}
     for node in graph.node:
@@ -183,7 +183,7 @@ def _choices_of(path: Path) -> dict[str, bool]:
 
 
 def read_folded_weights(path: Path) -> dict[str, Tensor]:
-    """Filters and biases of a model file's network, by the names they have in `BiSeNetV2`.
+    """Filters and biases of a model file's network, by their names in `BiSeNetV2`.
 
     The exporter leaves the module's path in a node's name: `/network/head/head.0/head.0.0/Conv`.
     """
@@ -215,7 +215,7 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
 def _config_of_file(
     weights: dict[str, Tensor], labels: LabelSet, config: ModelConfig
 ) -> ModelConfig:
-    """The recipe's network with the last layer that the file has."""
+    """The recipe's network with the last layer of the file."""
     rows = len(weights.get("head.2.bias", ()))
     shuffle = math.isqrt(rows // len(labels)) or 1
     if (len(labels), shuffle) == (config.num_classes, config.head_shuffle):
@@ -225,10 +225,10 @@ def _config_of_file(
 
 
 def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConfig) -> None:
-    """Repeat the last layer if `now` has finer logits: each of them starts as the coarse one."""
+    """Repeat the last layer if `now` has finer logits; each of them starts as the coarse one."""
     repeats, rest = divmod(now.head_shuffle, before.head_shuffle)
     if rest or repeats == 1:
-        return  # if it does not fit, `_copy` says so
+        return  # `_copy` reports it if it does not fit
     for key in ("head.2.weight", "head.2.bias"):
         rows, *others = weights[key].shape
         size = before.head_shuffle
@@ -238,7 +238,8 @@ def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConf
 
 
 def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
-    """Raise StartingWeightsError if the recipe's network computes something else of these weights.
+    """Raise StartingWeightsError if the recipe's network computes something else with these
+    weights.
 
     Not every choice of the network shows in its tensors.
     """
@@ -256,7 +257,7 @@ def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each batch norm that an export folds, and of the convolution it is folded into."""
+    """Names of each batch norm that an export folds, and of its convolution."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Sequential):
             kinds = [type(child) for child in module]
@@ -306,10 +307,10 @@ def _unfold(
     lengths: dict[str, Tensor],
     images: Tensor,
 ) -> None:
-    """Give batch norms that only add a bias the statistics of images; what is computed stays.
+    """Give batch norms that only add a bias the statistics of images, without changing the result.
 
-    Each filter is brought to the length that it was initialized with: behind a batch norm the
-    length does not matter to the result, but it does to how far a step of SGD turns the filter.
+    Each filter is scaled to the length that it was initialized with. Before a batch norm the length
+    does not affect the result, but it determines how far a step of SGD rotates the filter.
     """
     network = deployed.network
     hooks = []
@@ -335,7 +336,7 @@ def _unfold(
 
 
 def _check_agreement(deployed: DeployedModel, file: ModelFile, images: Tensor) -> None:
-    """Raise StartingWeightsError if the network does not compute what the file does."""
+    """Raise StartingWeightsError if the network does not compute what the file computes."""
     frames = [resize_image(image.numpy(), file.info.input_size) for image in images[:2]]
     equal = min(compare(deployed, file, frames).values())
     if equal < REQUIRED_AGREEMENT:

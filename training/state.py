@@ -1,4 +1,4 @@
-"""All that an optimizer step changes: network, optimizer, loss scale, moving average."""
+"""Everything that an optimizer step changes: network, optimizer, loss scale, moving average."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from bisenetv2_ros.training.recipe import Recipe
 
 
 class TrainingError(RuntimeError):
-    """A run that cannot continue; the message says where it stands and what to do."""
+    """A run cannot continue; the message says where it stands and what to do."""
 
 
 def parameter_groups(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
@@ -114,7 +114,7 @@ class TrainingState:
         )
 
     def restore(self, found: Checkpoint) -> int:
-        """Take over a captured state; returns the number of steps done."""
+        """Restore a captured state; returns the number of steps done."""
         self.network.load_state_dict(found.model)
         if self.average:
             for key, value in found.ema.items():

@@ -1,4 +1,4 @@
-"""Gradients of one batch."""
+"""Computes the gradients of one batch."""
 
 from __future__ import annotations
 
@@ -35,10 +35,8 @@ def backward(
     Args:
         recipe, place: what to compute, and on which device.
         network: the network as wrapped for this run.
-        state: holds the loss scale.
-        batches: the process's micro batches, at those of `step`.
-        weights: loss weight of each class, (C,) float32, or None.
-        step: number of the step, counted from 0; seeds dropout.
+        state: has the loss scale.
+        batches: the process's micro batches, positioned at `step`.
         ignore_index: label value without a class.
 
     Returns:

@@ -1,8 +1,8 @@
-"""Files of tensors as untrusted input: nothing in them can run, and what they are not is named.
+"""Reads files of tensors as untrusted input: nothing in them can run, and other files are named.
 
-PyTorch's own `weights_only` refuses a whole checkpoint for one object of a foreign class, as
-training frameworks leave beside the weights. Here such objects become inert: they have no content
-and no behavior, and the tensors beside them can be read.
+PyTorch's own `weights_only` refuses a whole checkpoint because of one object of a foreign class,
+which training frameworks often store beside the weights. Here such objects become inert, without
+content or behavior, and the tensors beside them can be read.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _STORAGES = {
 
 
 class TensorFileError(ValueError):
-    """A file that holds no tensors that can be read; the message names it and what it is."""
+    """A file has no readable tensors; the message names it and what it is."""
 
 
 class Inert:
@@ -58,14 +58,14 @@ class Inert:
         pass
 
     def append(self, value: Any) -> None:
-        """Take an item of what was a list."""
+        """Ignore an item of a former list."""
 
     def extend(self, values: Any) -> None:
-        """Take items of what was a list."""
+        """Ignore items of a former list."""
 
 
 def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
-    """Read what a file of tensors holds.
+    """Read the content of a file of tensors.
 
     Args:
         path: of PyTorch (`.pth`, `.pt`, `.ckpt`) or `.safetensors`.
@@ -91,16 +91,16 @@ def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
             raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
     if start.startswith(b"PK"):
         return _read_archive(path)
-    try:  # of PyTorch before 1.6
+    try:  # written by PyTorch before 1.6
         return torch.load(path, map_location="cpu", weights_only=True), []
-    except Exception as error:  # the parser stumbles over damaged files in many ways
+    except Exception as error:  # parsers of damaged files raise anything
         raise TensorFileError(
             f"{path}: not a file of plain tensors: neither an archive of PyTorch nor its older form"
         ) from error
 
 
 def name_of(start: bytes) -> str:
-    """What a file is that begins with these bytes, if it surely holds no tensors; else ''."""
+    """The kind of a file that surely holds no tensors, by its first bytes; else ''."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "the file is empty"
@@ -137,7 +137,7 @@ def _read_archive(path: Path) -> tuple[Any, list[str]]:
         raise TensorFileError(
             f"{path}: not a file of plain tensors: cut off or damaged ({_line(error)})"
         ) from error
-    except Exception as error:  # of a damaged or hostile pickle, anything
+    except Exception as error:  # a damaged or hostile pickle may raise anything
         raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
 
 
@@ -156,7 +156,7 @@ class _Reader(pickle.Unpickler):
         self.strange: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        """What a name in the pickle stands for."""
+        """Resolve a name in the pickle."""
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,

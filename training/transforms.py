@@ -1,7 +1,7 @@
 """Augmentation of one frame and its label map (paper, section 5.1): scale, crop, mirror, color.
 
-Knows arrays and a random generator. Everything is drawn from the generator that is handed in, so a
-sample depends on its seed alone, never on the worker that made it.
+Uses arrays and a random generator only. All randomness comes from the generator passed in, so a
+sample depends on its seed alone, not on the worker that made it.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ class Augmentation:
         return image, label
 
     def _warp_image(self, image: Pixels, matrix: NDArray[np.float64]) -> Pixels:
-        """As the frame would go into the network at that scale: see `resize_image`."""
+        """Resize the frame as it would enter the network at that scale; see `resize_image`."""
         height, width = image.shape[:2]
         factors = matrix.diagonal()
-        if np.abs(factors).min() < 0.5:  # a warp would take single pixels from here and there
+        if np.abs(factors).min() < 0.5:  # a warp would sample isolated pixels
             size = round(abs(factors[0]) * width), round(factors[1] * height)
             image = resize_image(image, size)
             # what is left of the matrix: the shift, and the mirror
@@ -85,8 +85,8 @@ class Augmentation:
     ) -> NDArray[np.float64]:
         """The 2x3 matrix, frame pixels to crop pixels, of one random scale, crop and mirror.
 
-        The scaled frame has whole pixels, and the crop is cut between them: any other place would
-        blur it, which no frame is that goes into the network.
+        The scaled frame has whole pixels, and the crop is cut between them; anywhere else would
+        blur it, unlike the frames that the network will see.
         """
         if self.scale_range:
             low, high = np.log(self.scales[0]), np.log(self.scales[-1])
@@ -95,7 +95,8 @@ class Augmentation:
             scale = float(rng.choice(self.scales))
         crop_width, crop_height = self.crop
         scaled_width, scaled_height = max(1, round(scale * width)), max(1, round(scale * height))
-        # a frame larger than the crop is cut anywhere inside; a smaller one lies anywhere inside
+        # a frame larger than the crop is cut anywhere inside; a smaller one is placed anywhere
+        # inside
         left = round(rng.uniform(0, 1) * (scaled_width - crop_width))
         top = round(rng.uniform(0, 1) * (scaled_height - crop_height))
         # pixel centers are at half pixels: x' = factor * (x + 1/2) - 1/2 - left

@@ -227,8 +227,7 @@ def _run_child(
 def _child(request: str) -> Iterator[tuple[subprocess.Popen, Connection]]:
     """The building process, and what it sends: (kind, content) until the end of the pipe."""
     # Isolated from its working directory and from Python's environment variables: it imports from
-    # the
-    # directories of this process. If nothing else finds this package, the last entry does.
+    # the directories of this process. If nothing else finds this package, the last entry does.
     package = str(Path(__file__).resolve().parents[2])
     path = [entry for entry in sys.path if entry] + [package]
     code = f"import sys; sys.path[:] = sys.argv.pop().split({os.pathsep!r}); "
@@ -376,8 +375,7 @@ def _build_one(
         pool = library.MemoryPoolType.WORKSPACE
         config.set_memory_pool_limit(pool, _INTEGRATED_WORKSPACE)
     # Otherwise engines of TensorRT for RTX for several shapes may allocate while they run, which a
-    # CUDA
-    # graph cannot record.
+    # CUDA graph cannot record.
     if hasattr(library.BuilderFlag, "REQUIRE_USER_ALLOCATION"):
         config.set_flag(library.BuilderFlag.REQUIRE_USER_ALLOCATION)
     _set_shape(builder, network, config, request)

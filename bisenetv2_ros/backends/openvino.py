@@ -41,8 +41,7 @@ class OpenVinoBackend(Backend):
         self._core = openvino.Core()
         self._target = device.upper() or "CPU"
         # By family: a single GPU is listed as GPU and answers to GPU.0; several are listed as GPU.N
-        # and
-        # answer to GPU.
+        # and answer to GPU.
         families = {name.partition(".")[0] for name in self._core.available_devices}
         if self._target.partition(".")[0] not in families:
             raise BackendUnavailable(
@@ -70,8 +69,7 @@ class OpenVinoBackend(Backend):
             self._tail = find_tail(graph.graph)
             self._options["INFERENCE_NUM_THREADS"] = str(threads)
             # Pinned threads wait for their core while another idles: on a machine under other load,
-            # a frame
-            # took 77 ms with pinning and 67 ms without.
+            # a frame took 77 ms with pinning and 67 ms without.
             self._options["ENABLE_CPU_PINNING"] = "NO"
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size

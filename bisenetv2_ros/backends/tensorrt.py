@@ -112,8 +112,7 @@ class TensorRtBackend(Backend):
             except EngineRefused as error:
                 reason = str(error)
             # It passed every check and is refused all the same. A new engine may be accepted; if
-            # not, the
-            # library does not support this GPU or driver.
+            # not, the library does not support this GPU or driver.
             if attempt == 1:
                 _log.warning("engine of %s: %s: it is built anew", model.name, reason)
                 engine_cache.discard(self._key)

@@ -109,8 +109,7 @@ def _start(stack: ExitStack, context: Any, case: Case, images: Sequence[np.ndarr
 def _process(context: Any) -> Iterator[Connection]:
     ours, theirs = context.Pipe()
     # Its work comes over the pipe: `start` would block forever if the process ended while it
-    # receives
-    # megabytes of arguments.
+    # receives megabytes of arguments.
     process = context.Process(target=_serve, args=(theirs,), daemon=True)
     process.start()
     theirs.close()

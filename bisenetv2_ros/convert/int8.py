@@ -71,8 +71,7 @@ def quantize_model(
     Raises:
         ModelFileError: if the file is not a model.
         QuantizationError: if it is not float32, or the agreement is below REQUIRED_AGREEMENT; no
-            file
-            is left then.
+            file is left then.
     """
     source = read_model_file(path_float32)
     if source.info.precision != "float32":

@@ -53,9 +53,8 @@ def captured_messages() -> Iterator[list[str]]:
     """Capture what decoders print in the block: a list of lines, filled when the block ends.
 
     Other lines, such as another thread's log, are passed on. While several threads are in such
-    blocks,
-    the decoders' lines are captured but not returned, because their thread is unknown. Nested
-    blocks belong to the outermost.
+    blocks, the decoders' lines are captured but not returned, because their thread is unknown.
+    Nested blocks belong to the outermost.
     """
     messages: list[str] = []
     capture = _capture(os.getpid())

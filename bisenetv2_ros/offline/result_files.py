@@ -12,9 +12,9 @@ What is written to the output directory:
                         a bag's frames with camera and frame id
     bag/                a copy of the source bag with segmentation topics beside its images
 NAME is the frame's path below the folder that all files of the source share, without suffix; if
-frames would share a name, later ones get _2, _3 and so on.
-before the next frame is read: a run that is stopped or killed keeps what is done. Images and videos
-appear when they are whole; tables grow line by line.
+frames would share a name, later ones get _2, _3 and so on. before the next frame is read: a run
+that is stopped or killed keeps what is done. Images and videos appear when they are whole; tables
+grow line by line.
 """
 
 from __future__ import annotations

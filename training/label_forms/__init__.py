@@ -1,1 +1,1 @@
-"""Readers of what annotation tools export, one a form."""
+"""Readers of annotation tools' exports, one per format."""

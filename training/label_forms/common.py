@@ -1,4 +1,4 @@
-"""What an export of an annotation tool is, and what the readers of all forms share."""
+"""The content of an annotation tool's export, and helpers of all readers."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import Colour
 from bisenetv2_ros.training.datasets import DatasetError
 
-BACKGROUND = ("background", "_background_", "__background__")  # pixels that nobody has labeled
-IGNORED = ("__ignore__", "ignore", "void")  # labelme's, and names that mean it
+BACKGROUND = ("background", "_background_", "__background__")  # unlabeled pixels
+IGNORED = ("__ignore__", "ignore", "void")  # labelme's name, and others with its meaning
 SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
 SPLITS |= {"test": "test"}
 
@@ -27,7 +27,7 @@ Paint = Callable[[tuple[int, int], dict[str, int], int, Counter[str]], Pixels]
 
 
 class LabelImportError(DatasetError):
-    """An export that cannot be used; the message names the file and what was expected."""
+    """An export cannot be used; the message names the file and what was expected."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class LabelledFrame:
 
 @dataclass
 class Export:
-    """What an export holds.
+    """The content of an export.
 
     Attributes:
         form: of which tool, for people.
@@ -68,7 +68,7 @@ class Export:
 
 
 class ImageFinder:
-    """Finds images by the names that exports give them."""
+    """Finds images by their names in exports."""
 
     def __init__(self, roots: list[Path]) -> None:
         self._by_name: dict[str, list[Path]] = {}
@@ -117,7 +117,7 @@ def fill(label: Pixels, points: list[tuple[float, float]], value: int) -> None:
 
 
 def check_points(values: Any, where: str) -> list[tuple[float, float]]:
-    """The corners of a polygon as (x, y); LabelImportError unless there are three or more."""
+    """The corners of a polygon as (x, y). Raises LabelImportError unless there are 3 or more."""
     try:
         points = [(float(x), float(y)) for x, y in values]
     except (TypeError, ValueError) as error:
@@ -128,14 +128,14 @@ def check_points(values: Any, where: str) -> list[tuple[float, float]]:
 
 
 def class_of(name: str, index: dict[str, int], where: str) -> int:
-    """The index of a class; LabelImportError for one that the export does not list."""
+    """The index of a class. Raises LabelImportError if the export does not list it."""
     if name not in index:
         raise LabelImportError(f"{where}: class {name!r} is not in the export's list")
     return index[name]
 
 
 def split_of(path: Path, root: Path) -> str:
-    """The split that a file's name or folders tell: `train/_annotations.coco.json`."""
+    """The split in a file's name or folders, as in `train/_annotations.coco.json`."""
     parts = path.relative_to(root).parts if path != root else (path.name,)
     for word in re.findall(r"[a-z]+", " ".join(parts).lower()):
         if word in SPLITS:
@@ -150,7 +150,7 @@ def add_name(export: Export, name: str) -> None:
 
 
 def list_files(root: Path) -> list[Path]:
-    """Files below a folder, sorted; hidden ones are passed over."""
+    """Files below a folder, sorted; skips hidden ones."""
     return sorted(
         path
         for path in root.rglob("*")
@@ -159,7 +159,7 @@ def list_files(root: Path) -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; LabelImportError if it is none."""
+    """Read a JSON file. Raises LabelImportError if it is invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

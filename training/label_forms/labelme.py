@@ -52,7 +52,7 @@ def read(root: Path, images: ImageFinder) -> Export:
         export.frames.append(
             LabelledFrame(file, path.stem, split, _labelme(content["shapes"], path))
         )
-    export.names.sort()  # their order in the files says nothing
+    export.names.sort()  # their order in the files has no meaning
     return export
 
 

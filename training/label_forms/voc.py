@@ -109,7 +109,7 @@ def _voc(path: Path, colours: dict[str, Colour]) -> Paint:
 
 
 def _by_colour(path: Path, colours: dict[str, Colour], index: dict[str, int], start: int) -> Pixels:
-    """A label map of an image in the colors of classes; black is without a label."""
+    """Convert an image in the colors of classes to a label map; black is unlabeled."""
     rgb = read_label(path, colours=True).astype(np.int32)
     packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
     values = {0: start}
