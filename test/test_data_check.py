@@ -159,8 +159,8 @@ FAULTS = {
     transparent: "train_000.png: has transparent pixels, of which training sees the color",
     swap_red_and_blue: r"train: in (\d+) of \1 frames with a colored sky it is redder than blue",
     swap_red_and_blue_of_val: "val: red and blue are swapped against train",
-    the_same_frame_in_both: "val_900.png: the same picture as .*train_003.png of train",
-    the_same_frame_twice: "train_900.png: the same picture as .*train_003.png, paired twice",
+    the_same_frame_in_both: "val_900.png: the same image as .*train_003.png of train",
+    the_same_frame_twice: "train_900.png: the same image as .*train_003.png, paired twice",
     two_frames_of_a_label: "train_003.png: the label of two frames, .*train_003.bmp and .*train_0",
     a_label_as_jpeg: "train_003.jpg: label map is a JPEG, which changes values",
 }

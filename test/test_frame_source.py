@@ -133,7 +133,7 @@ def test_a_jpeg_with_a_thumbnail_and_data_after_its_end_is_whole(tmp_path):
 def test_a_folder_without_one_readable_picture_ends_even_in_a_loop(drive):
     for path in drive.glob("*.png"):
         damage(path, "empty")
-    with pytest.raises(SourceError, match="3 pictures, none can be read"):
+    with pytest.raises(SourceError, match="3 images, none can be read"):
         names(open_source(str(drive), loop=True, on_damaged=lambda error: None))
 
 
@@ -194,7 +194,7 @@ def test_the_synthetic_street_comes_with_its_labels():
         ("webcam:97", "no camera opens as device 97"),
         ("{}/*.jpg", r"no pictures \(.*\) among 0 files"),
         ("{}", "it has the folders drive"),
-        ("{}/drive/notes.txt", "expected a picture or a video"),
+        ("{}/drive/notes.txt", "expected an image or a video"),
     ],
 )
 def test_a_source_that_is_none_is_refused(drive, spec, said):
@@ -206,7 +206,7 @@ def test_a_source_that_is_none_is_refused(drive, spec, said):
 
 @pytest.mark.parametrize("spec", ["synthetic", "video"])
 def test_labels_are_for_pictures(spec, video):
-    with pytest.raises(SourceError, match="expected pictures as the source"):
+    with pytest.raises(SourceError, match="expected images as the source"):
         open_source(str(video) if spec == "video" else spec, labels=".")
 
 

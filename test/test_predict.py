@@ -191,7 +191,7 @@ def test_source_without_a_whole_picture(tmp_path, drive, model, capsys):
     for name in NAMES:
         (drive / f"{name}.png").write_bytes(b"")
     assert predict(drive, "-o", tmp_path / "out", "--model", model) == 2
-    assert "3 pictures, none can be read" in capsys.readouterr().err
+    assert "3 images, none can be read" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

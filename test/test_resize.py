@@ -113,7 +113,7 @@ def test_a_file_that_is_bound_to_its_size(
     source = export_small(tmp_path / "source.onnx", (72, 40))
     assert resize(source, "--size", "64x32", "-o", tmp_path / "out.onnx") == 2
     error = capsys.readouterr().err
-    assert "is fixed to pictures of 72x40, expected a factor" in error
+    assert "is fixed to images of 72x40, expected a factor" in error
     assert "export the run for 64x32 instead" in error
 
 

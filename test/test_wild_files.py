@@ -325,14 +325,14 @@ def test_what_was_passed_over_is_named(tmp_path, predict, capsys):
     for name in ("._a.png", ".DS_Store", "Thumbs.db"):  # of macOS and Windows
         (tmp_path / "in" / name).write_bytes(b"\0\5\x16\7")
     assert predict(tmp_path / "in", "-o", tmp_path / "1") == 0
-    assert "passed over" not in capsys.readouterr().err
+    assert "that are no images" not in capsys.readouterr().err
     (tmp_path / "in" / "notes.txt").write_text("of mine")
     assert predict(tmp_path / "in", "-o", tmp_path / "2") == 0
-    assert "passed over 1 files that are no pictures: notes.txt" in capsys.readouterr().err
+    assert "skipped 1 files that are no images: notes.txt" in capsys.readouterr().err
     (tmp_path / "in" / "b.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (tmp_path / "in" / "c.AVIF").write_bytes(b"")
     assert predict(tmp_path / "in", "-o", tmp_path / "3") == 1
-    assert "error: 2 pictures of a format that is not read: b.heic, c.AVIF" in one_line(capsys)
+    assert "error: 2 images of an unsupported format: b.heic, c.AVIF" in one_line(capsys)
 
 
 @pytest.mark.parametrize("spec", ["in", "in/*.png"])

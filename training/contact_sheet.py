@@ -106,5 +106,5 @@ def _page(splits: Sequence[Split]) -> str:
 
 def _data(picture: Picture) -> str:
     done, data = cv2.imencode(".jpg", picture[..., ::-1])
-    assert done, "OpenCV encodes every uint8 picture as JPEG"
+    assert done, "OpenCV encodes every uint8 image as JPEG"
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -212,7 +212,7 @@ def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
     yield from _sky(facts)
     for frames in facts.digests.values():
         if len(frames) > 1:
-            yield f"{frames[1]}: the same picture as {frames[0]}, paired twice"
+            yield f"{frames[1]}: the same image as {frames[0]}, paired twice"
 
 
 def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
@@ -331,7 +331,7 @@ def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
     for digest, frames in other.digests.items():
         if digest in training.digests:
             yield (
-                f"{frames[0]}: the same picture as {training.digests[digest][0]} of "
+                f"{frames[0]}: the same image as {training.digests[digest][0]} of "
                 f"{training.name}: what is scored was learnt"
             )
     yield from _swapped(training, other)

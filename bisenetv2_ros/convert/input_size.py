@@ -43,7 +43,7 @@ def resize_model(
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             before = "x".join(map(str, source.info.input_size))
             raise ModelFileError(
-                f"model file {source.path}: node {node.name} is fixed to pictures of {before}, "
+                f"model file {source.path}: node {node.name} is fixed to images of {before}, "
                 f"expected a factor; export the run for {width}x{height} instead"
             )
     del model.graph.value_info[:]

@@ -57,7 +57,7 @@ def write_cvat(
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{n}\n" for n in names))
         for name in names:
             done, data = cv2.imencode(".png", table[read(name)][..., ::-1])
-            assert done, "OpenCV encodes every uint8 picture as PNG"
+            assert done, "OpenCV encodes every uint8 image as PNG"
             # each class is one object of the frame
             for folder in ("SegmentationClass", "SegmentationObject"):
                 archive.writestr(f"{folder}/{name}.png", data.tobytes())

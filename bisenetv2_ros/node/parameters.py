@@ -74,16 +74,16 @@ class Parameters:
     )
     outputs: str = _parameter(
         "beside",
-        "Where the outputs of a camera lie: beside its topic, or below it, as in "
+        "Place of a camera's outputs: beside its topic, or below it, as in "
         "a/b/image_raw/segmentation/mask, for several cameras in one namespace.",
         choices=("beside", "below"),
     )
     image_transport: str = _parameter(
         "auto",
-        "How images come: auto takes each camera's topic and type as the graph has them and "
-        "follows them; raw subscribes to sensor_msgs/Image on the topic, compressed and zstd to "
-        "sensor_msgs/CompressedImage and ffmpeg (H.264, H.265) to FFMPEGPacket, on the topic and "
-        "the transport's name.",
+        "Transport of the images: auto follows each camera's topic and type in the graph; raw "
+        "subscribes to sensor_msgs/Image on the topic, compressed and zstd to "
+        "sensor_msgs/CompressedImage and ffmpeg (H.264, H.265) to FFMPEGPacket, on the topic "
+        "and the transport's name.",
         choices=("auto", "raw", "compressed", "zstd", "ffmpeg"),
     )
     mask_size: str = _parameter(
@@ -95,36 +95,37 @@ class Parameters:
     )
     crops: tuple[str, ...] = _parameter(
         ("",),
-        "Part of a camera's picture to use, each 'CAMERA: LEFT TOP RIGHT BOTTOM' as fractions of "
+        "Part of a camera's image to use, each 'CAMERA: LEFT TOP RIGHT BOTTOM' as fractions of "
         "its width and height. All outputs are of that part.",
     )
     rotations: tuple[str, ...] = _parameter(
         ("",),
         "Cameras not mounted upright, each 'CAMERA: DEGREES' with the 90, 180 or 270 degrees "
-        "clockwise that turn the picture upright for the network. Outputs lie as the camera does.",
+        "clockwise that turn the image upright for the network. Outputs keep the camera's "
+        "orientation.",
     )
     encodings: tuple[str, ...] = _parameter(
         ("",),
-        "Encoding of a camera's images, each 'CAMERA: ENCODING', such as 'image_raw: bayer_rggb8', "
-        "in place of the one that its messages name.",
+        "Encoding of a camera's images, each 'CAMERA: ENCODING', such as 'image_raw: "
+        "bayer_rggb8', which overrides the one in its messages.",
     )
     regions: tuple[str, ...] = _parameter(
         ("",),
         "Regions of interest, each 'NAME: X Y, X Y, X Y' with the corners of a polygon as "
-        "fractions of the (cropped) picture's width and height, or 'NAME @ CAMERA: ...' for one of "
-        "several cameras.",
+        "fractions of the (cropped) image's width and height, or 'NAME @ CAMERA: ...' for one "
+        "of several cameras.",
     )
     region_limits: tuple[str, ...] = _parameter(
         ("",),
-        "Limits, each 'REGION: CLASS < SHARE WARN' (or >, ERROR): the region's diagnostic status "
-        "has this level while its share of the class is beyond. Frames of a camera with limits are "
-        "segmented without subscribers too.",
+        "Limits, each 'REGION: CLASS < SHARE WARN' (or >, ERROR): the region's diagnostic "
+        "status has this level while its fraction of the class is beyond. Frames of a camera "
+        "with limits are segmented without subscribers too.",
     )
     camera_poses: tuple[str, ...] = _parameter(
         ("",),
-        "Where cameras are, for ground_points, each 'CAMERA: HEIGHT PITCH ROLL': meters above the "
-        "ground, degrees that it looks down, degrees that its right side hangs down (of the "
-        "upright picture).",
+        "Where cameras are, for ground_points, each 'CAMERA: HEIGHT PITCH ROLL': meters above "
+        "the ground, degrees down from the horizon, degrees by which its right side is lower "
+        "(of the upright image).",
     )
     ground_frame: str = _parameter(
         "",
@@ -134,13 +135,13 @@ class Parameters:
     depth_topics: tuple[str, ...] = _parameter(
         ("",),
         "Depth images registered to a camera's (16UC1 in millimeters, 32FC1 in meters), each "
-        "'CAMERA: TOPIC': ground_points then has every pixel where its depth says, and needs no "
-        "pose.",
+        "'CAMERA: TOPIC': ground_points then has every pixel at its depth, and needs no pose.",
     )
     ground_classes: tuple[str, ...] = _parameter(
         ("",),
-        "Classes that ground_points shows whole; of others, only the contact with the ground. "
-        "Empty: those of the model named road, pavement, sidewalk, terrain and the like.",
+        "Classes that ground_points projects whole; of others, only the contact with the "
+        "ground. Empty: those of the model named road, pavement, sidewalk, terrain and the "
+        "like.",
     )
     ground_range: float = _parameter(
         30.0,
@@ -154,19 +155,19 @@ class Parameters:
     )
     enabled: bool = _parameter(
         True,
-        "false: no frames are taken, and the cameras are not subscribed to. Also set by the "
-        "service ~/enable.",
+        "false: no frames are segmented, and the cameras are not subscribed to. Also set by the"
+        " service ~/enable.",
         dynamic=True,
     )
     max_rate: float = _parameter(
         0.0,
-        "Most frames segmented per second and camera [Hz]. 0: unlimited.",
+        "Maximum frames segmented per second and camera [Hz]. 0: unlimited.",
         limits=(0.0, 1000.0),
         dynamic=True,
     )
     overlay_opacity: float = _parameter(
         0.5,
-        "Opacity of the class colours in overlay, 0 (camera picture) to 1 (colours).",
+        "Opacity of the class colors in overlay, 0 (camera image) to 1 (colors).",
         limits=(0.0, 1.0),
         dynamic=True,
     )
@@ -215,14 +216,14 @@ class Parameters:
     )
     stale_periods: float = _parameter(
         3.0,
-        "Diagnostics say STALE when a camera has been silent for this many of its own periods "
+        "Diagnostics report STALE if a camera has been silent for this many of its own periods "
         "[1], never before 0.25 s.",
         limits=(1.0, 10000.0),
         dynamic=True,
     )
     watchdog_timeout: float = _parameter(
         5.0,
-        "Diagnostics say ERROR when one frame has been in inference for longer than this [s].",
+        "Diagnostics report ERROR if a frame has been in inference for longer than this [s].",
         limits=(0.1, 3600.0),
         dynamic=True,
     )

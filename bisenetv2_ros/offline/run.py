@@ -71,9 +71,9 @@ class Faults:
         images = [path for path, is_image in source.passed_over if is_image]
         others = [path for path, is_image in source.passed_over if not is_image]
         if others:
-            self.say(f"passed over {len(others)} files that are no pictures: {_some(others)}")
+            self.say(f"skipped {len(others)} files that are no images: {_some(others)}")
         if images:
-            self.say(f"error: {len(images)} pictures of a format that is not read: {_some(images)}")
+            self.say(f"error: {len(images)} images of an unsupported format: {_some(images)}")
         if self._skipped:
             count = done + self._skipped
             self.say(f"error: {self._skipped} of {count} frames skipped, see above")

@@ -132,7 +132,7 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
         folders = sorted(c.name for c in candidates if c.is_dir())
         hint = f"; it has the folders {', '.join(folders)} (--recursive)" if folders else ""
         raise SourceError(
-            f"source '{name}': no pictures ({', '.join(sorted(SUFFIXES))}) among {len(files)} "
+            f"source '{name}': no images ({', '.join(sorted(SUFFIXES))}) among {len(files)} "
             f"files{hint}"
         )
     taken = set(images or videos)
@@ -166,7 +166,7 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
             labels[image] = label
     if not labels:
         raise SourceError(
-            f"labels '{folder}': no file has the stem of one of the {len(images)} pictures, "
+            f"labels '{folder}': no file has the stem of one of the {len(images)} images, "
             f"such as {images[0].stem}.png"
         )
     return labels

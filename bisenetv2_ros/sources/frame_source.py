@@ -111,7 +111,7 @@ def open_source(
                              loop, rate, size, on_damaged)  # fmt: skip
     if labels and not isinstance(source, _Images):
         raise SourceError(
-            f"labels '{labels}': expected pictures as the source, got '{', '.join(specs)}'"
+            f"labels '{labels}': expected images as the source, got '{', '.join(specs)}'"
         )
     of_bags = [f"topic '{topic}'" for topic in topics]
     of_bags += [f"encoding '{encoding}'" for encoding in (encodings or {}).values()]
@@ -238,7 +238,7 @@ class _Images(FrameSource):
                 sent += 1
             if sent == before and damaged:
                 raise SourceError(
-                    f"'{self._paths[0].parent}': {len(self._paths)} pictures, none can be read"
+                    f"'{self._paths[0].parent}': {len(self._paths)} images, none can be read"
                 )
             if not self._loop or sent == before:
                 return
@@ -275,7 +275,7 @@ class _Video(FrameSource):
             self._reader = VideoReader(path)
         except VideoError as error:
             raise SourceError(
-                f"'{path}': {error}; expected a picture or a video that OpenCV reads, or a ROS bag"
+                f"'{path}': {error}; expected an image or a video that OpenCV reads, or a ROS bag"
             ) from error
         super().__init__(self._reader.rate or DEFAULT_RATE, None if loop else self._reader.count)
         self._path, self._size, self._loop, self._on_damaged = path, size, loop, on_damaged
