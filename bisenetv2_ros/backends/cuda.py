@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ctypes
 import logging
-import os
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +19,7 @@ import numpy as np
 
 from bisenetv2_ros.backends.base import BackendUnavailable, DeviceLost
 
-#: Environment variable for how a thread waits for the GPU: 'block' yields its core, 'spin' answers
-#: some microseconds earlier, '' leaves it to the driver.
-WAIT = "BISENETV2_CUDA_WAIT"
+#: How a thread waits for the GPU: 'block' yields its core, 'spin' answers microseconds earlier.
 _WAITS = {"block": "CU_CTX_SCHED_BLOCKING_SYNC", "spin": "CU_CTX_SCHED_SPIN"}
 
 #: Older releases of cuda-bindings hold Python's lock while they wait for the GPU.
@@ -30,7 +27,7 @@ OLDEST_BINDINGS = (12, 9, 1)
 _BLOCK = (32, 8)  # threads of a block, in pixels
 NOT_FOUND = "CUDA_ERROR_NOT_FOUND"  #: the driver lacks a function that the bindings call
 
-_DEVICE = re.compile(r"(?:(?:cuda|gpu)[:.])?(\d+)|cuda|gpu|")
+_DEVICE = re.compile(rf"(?:(?:(?:cuda|gpu)[:.])?(\d+)|cuda|gpu|)(?:,({'|'.join(_WAITS)}))?")
 _NO_DRIVER = (
     "install NVIDIA's driver (`nvidia-smi` has to list the GPU; a container needs the "
     "NVIDIA container toolkit and `--gpus all`)"
@@ -46,29 +43,31 @@ class CudaError(RuntimeError):
         self.code = code
 
 
-def device_index(name: str) -> int:
-    """Return the number in '', 'cuda', 'cuda:1', 'gpu', 'GPU.1' or '1'.
+def parse_device(name: str) -> tuple[int, str]:
+    """Return the number in '', 'cuda', 'cuda:1', 'gpu', 'GPU.1' or '1', and how to wait.
 
-    Raises BackendUnavailable for any other name.
+    The latter, 'block' or 'spin', may follow after a comma, as in 'cuda,block'; '' leaves it to the
+    driver. Raises BackendUnavailable for any other name.
     """
     found = _DEVICE.fullmatch(name.lower())
     if found is None:
         raise BackendUnavailable(
-            f"tensorrt has no device '{name}', expected cuda or cuda:N; "
-            "for other devices install another backend, as by `pip install openvino`"
+            f"tensorrt has no device '{name}', expected cuda or cuda:N, and maybe ,block or ,spin "
+            "for how to wait; for other devices install another backend, as by "
+            "`pip install openvino`"
         )
-    return int(found[1] or 0)
+    return int(found[1] or 0), found[2] or ""
 
 
 class Gpu:
     """What the driver reports about a GPU. Allocates nothing on it."""
 
     def __init__(self, device: str = "") -> None:
-        """Find a device by the names of `device_index`.
+        """Find a device by the names of `parse_device`.
 
         Raises BackendUnavailable, naming what is missing: bindings, driver or device.
         """
-        index = device_index(device)
+        index, self._wait = parse_device(device)
         self._driver = _import_driver()
         try:
             self.call("cuInit", 0)
@@ -145,23 +144,14 @@ class Cuda(Gpu):
                 self.driver_cuda,
             )
         self._undo = ExitStack()
-        self._choose_wait()
+        if self._wait:
+            flags = getattr(self._driver.CUctx_flags, _WAITS[self._wait])
+            self.call("cuDevicePrimaryCtxSetFlags", self._device, flags)
         self._context = self.call("cuDevicePrimaryCtxRetain", self._device)
         self.use()
         flags = self._driver.CUstream_flags.CU_STREAM_NON_BLOCKING.value
         self.stream = self.call("cuStreamCreate", flags)
         self._undo.callback(self._free, "cuStreamDestroy", self.stream)
-
-    def _choose_wait(self) -> None:
-        wanted = os.environ.get(WAIT, "")
-        if not wanted:
-            return
-        if wanted not in _WAITS:
-            raise BackendUnavailable(
-                f"tensorrt: {WAIT} is '{wanted}', expected {' or '.join(_WAITS)}"
-            )
-        flags = getattr(self._driver.CUctx_flags, _WAITS[wanted])
-        self.call("cuDevicePrimaryCtxSetFlags", self._device, flags)
 
     def use(self) -> None:
         """Make this device current in the calling thread."""

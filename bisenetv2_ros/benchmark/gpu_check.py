@@ -36,11 +36,13 @@ from bisenetv2_ros.backends.cuda import Cuda, CudaError, Gpu, Recording
 from bisenetv2_ros.benchmark.machine import machine
 from bisenetv2_ros.benchmark.tables import percentile
 from bisenetv2_ros.model_file import NO_CLASS, ModelFile, model_files, read_model_file
+from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.street.scene import StreetScene
 
 SECONDS = 460.0  #: for all parts together
 ENVIRONMENT = "BISENETV2_GPU_CHECK"  #: set in the parts' processes
 _FRAMES = 4
+_CAMERAS = ((1280, 720), (1920, 1080), (3840, 2160))  # width, height of frames that are resized
 _AGREEMENT = {"float32": 0.999, "float16": 0.99, "int8": 0.98}  # minimum, with float32 on the CPU
 
 #: Two kernels, compiled by the driver: one takes a while, one writes to an illegal address.
@@ -302,6 +304,47 @@ def check_life(check: Checks) -> None:
     check("memory comes back", memory)
 
 
+def check_resize(check: Checks) -> None:
+    """Frames of cameras: resized by the CPU, and by the GPU to the same pixels."""
+    model = _model("float32")
+    width, height = model.info.input_size
+    for size in _CAMERAS:
+        name = "{}x{} to {}x{}".format(*size, width, height)
+        frame = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+
+        def on_cpu(frame: np.ndarray = frame) -> str:
+            resized, copied = np.empty((height, width, 3), np.uint8), np.empty_like(frame)
+            resizing = _least(lambda: resize_image(frame, (width, height), resized))
+            copying = _least(lambda: np.copyto(copied, frame))
+            return f"{resizing:.2f} ms; a copy, which is left for the GPU's, {copying:.2f} ms"
+
+        def on_gpu(frame: np.ndarray = frame) -> str:
+            expected = resize_image(frame, (width, height)).astype(np.int16)
+            with closing(_load(model)) as backend:
+                place = backend.input_memory(1)[0]
+                cuda, resize = backend._cuda, backend._resize  # type: ignore[attr-defined]
+                assert resize is not None, "it is left to the CPU"
+                target = cuda.allocate(place.nbytes)
+
+                def queue() -> None:
+                    resize(frame, "rgb", 0, target)
+
+                def whole() -> None:
+                    queue()
+                    cuda.wait()
+
+                queue()
+                cuda.download(place, target)
+                cuda.wait()
+                levels = int(np.abs(expected - place).max())
+                assert levels <= 1, f"{levels} levels from the CPU"
+                queuing, all_of_it = _least(queue, cuda.wait), _least(whole)
+            return f"{queuing:.2f} ms of the CPU, done after {all_of_it:.2f} ms"
+
+        check(f"resize on the CPU, {name}", on_cpu)
+        check(f"resize on the GPU, {name}", on_gpu)
+
+
 def check_broken_model(check: Checks) -> None:
     """A model with NaN logits: no class anywhere, even if the GPU's maximum skips NaN."""
 
@@ -369,6 +412,7 @@ PARTS: dict[str, tuple[Callable[[Checks], None], float]] = {
     "driver": (check_driver, 60),
     "float16": (functools.partial(check_model, precision="float16"), 400),
     "lost": (check_lost_device, 60),
+    "resize": (check_resize, 120),
     "nan": (check_broken_model, 120),
     "batches": (check_batches, 240),
     "life": (check_life, 120),
@@ -387,6 +431,17 @@ def _load(
     batch: BatchProfile = BatchProfile(),  # noqa: B008 (frozen)
 ) -> Backend:
     return create_backend(model, "tensorrt", report=report, batch=batch)
+
+
+def _least(work: Callable[[], object], after: Callable[[], object] = lambda: None) -> float:
+    """Least milliseconds that `work` takes, `after` between its runs not among them."""
+    times = []
+    for _ in range(25):
+        started = time.perf_counter()
+        work()
+        times.append(1e3 * (time.perf_counter() - started))
+        after()
+    return min(times)
 
 
 def _launches(backend: Backend) -> list[Any]:

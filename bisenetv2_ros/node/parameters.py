@@ -60,7 +60,10 @@ class Parameters:
         "that is installed and has its device, in that order.",
     )
     device: str = _parameter(
-        "", "Device as the backend names it, e.g. CPU or GPU.0. Empty: the backend's default."
+        "",
+        "Device as the backend names it, e.g. CPU, GPU.0 or cuda:1. Empty: the backend's default. "
+        "tensorrt: 'cuda,block' yields the waiting thread's core while the GPU works, 'cuda,spin' "
+        "answers some microseconds earlier.",
     )
     threads: int = _parameter(
         0,

@@ -347,20 +347,23 @@ def test_no_kernels_are_not_kept(model: ModelFile, library: Any, tmp_path: Path)
     assert kept_kernels(tmp_path) == 2
 
 
-@pytest.mark.parametrize(("value", "flags"), [("", 0), ("block", 4), ("spin", 1)])
-def test_how_a_thread_waits(
-    model: ModelFile, monkeypatch: pytest.MonkeyPatch, value: str, flags: int
-):
-    monkeypatch.setenv("BISENETV2_CUDA_WAIT", value)
-    with contextlib.closing(load(model)) as backend:
+@pytest.mark.parametrize(
+    ("device", "flags"),
+    [("cuda:0", None), ("cuda,block", 4), ("CUDA:0,Block", 4), (",spin", 1), ("0,spin", 1)],
+)
+@strictly
+def test_how_a_thread_waits(model: ModelFile, device: str, flags: int | None):
+    before = DRIVER.hostcuda_context_flags()
+    with contextlib.closing(load(model, device=device)) as backend:
         check(backend, 1, confidence=False)
-        assert not value or DRIVER.hostcuda_context_flags() == flags
+        assert DRIVER.hostcuda_context_flags() == (before if flags is None else flags)
 
 
-def test_a_way_to_wait_that_there_is_not(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("BISENETV2_CUDA_WAIT", "nap")
-    with pytest.raises(BackendUnavailable, match="BISENETV2_CUDA_WAIT is 'nap', expected block or"):
-        load(model)
+@pytest.mark.parametrize("device", ["cuda,nap", "cuda block", "cuda:0,", "block"])
+@strictly
+def test_a_way_to_wait_that_there_is_not(model: ModelFile, device: str):
+    with pytest.raises(BackendUnavailable, match=f"no device '{device}', expected cuda or cuda:N,"):
+        load(model, device=device)
 
 
 # --- frames resized on the device ----------------------------------------------------------------
@@ -489,6 +492,13 @@ def test_gpu_check_passes_what_works(on_tiny_model: Checks, capsys: pytest.Captu
     gpu_check.check_life(check)
     output = capsys.readouterr().out
     assert check.failed == 0 and output.count("PASS") == 9, output
+
+
+@strictly
+def test_gpu_check_of_the_resize(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
+    gpu_check.check_resize(on_tiny_model)
+    lines = capsys.readouterr().out.splitlines()
+    assert on_tiny_model.failed == 0 and len(lines) == 6, lines
 
 
 @strictly
