@@ -123,6 +123,21 @@ def test_figures_over_dds_equal_those_without(tmp_path, model, street):
     assert not summary["interrupted"]
 
 
+def test_images_that_the_camera_skips_fail_the_demo_and_lose_nothing_else(tmp_path, model, street):
+    images = tmp_path / "images"
+    images.mkdir()
+    for path in (street / "images").iterdir():
+        (images / path.name).write_bytes(path.read_bytes())
+    (images / "1.png").write_bytes(b"not an image")
+    output = tmp_path / "out"
+    result = demo("--source", images, "--model", model, "--output", output, "--rate", 30)
+    assert result.returncode == 1
+    assert "the camera ended with exit code 1" in result.stderr
+    assert f"skipped: {images / '1.png'}" in result.stderr
+    frames = json.loads((output / "summary.json").read_text())["frames"]
+    assert frames["sent"] == FRAMES - 1
+
+
 def test_pictures_and_video_show_the_frames(tmp_path, model, street):
     output = tmp_path / "out"
     words = ("--source", street / "images", "--model", model, "--output", output, "--rate", 30)

@@ -25,6 +25,7 @@ from bisenetv2_ros.image_conversion import decode_image
 from bisenetv2_ros.labels import CAMVID, CITYSCAPES
 from bisenetv2_ros.node.messages import (
     TYPES,
+    FrameLatency,
     ImageBuffer,
     label_info,
     latency_seconds,
@@ -187,6 +188,24 @@ def test_counts_of_another_number_of_classes():
 )
 def test_latency(stamp, now, expected):
     assert latency_seconds(stamp, now) == pytest.approx(expected, nan_ok=True)
+
+
+def test_latency_of_a_bag_that_starts_over():
+    """Its frames may come before its clock, or the last ones after it has jumped back."""
+    latency = FrameLatency()
+    for stamp, now, expected in [
+        (100, 101, 1.0),
+        (160, 161, 1.0),
+        (100, 161, math.nan),  # the length of the bag is no latency
+        (101, 161, math.nan),
+        (160, 100, math.nan),
+        (102, 103, 1.0),
+        (102, 104, 2.0),
+        (101, 104, math.nan),
+        (103, 105, 2.0),
+    ]:
+        found = latency.seconds(Time(sec=stamp), now * 10**9)
+        assert found == pytest.approx(expected, nan_ok=True), (stamp, now)
 
 
 # LabelInfo ---------------------------------------------------------------------------------------

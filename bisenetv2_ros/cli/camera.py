@@ -24,7 +24,7 @@ examples:
 
 Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) if labels are
 known. If a bag has several cameras, each has these under its recorded name. An image that cannot be
-read is reported and skipped. Ends after the last frame.
+read is reported and skipped, and the exit code is then 1. Ends after the last frame.
 """
     parser.add_argument(
         "source",
@@ -84,7 +84,7 @@ read is reported and skipped. Ends after the last frame.
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until the source ends or a signal comes."""
+    """Publish until the source ends or a signal comes; return 1 if an image was skipped, else 0."""
     end_at_once(signal.SIGINT, signal.SIGTERM)
     set_up_ros("camera")
     from bisenetv2_ros.files.images import ImageFileError
@@ -127,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(" ".join(str(error).split())) from error
     also = f", {len(skipped)} skipped" if skipped else ""
     print(f"camera: {sent} frames sent{also} in {time.monotonic() - start:.1f} s")
-    return 0
+    return int(bool(skipped))
 
 
 def _int_from_zero(text: str) -> int:

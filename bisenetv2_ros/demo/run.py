@@ -40,6 +40,7 @@ ENDLESS_SECONDS = 8.0  # ... unless this time after the first mask comes first
 FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
 SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
 LAST_MASK_TIMEOUT = 2.0  # seconds without a mask after the camera has ended
+SKIPPED = 1  # exit code of a camera that has skipped images
 DIAGNOSTICS_TIMEOUT = 10.0  # seconds, for a busy machine; the node reports once a second
 
 
@@ -87,7 +88,12 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     _print_summary(summary, path)
     if results.note:
         print(f"  {results.note}")
-    return 130 if interrupted else 0
+    if interrupted:
+        return 130
+    if camera.exit_code():
+        print(f"bisenetv2 demo: error: {_ended_early(camera)}", file=sys.stderr)
+        return 1
+    return 0
 
 
 def _score(args: argparse.Namespace, measured: Measurements) -> dict[str, Any] | None:
@@ -226,7 +232,7 @@ def _watch(
             if node.exit_code() is not None:
                 raise DemoError(_ended_early(node))
             if camera_ended is None and camera.exit_code() is not None:
-                if camera.exit_code() != 0:
+                if camera.exit_code() not in (0, SKIPPED):
                     raise DemoError(_ended_early(camera))
                 camera_ended = now
             if seconds and measured.first_mask and now > measured.first_mask + seconds:
@@ -238,6 +244,8 @@ def _watch(
                     break
             elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
                 break
+    if camera.exit_code() and not measured.received:
+        raise DemoError(_ended_early(camera))
     if camera_ended is None or not measured.received:
         raise DemoError(
             f"{measured.sent} camera frames came, {measured.received} masks, then none for "

@@ -36,10 +36,10 @@ from bisenetv2_ros.node.intake import RateLimit
 from bisenetv2_ros.node.lifecycle import guarded
 from bisenetv2_ros.node.messages import (
     TYPES,
+    FrameLatency,
     ImageBuffer,
     compressed_image,
     label_info,
-    latency_seconds,
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
@@ -140,6 +140,7 @@ class CameraTopics:
         self._ground = GroundPoints(node, topic, settings, view, poses)
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
+        self._latency = FrameLatency()
         self.bit_depth = BitDepth()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
         #: The camera's full topic, which identifies it in diagnostics.
@@ -294,7 +295,7 @@ class CameraTopics:
         """
         if "mask" in wanted:
             self._publish_image("mask", header, outputs)
-        latency = latency_seconds(header.stamp, self._node.get_clock().now().nanoseconds)
+        latency = self._latency.seconds(header.stamp, self._node.get_clock().now().nanoseconds)
         if "class_fractions" in wanted:
             message = outputs.fill_class_fractions(TYPES, header, latency)
             self._publishers["class_fractions"].publish(message)

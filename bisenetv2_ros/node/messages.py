@@ -132,6 +132,29 @@ def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
     return (now_nanoseconds - stamp_nanoseconds) / 1e9
 
 
+class FrameLatency:
+    """The latencies of one camera's frames, also while a bag with a clock starts over.
+
+    The first frames may then come before the clock has jumped back. Such a frame is older than one
+    before it that lies in the past too; its latency would be the length of the bag.
+    """
+
+    def __init__(self) -> None:
+        self._newest = 0  # nanoseconds
+
+    def seconds(self, stamp: Time, now_nanoseconds: int) -> float:
+        """As `latency_seconds`, and NaN for a frame of a bag that starts over before its clock."""
+        latency = latency_seconds(stamp, now_nanoseconds)
+        if self._newest > now_nanoseconds:  # the clock has jumped back
+            self._newest = 0
+        nanoseconds = stamp.sec * 10**9 + stamp.nanosec
+        if nanoseconds < self._newest:
+            return math.nan
+        if not math.isnan(latency):
+            self._newest = nanoseconds
+        return latency
+
+
 def label_info(labels: LabelSet) -> Any:
     """The vision_msgs/LabelInfo that explains the values of a mask; None without vision_msgs.
 
