@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from bisenetv2_ros.node import parameters
+from bisenetv2_ros.node.parameter_files import full_name, last_given
 from bisenetv2_ros.node.parameters import FIELDS, Parameters, markdown, problem, unknown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -204,6 +205,147 @@ def test_a_file_with_nothing_for_the_node_is_named(node_with_file, key):
     problems, (warning,), values = node_with_file(f"{key}: {{ros__parameters: {{max_rate: 7.0}}}}")
     assert (problems, values) == ([], Parameters())
     assert "shared.yaml: nothing in it is for /robot/segment, found /" in warning
+
+
+OWN = """
+/**:
+  ros__parameters: {max_rate: 1e3, cameras: [a, 'b: c'], crops: [], threads: 3}
+/**/segment:
+  ros__parameters: {max_rate: 7.0, model: "5", regions: [r]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["-p", "threads:=1", "FILE", "-p", "model:=two"], {"threads": 3, "model": "two"}),
+        (["-p", "threads:=1", "FILE", "-p", "max_rate:=2"], {"threads": 3, "max_rate": 2.0}),
+        (["-p", "model:=two", "FILE"], {"model": "5", "max_rate": 7.0}),
+        (["FILE", "--param", "threads:=0x10"], {"threads": 16}),
+        (["FILE", "-p", "segment:threads:=4"], {"threads": 4}),
+        (["FILE", "-p", "other:threads:=4"], {"threads": 3}),
+        (["FILE", "SECOND"], {"max_rate": 9.0, "model": "6: x", "cameras": ("d",), "threads": 3}),
+        (["SECOND", "FILE"], {"max_rate": 7.0, "model": "5", "cameras": ("a", "b: c")}),
+        (["SECOND", "FILE", "-r", "__node:=front"], {"max_rate": 1e3, "model": "6: x"}),
+        (["FILE", "-p", "use_sim_time:=true", "SECOND"], {"use_sim_time": False}),
+    ],
+)
+def test_what_is_given_last_holds(tmp_path, words, expected):
+    """rclpy alone goes by where each key appeared first."""
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    from ros_graph import DOMAIN
+
+    (tmp_path / "FILE").write_text(OWN)
+    (tmp_path / "SECOND").write_text(
+        """
+        /robot/segment: {ros__parameters: {model: 'no'}}
+        /**: {ros__parameters: {max_rate: 9.0, model: '6: x', cameras: [d], use_sim_time: false}}
+        """
+    )
+    all_words = ["program", "--ros-args", "-r", "__ns:=/robot", "-p", "first:=1"]
+    for word in words:
+        file = tmp_path / word
+        all_words += ["--params-file", str(file)] if word in ("FILE", "SECOND") else [word]
+    context = rclpy.Context()
+    rclpy.init(args=all_words, context=context, domain_id=DOMAIN)
+    own = last_given("segment", all_words)
+    node = rclpy.create_node("segment", context=context, cli_args=own)
+    try:
+        assert node.get_fully_qualified_name() == full_name("segment", all_words)
+        assert parameters.declare(node, all_words) == []
+        values = vars(parameters.read(node))
+        values["use_sim_time"] = node.get_parameter("use_sim_time").value
+        assert {name: values[name] for name in expected} == expected
+    finally:
+        node.destroy_node()
+        context.shutdown()
+
+
+def test_nodes_take_it_from_their_command_line(tmp_path, monkeypatch):
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    from ros_graph import DOMAIN
+
+    from bisenetv2_ros.node.lifecycle import ReportingNode
+
+    (tmp_path / "own.yaml").write_text("/**/segment: {ros__parameters: {a: 5, b: 5}}")
+    words = ["segment", "--ros-args", "-p", "a:=1", "--params-file", str(tmp_path / "own.yaml")]
+    words += ["-p", "b:=2"]
+    monkeypatch.setattr(sys, "argv", words)
+    rclpy.init(args=words, domain_id=DOMAIN)
+    try:
+        node = ReportingNode("segment")
+        assert [node.declare_parameter(name, 0).value for name in ("a", "b")] == [5, 2]
+        node.destroy_node()
+    finally:
+        rclpy.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("rules", "name"),
+    [
+        ([], "/segment"),
+        (["__ns:=/a/b", "__node:=x"], "/a/b/x"),
+        (["segment:__ns:=/a", "other:__node:=y", "__name:=z", "__node:=late"], "/z"),
+        (["segment:__node:=x", "x:__ns:=/robot"], "/robot/x"),
+        (["image_raw:=/camera", "__ns:=/"], "/segment"),
+    ],
+)
+def test_full_name_is_the_one_that_rclpy_gives(rules, name):
+    words = ["--ros-args", *(word for rule in rules for word in ("-r", rule))]
+    assert full_name("segment", words) == name
+    rclpy = pytest.importorskip("rclpy", reason="needs a ROS 2")
+    from ros_graph import DOMAIN
+
+    context = rclpy.Context()
+    rclpy.init(args=words, context=context, domain_id=DOMAIN)
+    node = rclpy.create_node("segment", context=context)
+    try:
+        assert node.get_fully_qualified_name() == name
+    finally:
+        node.destroy_node()
+        context.shutdown()
+
+
+class WithoutPrivateNames:
+    """A node of an rclpy that has renamed what is not public."""
+
+    def __init__(self, node) -> None:
+        self._of = node
+        self.warnings: list[str] = []
+
+    def __getattr__(self, name: str):
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._of, name)
+
+    def get_logger(self):
+        return SimpleNamespace(warning=self.warnings.append)
+
+
+def test_values_are_taken_and_checked_without_rclpys_private_names(make_node, monkeypatch):
+    from rclpy import qos_overriding_options
+
+    from bisenetv2_ros.node import rclpy_private
+    from bisenetv2_ros.node.qos import SubscriptionQoS
+
+    override = "qos_overrides./image_raw.subscription.depth:=5"
+    node = WithoutPrivateNames(
+        make_node("max_rate:=5", "cameras:=[a, b]", "threads:=many", "opacity:=0.3", override)
+    )
+    assert parameters.declare(node) == [
+        "parameter threads: got 'many', expected an integer from 0 to 1024"
+    ]
+    assert parameters.read(node) == Parameters(max_rate=5.0, cameras=("a", "b"))
+    assert SubscriptionQoS(node, "image_raw").profile([]).depth == 5
+    rclpy_private.free_state_machine(node)
+    monkeypatch.delattr(qos_overriding_options, "_declare_qos_parameters")
+    assert SubscriptionQoS(node, "other").profile([]).depth == 1
+    for consequence in (
+        "unknown names",
+        "left behind in /dev/shm",
+        "/other takes no qos_overrides",
+    ):
+        assert any(consequence in line for line in node.warnings)
 
 
 def test_a_parameter_for_all_nodes_of_a_launch_does_not_end_this_one(make_node):

@@ -5,6 +5,7 @@ Does not interpret the values.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,34 @@ class _PlainLoader(yaml.SafeLoader):
 
 def read_yaml(path: Path) -> Any:
     """Read a file. Raises YamlError, or OSError if it cannot be read."""
-    with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise YamlError(f"more than {MAX_BYTES} bytes, expected a short file")
-    return parse_yaml(data)
+    return parse_yaml(_bytes(path))
 
 
 def parse_yaml(text: str | bytes) -> Any:
     """Parse a text. Raises YamlError if it is invalid."""
+    return _parse(yaml.load, text)
+
+
+def read_yaml_nodes(path: Path) -> yaml.Node | None:
+    """Read a file as it is written, with its quotes and order; None if it is empty.
+
+    Raises YamlError, or OSError if it cannot be read.
+    """
+    node: yaml.Node | None = _parse(yaml.compose, _bytes(path))
+    return node
+
+
+def _bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        data = file.read(MAX_BYTES + 1)
+    if len(data) > MAX_BYTES:
+        raise YamlError(f"more than {MAX_BYTES} bytes, expected a short file")
+    return data
+
+
+def _parse(parse: Callable[..., Any], text: str | bytes) -> Any:
     try:
-        return yaml.load(text, _PlainLoader)
+        return parse(text, _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise YamlError(f"not YAML: {str(error).splitlines()[0]}") from error
     except RecursionError as error:

@@ -36,6 +36,7 @@ from std_msgs.msg import Header
 
 from bisenetv2_ros.node import ros_arguments, signals
 from bisenetv2_ros.node.messages import ImageBuffer
+from bisenetv2_ros.opencv import convert_color
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
@@ -147,7 +148,7 @@ class CameraNode(Node):
             topics.label.publish(topics.label_buffer.fill(header, frame.label, "mono8"))
         pixels = frame.image
         if self._options.encoding == "bgr8":
-            pixels = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+            pixels = convert_color(pixels, cv2.COLOR_RGB2BGR)
         topics.image.publish(topics.image_buffer.fill(header, pixels, self._options.encoding))
         if topics.compressed.get_subscription_count():
             topics.compressed.publish(jpeg_message(header, frame.image))
@@ -306,7 +307,7 @@ def ideal_camera_info(header: Header, size: tuple[int, int]) -> CameraInfo:
 
 def jpeg_message(header: Header, rgb: np.ndarray) -> CompressedImage:
     """The image (H, W, 3) uint8 as JPEG, in the form that image_transport sends."""
-    bgr = cv2.cvtColor(rgb, cv2.COLOR_RGB2BGR)
+    bgr = convert_color(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
     return CompressedImage(
         header=header,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.node import Node
 
 from bisenetv2_ros.backends import DeviceLost
+from bisenetv2_ros.node.parameter_files import last_given
+from bisenetv2_ros.node.rclpy_private import free_state_machine
 from bisenetv2_ros.node.state import NodeState
 
 
@@ -22,7 +25,7 @@ class ReportingNode(LifecycleNode):
     """A lifecycle node with a `NodeState`; its transitions are made by `transition`."""
 
     def __init__(self, name: str) -> None:
-        super().__init__(name)
+        super().__init__(name, cli_args=last_given(name, sys.argv))
         self.state = NodeState()
 
     def start(self) -> None:
@@ -38,9 +41,7 @@ class ReportingNode(LifecycleNode):
 
     def destroy_node(self) -> None:
         super().destroy_node()
-        # rclpy leaves this to the garbage collector; until then the node keeps its shared memory,
-        # which outlives a process that has to end immediately.
-        self._state_machine.destroy_when_not_in_use()
+        free_state_machine(self)
 
 
 def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackReturn]:

@@ -1,22 +1,31 @@
-"""Finds which node each value of a ROS parameter file is for, which rclpy does not tell.
+"""Finds what a command line gives to a node's parameters, and which node its files are for.
 
-Many nodes may share a file, so a name that this node does not know belongs to another node if it is
-under a wildcard, and is a mistake if it is under this node's name. Does not use ROS.
+rclpy tells neither. Many nodes may share a file, so a name that this node does not know belongs to
+another node if it is under a wildcard, and is a mistake if it is under this node's name. Does not
+use ROS.
 """
 
 from __future__ import annotations
 
 import difflib
 import itertools
+import math
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml
+import yaml
+
+from bisenetv2_ros.files.safe_yaml import YamlError, read_yaml_nodes
 
 PARAMETERS = "ros__parameters"
+
+_FLAGS = {
+    **dict.fromkeys(("-p", "--param"), "parameter"),
+    **dict.fromkeys(("-r", "--remap"), "remapping"),
+    "--params-file": "file",
+}
 
 
 @dataclass
@@ -29,46 +38,130 @@ class Given:
 
 
 def given_to(node: str, words: Sequence[str]) -> Given:
-    """Read the files after --params-file among `words`, for a node such as /robot/segment."""
+    """Read the parameter files among `words`, for a node such as /robot/segment."""
     given = Given()
-    for option, path in itertools.pairwise(words):
-        if option == "--params-file":
-            _add(given, node, path)
+    for path in _rules(words, "file"):
+        keys = []
+        matched = False
+        for key, values in _file(path):
+            keys.append(key)
+            if _matches(key, node):
+                matched = True
+                names = given.shared if key.endswith("*") else given.own
+                names.update(name for name, _ in _leaves("", values))
+        if not matched and keys:
+            near = difflib.get_close_matches(node, keys, n=1, cutoff=0.0)
+            given.without.append(
+                f"parameter file {path}: nothing in it is for {node}, found {', '.join(keys)}; "
+                f"did you mean {node} instead of {near[0]}?"
+            )
     return given
 
 
-def _add(given: Given, node: str, path: str) -> None:
+def last_given(name: str, words: Sequence[str]) -> list[str]:
+    """Return arguments for the node `name` itself: what `words` give last and rclpy may not take.
+
+    rclpy applies values in the order in which their keys, such as /** or /robot/segment, appear
+    first: of `-p a:=1 --params-file segment.yaml -p b:=2` the file's b holds, if it stands under
+    the node's name. And it ignores `-p segment:a:=1` for a node in a namespace. What is given to
+    the node itself comes after all of that.
+    """
+    node = full_name(name, words)
+    last: dict[str, str] = {}
+    doubtful = set()
+    for kind, rule in _rules_of_all_kinds(words):
+        addressed, values = _given_by(kind, rule, node)
+        for parameter, text in values:
+            if addressed or parameter in last:
+                doubtful.add(parameter)
+            last[parameter] = text
+    rules = [f"{parameter}:={text}" for parameter, text in last.items() if parameter in doubtful]
+    return ["--ros-args", *(word for rule in rules for word in ("-p", rule))] if rules else []
+
+
+def full_name(name: str, words: Sequence[str]) -> str:
+    """Return the name of the node `name` after the remappings among `words`, as /robot/segment."""
+
+    def remapped(name: str, what: str, default: str) -> str:
+        for rule in _rules(words, "remapping"):  # the first that fits holds
+            if found := re.fullmatch(rf"({name}:)?__{what}:=(.+)", rule):
+                return found[2]
+        return default
+
+    name = remapped(name, "(?:node|name)", name)
+    namespace = remapped(name, "ns", "").strip("/")
+    return f"/{namespace}/{name}" if namespace else f"/{name}"
+
+
+def _rules_of_all_kinds(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The ROS arguments of `_FLAGS`, in their order: kind and text."""
+    is_ros = False
+    for word, text in itertools.pairwise([*words, ""]):
+        if word in ("--ros-args", "--"):
+            is_ros = word == "--ros-args"
+        elif is_ros and word in _FLAGS:
+            yield _FLAGS[word], text
+
+
+def _rules(words: Sequence[str], kind: str) -> Iterator[str]:
+    return (text for found, text in _rules_of_all_kinds(words) if found == kind)
+
+
+def _given_by(kind: str, rule: str, node: str) -> tuple[bool, list[tuple[str, str]]]:
+    """What one argument gives to `node`, as text; and whether it is `-p NODE:NAME:=VALUE`."""
+    if kind == "file":
+        own = (values for key, values in _file(rule) if _matches(key, node))
+        return False, [
+            (name, _text(value)) for values in own for name, value in _leaves("", values)
+        ]
+    found = re.fullmatch(r"(?:(\w+):)?([^:]+):=(.*)", rule, re.DOTALL)
+    if kind != "parameter" or not found or found[1] not in (None, node.rpartition("/")[2]):
+        return False, []
+    return bool(found[1]), [(found[2], found[3])]
+
+
+def _matches(key: str, node: str) -> bool:
     try:
-        document = read_yaml(Path(path))
+        return bool(re.fullmatch(key.replace("/*", r"(/\w+)"), node))  # as rclpy does it
+    except re.error:
+        return False  # rclpy refuses it
+
+
+def _file(path: str) -> Iterator[tuple[str, yaml.Node]]:
+    """Each node's key in a file, such as /robot/segment or /**, with its parameters."""
+    try:
+        document = read_yaml_nodes(Path(path))
     except (OSError, YamlError):
-        return  # rclpy has already refused it
-    keys = []
-    matched = False
-    for key, values in _nodes("", document):
-        keys.append(key)
-        if re.fullmatch(key.replace("/*", r"(/\w+)"), node):  # as rclpy does it
-            matched = True
-            (given.shared if key.endswith("*") else given.own).update(_names("", values))
-    if not matched and keys:
-        near = difflib.get_close_matches(node, keys, n=1, cutoff=0.0)
-        given.without.append(
-            f"parameter file {path}: nothing in it is for {node}, found {', '.join(keys)}; "
-            f"did you mean {node} instead of {near[0]}?"
-        )
+        return  # rclpy has refused it already
+    yield from _nodes("", document)
 
 
-def _nodes(prefix: str, tree: Any) -> Iterator[tuple[str, Any]]:
-    """Each node's key, such as /robot/segment or /**, with its parameters."""
-    for key, value in tree.items() if isinstance(tree, dict) else ():
+def _nodes(prefix: str, tree: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in _items(tree):
         if key == PARAMETERS:
             yield prefix, value
         else:
-            yield from _nodes(f"{prefix}/{str(key).strip('/')}", value)
+            yield from _nodes(f"{prefix}/{key.strip('/')}", value)
 
 
-def _names(prefix: str, tree: Any) -> Iterator[str]:
-    for key, value in tree.items() if isinstance(tree, dict) else ():
-        if isinstance(value, dict):
-            yield from _names(f"{prefix}{key}.", value)
+def _leaves(prefix: str, tree: yaml.Node) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in _items(tree):
+        if isinstance(value, yaml.MappingNode):
+            yield from _leaves(f"{prefix}{key}.", value)
         else:
-            yield f"{prefix}{key}"
+            yield f"{prefix}{key}", value
+
+
+def _items(tree: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
+    for key, value in tree.value if isinstance(tree, yaml.MappingNode) else ():
+        yield str(key.value), value
+
+
+def _text(value: yaml.Node) -> str:
+    """The value in one line, quoted as it was: `"5"` is a string."""
+    if isinstance(value, yaml.SequenceNode):
+        value.flow_style = True
+    elif isinstance(value, yaml.ScalarNode) and value.style in ("|", ">"):
+        value.style = '"'
+    text = yaml.serialize(value, Dumper=yaml.SafeDumper, width=math.inf, allow_unicode=True)
+    return str(text).removesuffix("...\n").strip()

@@ -290,9 +290,9 @@ def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 
-    # rclpy has no public way to see overrides of undeclared parameters (to have it declare them all
-    # fails for an empty list); the name is the same from Humble to Rolling.
-    overrides = node._parameter_overrides
+    from bisenetv2_ros.node.rclpy_private import given_values
+
+    overrides = given_values(node, FIELDS)
     given = given_to(node.get_fully_qualified_name(), words)
     problems = []
     warnings = list(given.without)
@@ -321,7 +321,7 @@ def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
                 ]
             else:
                 descriptor.integer_range = [IntegerRange(from_value=low, to_value=high)]
-        value = overrides[name].value if name in overrides else None
+        value = overrides.get(name)
         wrong = problem(field, value) if name in overrides else None
         if wrong:
             problems.append(wrong)
@@ -335,8 +335,10 @@ def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
 
 def unused_qos_overrides(node: Node) -> list[str]:
     """One line for each QoS override that none of the topics made so far has taken."""
+    from bisenetv2_ros.node.rclpy_private import given_values
+
     return unknown(
-        [name for name in node._parameter_overrides if name.startswith(QOS_PREFIX)],
+        [name for name in given_values(node, ()) if name.startswith(QOS_PREFIX)],
         node.get_parameters_by_prefix(""),
     )
 

@@ -13,11 +13,11 @@ from rclpy.qos import (
     ReliabilityPolicy,
     qos_check_compatible,
 )
-from rclpy.qos_overriding_options import QoSOverridingOptions, _declare_qos_parameters
-from rclpy.subscription import Subscription
+from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from bisenetv2_ros.node.parameters import QOS_PREFIX
+from bisenetv2_ros.node.rclpy_private import declare_qos_overrides, given_values
 
 #: The policies of every topic that parameters may override.
 OVERRIDES = QoSOverridingOptions(
@@ -59,16 +59,15 @@ class SubscriptionQoS:
         """
         topic = node.resolve_topic_name(name)
         declared = newest()
+        policies = [policy.name.lower() for policy in OVERRIDES.policy_kinds]
+        names = {policy: f"{QOS_PREFIX}{topic}.subscription.{policy}" for policy in policies}
+        given = given_values(node, names.values())
         try:
-            _declare_qos_parameters(Subscription, node, topic, declared, OVERRIDES)
+            declare_qos_overrides(node, topic, declared, OVERRIDES)
         except Exception as error:  # rclpy raises several kinds, and not all name the topic
             raise ValueError(f"topic {topic}: {error}") from error
-        given = f"{QOS_PREFIX}{topic}.subscription."
-        policies = [policy.name.lower() for policy in OVERRIDES.policy_kinds]
         self._overrides = {
-            policy: getattr(declared, policy)
-            for policy in policies
-            if given + policy in node._parameter_overrides
+            policy: getattr(declared, policy) for policy, name in names.items() if name in given
         }
 
     def profile(self, publishers: Sequence[TopicEndpointInfo], depth: int = 1) -> QoSProfile:
