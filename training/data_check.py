@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bisenetv2_ros.files.encoded import ImageError, decode, upright
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, FileDataset, Sample, read_label
 
 SMALL = (32, 24)  # size of thumbnails, pixels
@@ -119,7 +120,7 @@ def _look_at(
     height, width = sample.label.shape
     facts.sizes[width, height] += 1
     path = str(dataset.pairs[index][0]) if isinstance(dataset, FileDataset) else sample.name
-    tiny = cv2.resize(sample.image, TINY, interpolation=cv2.INTER_AREA)
+    tiny = resize(sample.image, TINY, cv2.INTER_AREA)
     facts.paths.append(path)
     facts.tiny.append(tiny)
     if index // BLOCK % max(1, len(dataset) // MAX_THUMBS) == 0:
@@ -173,7 +174,7 @@ def _shows_something(image: NDArray[np.uint8]) -> bool:
 
 
 def _thumb(image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.resize(image[..., :3], SMALL, interpolation=cv2.INTER_AREA))
+    return resize(image[..., :3], SMALL, cv2.INTER_AREA)
 
 
 def _thumb_label(label: NDArray[np.uint8], ignore: int) -> NDArray[np.uint8]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.metrics import confusion_matrix, scores
+from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.training.datasets import Sample
 from bisenetv2_ros.training.evaluate import Mask
 from bisenetv2_ros.visualization import colorize
@@ -63,5 +64,5 @@ def panel(example: Example, labels: LabelSet) -> Mask:
         colorize(cv2.resize(classes, size, interpolation=cv2.INTER_NEAREST), labels)
         for classes in (example.label, example.mask)
     )
-    image = cv2.resize(example.image, size, interpolation=cv2.INTER_AREA)
+    image = resize(example.image, size, cv2.INTER_AREA)
     return np.concatenate([image, gap, truth, gap, mask], axis=1)

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.recipe import Recipe
@@ -112,9 +113,7 @@ def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
     """A sample at (width, height): the frame by area or bilinear, the label by nearest pixel."""
     shrinks = size[0] < sample.image.shape[1]
-    image = cv2.resize(
-        sample.image, size, interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    )
+    image = resize(sample.image, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     label = cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
     return Sample(image, label, sample.name)
 

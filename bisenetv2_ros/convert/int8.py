@@ -29,6 +29,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 from onnxruntime.quantization import (
     CalibrationDataReader,
     CalibrationMethod,
@@ -36,18 +37,23 @@ from onnxruntime.quantization import (
     QuantType,
     quantize_static,
 )
-from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from bisenetv2_ros.backends import create_backend, load_on_cpu
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.model_file import INPUT, read_model_file, write_metadata
 from bisenetv2_ros.resize import resize_image
 
+OLDEST = (1, 16)  #: ONNX Runtime that can leave biases in float
 REQUIRED_AGREEMENT = 0.95  #: fraction of pixels with float32's class; less is a broken file
 
 
 class QuantizationError(RuntimeError):
     """The file cannot be quantized, or the result differs too much from it."""
+
+
+def can_quantize() -> bool:
+    """Whether the installed ONNX Runtime makes the form that the head of this file describes."""
+    return tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= OLDEST
 
 
 def quantize_model(
@@ -78,6 +84,13 @@ def quantize_model(
         raise QuantizationError(
             f"{path_float32}: precision is {source.info.precision}, expected float32"
         )
+    if not can_quantize():
+        raise QuantizationError(
+            f"int8 takes ONNX Runtime {OLDEST[0]}.{OLDEST[1]} or newer, found "
+            f"{onnxruntime.__version__} (newer ones take NumPy 1.21.6: use a virtual environment)"
+        )
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
     if not frames:
         raise QuantizationError("no frames to measure activations on, expected some dozens")
     images = [np.ascontiguousarray(resize_image(f, source.info.input_size)) for f in frames]

@@ -16,6 +16,7 @@ import numpy as np
 from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.encoded import ImageError, Pixels, decode, png_chunks, upright
 from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.opencv import convert_color
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +56,7 @@ def read_image(path: Path) -> np.ndarray:
     code = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}.get(channels)
     if code is None:
         raise ImageFileError(f"{path}: {channels} channels, expected 1, 3 or 4")
-    return upright(np.asarray(cv2.cvtColor(pixels, code)), header.orientation)
+    return upright(convert_color(pixels, code), header.orientation)
 
 
 def read_label(path: Path) -> np.ndarray:
@@ -168,7 +169,7 @@ def write_picture(path: Path, image: np.ndarray) -> None:
 
     The file appears once it is complete. `is_own_picture` recognizes it later if it is a PNG.
     """
-    pixels = image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    pixels = image if image.ndim == 2 else convert_color(image, cv2.COLOR_RGB2BGR)
     # Not imwrite: it reports a full disk as False without a reason, or not at all.
     done, data = cv2.imencode(path.suffix, pixels)
     if not done:

@@ -17,6 +17,7 @@ import numpy as np
 
 from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.opencv import convert_color, resize
 
 #: Consecutive failed reads that count as the end of a video.
 _ATTEMPTS = 100
@@ -221,9 +222,9 @@ class VideoFile:
         if shutil.disk_usage(self.path.parent).free < _RESERVE:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         if frame.shape[1::-1] != self._size:
-            frame = cv2.resize(frame, self._size, interpolation=cv2.INTER_AREA)
+            frame = resize(frame, self._size, cv2.INTER_AREA)
         with captured_messages():
-            self._writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+            self._writer.write(convert_color(frame, cv2.COLOR_RGB2BGR))
         self._frames += 1
 
     def close(self) -> None:

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bisenetv2_ros.files.annotations import classes_text, write_cvat, write_labelme
 from bisenetv2_ros.files.images import write_picture
 from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.resize import resize_mask
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
         cv2.resize((result.mask == c).astype(np.float32), GRID, interpolation=cv2.INTER_AREA)
         for c in range(classes)
     ]
-    colours = cv2.resize(frame.image, GRID, interpolation=cv2.INTER_AREA) / np.float32(255)
+    colours = resize(frame.image, GRID, cv2.INTER_AREA) / np.float32(255)
     return Candidate(
         index,
         1 - float(result.confidence.mean()) / 255,

@@ -23,6 +23,7 @@ from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.image_conversion import SUPPORTED_ENCODINGS, ImageError
 from bisenetv2_ros.image_transports import COMPRESSED_IMAGE, IMAGE, PACKET, camera_topic, decode
 from bisenetv2_ros.image_video import VideoDecoder, VideoFrame, missing_decoder
+from bisenetv2_ros.opencv import convert_color
 from bisenetv2_ros.sources.bag_file import (
     ZSTD_MAGIC,
     BagError,
@@ -267,7 +268,7 @@ class BagFrames(FrameSource):
         except ImageError as error:
             raise ImageFileError(f"{place}: {error}") from error
         if order == "bgr":
-            pixels = cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+            pixels = convert_color(pixels, cv2.COLOR_BGR2RGB)
         return resized(pixels, self._size), origin
 
 

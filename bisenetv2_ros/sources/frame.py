@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.files.images import ImageFileError
+from bisenetv2_ros.opencv import resize
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -170,7 +171,7 @@ def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = N
         return pixels
     if interpolation is None:
         interpolation = cv2.INTER_AREA if size[0] < width else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, size, interpolation=interpolation))
+    return resize(pixels, size, interpolation)
 
 
 def numbered(stem: str, index: int) -> str:
