@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from itertools import cycle
 
 import numpy as np
 import pytest
@@ -221,11 +222,14 @@ def test_outputs_below_each_camera_of_one_namespace(ros, start, scene):
     for focal, (name, topic) in enumerate(publishers.items(), start=1):
         message = image_message(scene, frame_id=name)
         publisher = camera(ros, topic)
-        for turn in range(200):
-            shared.publish(infos[turn % 2])
+        turns = cycle(infos)
+
+        def both(name=name, publisher=publisher, message=message) -> bool:
+            shared.publish(next(turns))
             publisher.publish(message)
-            if ros.spin_until(lambda name=name: calibrations[name], 0.05):
-                break
+            return ros.spin_until(lambda: calibrations[name] and masks[name], 0.05)
+
+        assert ros.spin_until(both)
         assert {mask.header.frame_id for mask in masks[name]} == {name}
         assert {info.k[0] for info in calibrations[name]} == {focal}
 
