@@ -219,10 +219,10 @@ def test_outputs_below_each_camera_of_one_namespace(ros, start, scene):
     for focal, name in enumerate(publishers, start=1):
         infos.append(CameraInfo(width=32, height=24, k=[float(focal), 0, 16, 0, 30, 12, 0, 0, 1]))
         infos[-1].header.frame_id = name
+    turns = cycle(infos)
     for focal, (name, topic) in enumerate(publishers.items(), start=1):
         message = image_message(scene, frame_id=name)
         publisher = camera(ros, topic)
-        turns = cycle(infos)
 
         def both(name=name, publisher=publisher, message=message) -> bool:
             shared.publish(next(turns))
