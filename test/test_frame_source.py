@@ -192,7 +192,7 @@ def test_the_synthetic_street_comes_with_its_labels():
         ("nowhere/at/all", "no such file or folder"),
         ("webcam:front", "number of the device"),
         ("webcam:97", "no camera opens as device 97"),
-        ("{}/*.jpg", r"no pictures \(.*\) among 0 files"),
+        ("{}/*.jpg", r"no images \(.*\) among 0 files"),
         ("{}", "it has the folders drive"),
         ("{}/drive/notes.txt", "expected an image or a video"),
     ],
