@@ -111,13 +111,19 @@ def test_time_limits_the_steps_on_a_cpu(my_set: Path, monkeypatch):
         recipe = load_recipe("finetune")
         return plan.plan(recipe, given, training, training, place, None, said.append)
 
-    assert planned(1.0, set()).iterations == 150
+    fast = planned(1.0, set())
+    assert (fast.iterations, fast.minutes, fast.validate_every) == (150, plan.CPU_MINUTES, 15)
     assert not any("would suit" in line for line in said)
-    assert planned(7.5, set()).iterations == 120
-    assert "iterations=150 would suit 10 frames better" in said[-2]
-    assert planned(60.0, set()).iterations == plan.FEWEST_STEPS
+    slow = planned(10.0, set())
+    assert (slow.iterations, slow.minutes) == (150, 20), "more than now fit: it may become faster"
+    assert (slow.warmup, slow.validate_every) == (6, 12), "of the 120 that fit"
+    assert "steps: about 120, for 20 minutes on this machine; iterations=150 would suit" in said[-2]
+    assert " steps of 10.00 s (measured)" in said[-1] and "done in about 20 min" in said[-1]
+    assert planned(60.0, set()).minutes == plan.FEWEST_STEPS, "at a minute each"
+    assert planned(60.0, {"minutes"}).minutes == 0, "as given"
     given = planned(60.0, {"iterations", "crop", "model.num_classes"} - {"model.num_classes"})
     assert given.iterations == load_recipe("finetune").iterations
+    assert given.minutes == 0, "who tells the steps waits for them"
     assert given.crop == (640, 480), "as given"
 
 
@@ -247,7 +253,7 @@ def test_progress_is_told_by_time(tmp_path: Path, monkeypatch):
     with run_record.RunLog(tmp_path, 0, recipe, said.append) as log:
         for step in range(1, 8):
             now[0] += 6.0
-            log.step(step, {"main": 1.0}, 0.1)
+            log.step(step, {"main": 1.0}, 0.1, 100 - step)
     assert [line.split(":")[0] for line in said] == ["step 1/100", "step 4/100", "step 7/100"]
     assert said[-1].endswith(f"{duration(93 * 6.0)} left") and duration(558) == "9 min"
     assert [duration(s) for s in (0.4, 89, 5400, 3660 * 9)] == [
@@ -256,3 +262,23 @@ def test_progress_is_told_by_time(tmp_path: Path, monkeypatch):
         "1 h 30 min",
         "9 h 09 min",
     ]
+
+
+def test_a_run_that_its_minutes_ended_is_complete(my_set: Path, capsys):
+    """With fewer steps than the recipe has, at the end of the rate; it is not gone on with."""
+    words = ("iterations=5000", "minutes=0.02", "batch_size=2", "crop=[32, 32]", "workers=0")
+    assert train("--data", "my_set", *words) == 0
+    assert "steps: about" in capsys.readouterr().out
+    run = Path("runs/my_set")
+    (newest,) = list_checkpoints(run)[-1:]
+    state = json.loads((newest / "state.json").read_text())
+    assert state["progress"] == 1 and 0 < state["step"] < 5000
+    steps = [r for r in run_record.read_metrics(run / "metrics.jsonl") if "lr" in r]
+    assert len(steps) == state["step"]
+    assert (run / "report/report.html").is_file()
+    assert train("--resume", "--output", str(run)) == 0
+    said = capsys.readouterr().out
+    assert f"is complete: {state['step']} steps" in said
+    assert "(measured)" not in said, "nothing is measured for no steps"
+    assert train("--resume", "--output", str(run), "minutes=9") == 2
+    assert "cannot resume with minutes = 9" in capsys.readouterr().err

@@ -128,9 +128,7 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 def load_checkpoint(folder: Path) -> Checkpoint:
     """Read a checkpoint folder. Raises CheckpointError naming the missing or damaged file."""
-    state = _read_json(folder / "state.json")
-    if not isinstance(state.get("step"), int):
-        raise CheckpointError(f"{folder / 'state.json'}: no step in it")
+    state = read_state(folder)
     tensors = {
         name: _load_tensors(folder / f"{name}.safetensors")
         for name in ("model", "ema", "momentum")
@@ -144,6 +142,14 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         momentum=tensors.get("momentum", {}),
         state=state,
     )
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """Read the JSON values of a checkpoint folder, `step` among them; CheckpointError names it."""
+    state = _read_json(folder / "state.json")
+    if not isinstance(state.get("step"), int):
+        raise CheckpointError(f"{folder / 'state.json'}: no step in it")
+    return state
 
 
 def load_newest(run: Path, warn: Callable[[str], None] = print) -> Checkpoint | None:

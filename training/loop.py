@@ -3,6 +3,7 @@
 An optimizer step depends only on the recipe, the weights and the step number: samples,
 augmentation, dropout masks and learning rate all follow from these. A run that was killed and
 resumed therefore ends bit-identical, on a CPU, to one that was not, without saved generator state.
+The exception is a recipe with `minutes`, whose learning rate follows the clock (`schedule.py`).
 
 Started alone, it trains on one device; started by torchrun, on one device per process. Knows
 nothing of the command line, or of how a network becomes a model file.
@@ -42,6 +43,7 @@ from bisenetv2_ros.training.samples import (
     class_weights,
     make_batches,
 )
+from bisenetv2_ros.training.schedule import Schedule
 from bisenetv2_ros.training.state import TrainingError, TrainingState
 from bisenetv2_ros.training.step import backward
 from bisenetv2_ros.training.validation import Damaged, validate
@@ -172,16 +174,24 @@ def _train(
     stepped = _parallel(network, recipe, place, say)
     batches = make_batches(training, recipe, place, first_step)
     ignore_index = training.labels.ignore_index
+    schedule = Schedule(recipe, first_step, found.state if found else None)
     done = saved = first_step
     damaged = 0
+
+    def save() -> None:
+        checkpoint = state.capture(done)
+        checkpoint.state |= schedule.capture()
+        save_checkpoint(run, checkpoint)
+
     with (
         StopRequest(place.processes) as stop,
         contextlib.closing(batches),
         contextlib.ExitStack() as stack,
     ):
         log = stack.enter_context(RunLog(run, first_step, recipe, say)) if place.is_first else None
-        for step in range(first_step, recipe.iterations):
-            rate = recipe.learning_rate_at(step)
+        while not schedule.over:
+            step = schedule.done
+            rate = recipe.learning_rate_at(step, schedule.progress)
             state.set_rate(rate)
             means, skipped = backward(
                 recipe, place, stepped, state, batches, weights, step, ignore_index
@@ -196,22 +206,24 @@ def _train(
                     f"lower learning_rate or lengthen warmup; {how_to_resume(run)}"
                 )
             stopping = place.any(bool(stop.asked))
-            done = step + 1
-            last = done == recipe.iterations
+            schedule.advance()
+            if recipe.minutes:
+                schedule.progress = place.from_first(schedule.progress)  # one clock for all
+            done, last = schedule.done, schedule.over
             if log:
-                log.step(done, losses, rate)
+                log.step(done, losses, rate, schedule.steps_left())
                 if last or _due(done, recipe.checkpoint_every):
-                    save_checkpoint(run, state.capture(done))
+                    save()
                     saved = done
                 if not stopping and (last or _due(done, recipe.validate_every)):
                     validate(recipe, state, validation, stop, log, done, run if last else None)
             if stopping:
                 break
         if log and saved < done:  # stopped
-            save_checkpoint(run, state.capture(done))
+            save()
     if damaged:
         say(f"{damaged} damaged samples were passed over; `bisenetv2 check-data` names them")
-    if done < recipe.iterations:
+    if not schedule.over:
         say(f"stopped by {stop.asked or 'another process'} after step {done}; go on with --resume")
     elif done == first_step:
         say(f"{run} is complete: {done} steps")

@@ -34,7 +34,7 @@ STEPS, STEPS_FRAMES = 300, 40  # steps for so many frames; for n times as many, 
 FEWEST_STEPS = 100
 WARMUP = 0.05  # fraction of the steps
 LOOKS = 10  # checkpoints and validations in a run
-CPU_MINUTES = 15.0  # of training on a CPU
+CPU_MINUTES = 20.0  # of training on a CPU
 
 
 def plan(
@@ -81,14 +81,17 @@ def plan(
     if recipe.adapt and not done:
         by_time = place.device.type == "cpu" and place.processes == 1
         steps = recipe.iterations if "iterations" in given else wanted_steps(len(training))
-        fitting = max(FEWEST_STEPS, int(60 * CPU_MINUTES / outlook.seconds))
-        if by_time and fitting < steps and "iterations" not in given:
+        if by_time and not given & {"iterations", "minutes"}:
+            enough = FEWEST_STEPS * outlook.seconds / 60
+            recipe = dataclasses.replace(recipe, minutes=round(max(CPU_MINUTES, enough), 1))
+        fitting = int(60 * recipe.minutes / outlook.seconds) if recipe.minutes else steps
+        if fitting < steps:
             say(
-                f"steps: {fitting}, for about {CPU_MINUTES:g} minutes on this CPU; iterations="
+                f"steps: about {fitting}, for {recipe.minutes:g} minutes on this machine; iterations="
                 f"{steps} would suit {len(training)} frames better"
             )
-            steps = fitting
-        recipe = _changed(recipe, given, schedule(steps))
+        changes = {**schedule(max(1, min(steps, fitting))), "iterations": steps}
+        recipe = _changed(recipe, given, changes)
     say(_told(recipe, outlook, len(validation), done))
     return recipe
 
@@ -127,6 +130,9 @@ def _told(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
     frame *= math.prod(recipe.input_size) / math.prod(recipe.crop)
     looks = left // recipe.validate_every if recipe.validate_every else 1
     seconds = left * outlook.seconds + looks * validation * frame
+    if recipe.minutes and seconds > 60 * recipe.minutes:
+        left = int(left * 60 * recipe.minutes / seconds)
+        seconds = 60 * recipe.minutes
     end = datetime.datetime.now() + datetime.timedelta(seconds=seconds)
     return (
         f"{left} steps of {outlook.seconds:.2f} s (measured), {outlook.memory / 1e9:.1f} GB of "

@@ -135,7 +135,12 @@ class Recipe:
     """Weight decay, on convolution weights only (5.1)."""
 
     iterations: Annotated[Int, within(1, 10**8)]
-    """Optimizer steps."""
+    """Optimizer steps; with `minutes`, at most."""
+
+    minutes: Annotated[Float, within(0, 10**6)] = 0.0
+    """Minutes in which the steps have to end, validations included, or 0 for no limit. If the
+    machine does not make `iterations` in that time, the rate falls faster, so that it has reached
+    its end when the time is up. How many steps are made then depends on the machine."""
 
     batch_size: Annotated[Int, within(1, 10**5)] = 16
     """Frames a step, over all processes and accumulation."""
@@ -213,13 +218,18 @@ class Recipe:
         if self.train_size and min(self.train_size) <= 0:
             raise ValueError(f"train_size is {self.train_size}, expected positive pixels")
 
-    def learning_rate_at(self, step: int) -> float:
+    def learning_rate_at(self, step: int, progress: float | None = None) -> float:
         """Learning rate of optimizer step `step`, counted from 0 (paper, section 5.1).
 
         The poly curve starts at step 0 whatever the warm-up; the warm-up multiplies it by
         (step + 1) / warmup.
+
+        Args:
+            step: steps before it.
+            progress: fraction of the run that lies before it; None for step / iterations.
         """
-        rate = self.learning_rate * (1 - step / self.iterations) ** self.power
+        before = step / self.iterations if progress is None else progress
+        rate = self.learning_rate * (1 - before) ** self.power
         return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
 
     def to_dict(self) -> dict[str, Any]:

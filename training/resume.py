@@ -14,12 +14,14 @@ from bisenetv2_ros.training.checkpoint import (
     list_checkpoints,
     load_newest,
     read_run_header,
+    read_state,
 )
 from bisenetv2_ros.training.datasets import Dataset
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.run_record import Say, check_same_run
 from bisenetv2_ros.training.samples import TrainingStream
+from bisenetv2_ros.training.schedule import Schedule
 from bisenetv2_ros.training.starting_weights import (
     STARTING_FRAMES,
     StartingWeightsError,
@@ -33,6 +35,16 @@ def how_to_resume(run: Path) -> str:
     if not saved:
         return "there is no checkpoint yet"
     return f"the last good checkpoint is {saved[-1]}, go on with --resume"
+
+
+def is_complete(run: Path, recipe: Recipe) -> bool:
+    """Whether the newest checkpoint of a run is its last."""
+    saved = list_checkpoints(run)
+    try:
+        state = read_state(saved[-1])
+        return Schedule(recipe, state["step"], state).over
+    except (IndexError, CheckpointError):
+        return False  # what is damaged is told when it is loaded
 
 
 def start_from_weights(

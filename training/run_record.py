@@ -83,11 +83,10 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
         message = (
             f"{run}: cannot resume with {key} = {value}, the run was started with {before[key]}"
         )
-        if key == "iterations":
+        if key in ("iterations", "minutes"):
             message += (
                 "; its learning rate follows that number: to train longer, start another run from "
-                f"this one, `bisenetv2 train --from {run} --output {run}_longer ... "
-                f"iterations={value}`"
+                f"this one, `bisenetv2 train --from {run} --output {run}_longer ... {key}={value}`"
             )
         raise CheckpointError(message)
     names, known = (tuple(h["labels"]["names"]) for h in (header, earlier))
@@ -181,8 +180,8 @@ class RunLog:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def step(self, step: int, losses: dict[str, float], rate: float) -> None:
-        """Record optimizer step `step`, counted from 1."""
+    def step(self, step: int, losses: dict[str, float], rate: float, left: int) -> None:
+        """Record optimizer step `step`, counted from 1, after which `left` are to come."""
         now = time.monotonic()
         speed = self.recipe.batch_size / (now - self.last_time)
         self.last_time = now
@@ -190,6 +189,7 @@ class RunLog:
         self._write({"step": step, "loss": total, "lr": rate, "images_per_second": speed, **losses})
         line = f"loss {total:.3f}, lr {rate:.4f}, {speed:.1f} images/s"
         self._bar.set_postfix_str(line, refresh=False)
+        self._bar.total = step + left
         self._bar.update()
         if self._board and step % 10 == 0:
             for name, value in losses.items():
@@ -198,8 +198,7 @@ class RunLog:
             self._board.add_scalar("images_per_second", speed, step)
         if self._bar.disable and (step == self.first_step + 1 or now - self.told >= QUIET):
             each = (now - self.began) / (step - self.first_step)
-            left = duration(each * (self.recipe.iterations - step))
-            self.say(f"step {step}/{self.recipe.iterations}: {line}, {left} left")
+            self.say(f"step {step}/{step + left}: {line}, {duration(each * left)} left")
             self.told = now
 
     def validation(self, step: int, result: Scores, gallery: Gallery) -> None:

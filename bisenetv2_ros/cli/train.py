@@ -110,6 +110,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     from bisenetv2_ros.training.distributed import find_place
     from bisenetv2_ros.training.plan import hold_out, plan
     from bisenetv2_ros.training.recipe import load_recipe, override, recipe_from_dict
+    from bisenetv2_ros.training.resume import is_complete
 
     data, output, start = args.data, args.output, args.start
     if args.config is None and data is None and not (args.resume and output):
@@ -147,7 +148,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
         training = load_dataset(recipe.dataset, data, recipe.train_split)
         validation = load_dataset(recipe.dataset, data, recipe.val_split)
         say("no val split: the last fifth of the frames, in the order of their names, is for that")
-    if done < recipe.iterations and (args.resume or not list_checkpoints(output)):
+    if not is_complete(output, recipe) and (args.resume or not list_checkpoints(output)):
         recipe = plan(recipe, given, training, validation, place, start, say, done)
     say(f"{describe(recipe)}\noutput: {output}")
     return recipe, data, output, start
