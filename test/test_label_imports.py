@@ -433,3 +433,205 @@ def test_what_is_no_export_is_said(tmp_path, capsys, name):
     (tmp_path / "broken.zip").write_bytes(b"PK\3\4 and no more")
     assert import_labels(tmp_path / name, "-o", tmp_path / "set") == 2
     assert name in capsys.readouterr().err
+
+
+# --- exports as people have them ------------------------------------------------------------------
+
+
+def rewrite(path: Path, change) -> None:
+    """Change a JSON file's content in place."""
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def imported(out: Path) -> np.ndarray:
+    return load_dataset("folder", out, "val")[0].label
+
+
+def resized(form: str, root: Path) -> None:
+    """The export was made for images of twice the size."""
+    if form == "cvat":
+        edit(root / "annotations.xml", 'width="12" height="8"', 'width="24" height="16"')
+    elif form == "coco":
+        rewrite(root / COCO, lambda c: c["images"][0].update(width=24, height=16))
+    else:
+        rewrite(root / "a.json", lambda c: c.update(imageWidth=24, imageHeight=16))
+
+
+@pytest.mark.parametrize("form", ["cvat", "coco", "labelme"])
+def test_labels_for_images_of_another_size_are_refused(tmp_path, capsys, form):
+    """Their outlines would lie in the wrong place, and nothing would tell."""
+    (tmp_path / "e").mkdir()
+    FORMS[form](tmp_path / "e")
+    resized(form, tmp_path / "e")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 1
+    error = capsys.readouterr().err
+    assert "the frame is 12x8, expected the 24x16 for which the export has labels" in error
+    assert not (tmp_path / "set/classes.yaml").exists(), "so that the folder can be used again"
+
+
+@pytest.mark.parametrize("form", ["coco", "labelme", "label-studio"])
+def test_labels_of_the_frame_before_it_was_turned_are_refused(tmp_path, capsys, form):
+    from PIL import Image
+
+    (tmp_path / "e").mkdir()
+    FORMS[form](tmp_path / "e")
+    path = next((tmp_path / "e").rglob("a.png"))
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.open(path).convert("RGB").save(path, exif=exif)
+    if form == "labelme":
+        rewrite(tmp_path / "e/a.json", lambda c: c.update(imageWidth=12, imageHeight=8))
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 1
+    assert "turned" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["cvat", "coco", "labelme", "label-studio"])
+def test_an_outline_of_two_points_costs_that_outline_only(tmp_path, capsys, form):
+    root = tmp_path / "e"
+    root.mkdir()
+    FORMS[form](root)
+    if form == "cvat":
+        line = '<polygon label="stone" points="1,1;2,2" z_order="2"/></image>'
+        edit(root / "annotations.xml", "</image>", line)
+    elif form == "coco":
+        rewrite(root / COCO, lambda c: c["annotations"][1]["segmentation"].append([1, 1, 2, 2]))
+    elif form == "labelme":
+        line = {"label": "stone", "points": [[1, 1], [2, 2]], "shape_type": "polygon"}
+        rewrite(root / "a.json", lambda c: c["shapes"].append(line))
+    else:
+        value = {"points": [[1, 1], [2, 2]], "polygonlabels": ["stone"]}
+        rewrite(root / STUDIO, lambda c: c[0]["annotations"][0]["result"].append({"value": value}))
+    assert import_labels(root, "-o", tmp_path / "set") == 1
+    assert "left out: 1 outlines of 2 points, expected 3 or more" in capsys.readouterr().err
+    np.testing.assert_array_equal(imported(tmp_path / "set"), TRUTH)
+
+
+def test_coco_ids_as_text_and_annotations_of_no_image(tmp_path, capsys):
+    coco(tmp_path / "e")
+
+    def change(content):
+        for annotation in content["annotations"]:
+            annotation["image_id"] = "7"
+        content["annotations"].append({**content["annotations"][0], "image_id": 99})
+
+    rewrite(tmp_path / "e" / COCO, change)
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 1
+    said = capsys.readouterr().err
+    assert "left out: 1 annotations of images that are not listed" in said
+    np.testing.assert_array_equal(imported(tmp_path / "set"), TRUTH)
+
+
+@pytest.mark.parametrize("name", ["/home/me/a.png", "C:\\\\Users\\\\me\\\\a.png", "C:/me/a.png"])
+def test_of_an_absolute_path_the_files_name_is_taken(tmp_path, name):
+    coco(tmp_path / "e")
+    edit(tmp_path / "e" / COCO, '"a.png"', f'"{name}"')
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 0
+    assert (tmp_path / "set/labels/a.png").is_file()
+
+
+def test_cocos_panoptic_form_is_named(tmp_path, capsys):
+    coco(tmp_path / "e")
+    segments = {"image_id": 7, "file_name": "a.png", "segments_info": []}
+    rewrite(tmp_path / "e" / COCO, lambda c: c.update(annotations=[segments]))
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 2
+    assert "COCO's panoptic form, expected polygons" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("masks", ["palette", "values", "colours"])
+def test_voc_labelmap_without_colours(tmp_path, masks):
+    """Then the classes have the challenge's colours, in their order, and borders are ignored."""
+    from PIL import Image
+
+    voc(tmp_path / "e")
+    (tmp_path / "e/labelmap.txt").write_text("background:::\ngrass:::\nstone:::\n")
+    label = np.where(TRUTH == 255, 0, TRUTH + 1).astype(np.uint8)
+    label[7] = 255
+    picture = Image.fromarray(label)
+    if masks != "values":
+        palette = np.zeros((256, 3), np.uint8)
+        palette[1], palette[2], palette[255] = (128, 0, 0), (0, 128, 0), (224, 224, 192)
+        picture.putpalette(palette.ravel().tolist())
+    if masks == "colours":
+        picture = picture.convert("RGB")
+    picture.save(tmp_path / "e/SegmentationClass/a.png")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set", "--background", "stone") == 0
+    expected = np.where(TRUTH == 255, 1, TRUTH)
+    expected[7] = 255
+    label = imported(tmp_path / "set")
+    np.testing.assert_array_equal(label, expected)
+
+
+def test_the_challenges_border_is_ignored_beside_a_labelmap(tmp_path):
+    voc(tmp_path / "e")
+    path = tmp_path / "e/SegmentationClass/a.png"
+    picture = cv2.imread(str(path))
+    picture[3] = (192, 224, 224)
+    cv2.imwrite(str(path), picture)
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set", "--background", "stone") == 0
+    assert set(np.unique(imported(tmp_path / "set")[3])) == {255}
+
+
+def test_voc_masks_that_are_no_png_are_said(tmp_path, capsys):
+    voc(tmp_path / "e")
+    (tmp_path / "e/SegmentationClass/a.png").rename(tmp_path / "e/SegmentationClass/a.jpg")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 2
+    assert "1 .jpg files in SegmentationClass, expected PNG" in capsys.readouterr().err
+
+
+def test_cvats_tracks_of_a_video_are_said(tmp_path, capsys):
+    cvat(tmp_path / "e")
+    edit(tmp_path / "e/annotations.xml", "</annotations>", "<track/></annotations>")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 1
+    assert "left out: 1 tracks of CVAT for video" in capsys.readouterr().err
+
+
+def test_labelme_with_the_image_in_it_and_four_corners(tmp_path):
+    """As labelme saves by default, and as tools that turn rectangles do; with Windows' mark."""
+    labelme(tmp_path / "e")
+    data = (tmp_path / "e/a.png").read_bytes()
+    (tmp_path / "e/a.png").unlink()
+
+    def change(content):
+        content["imageData"] = base64.b64encode(data).decode()
+        content["shapes"][0]["shape_type"] = "rectangle"
+        content["shapes"][1] = {
+            "label": "stone", "points": STONE_POLYGON, "shape_type": "oriented_rectangle",
+        }  # fmt: skip
+
+    rewrite(tmp_path / "e/a.json", change)
+    path = tmp_path / "e/a.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 0
+    assert (tmp_path / "set/images/a.png").read_bytes() == data
+    np.testing.assert_array_equal(imported(tmp_path / "set"), TRUTH)
+
+
+def test_label_studios_task_with_a_text_beside_the_image(tmp_path):
+    (tmp_path / "e").mkdir()
+    label_studio(tmp_path / "e")
+    rewrite(
+        tmp_path / "e" / STUDIO,
+        lambda c: c[0].update(data={"text": "at noon. Wet/dry", "image": "s3://bucket/a.png?v=1"}),
+    )
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 0
+
+
+@pytest.mark.parametrize("table", ["0, background\n1, grass\n2, stone\n",
+                                   "\ufeffPixel Value, Class\r\n0, background\r\n\r\n1, grass\r\n"
+                                   "2, stone\r\n\r\n"])  # fmt: skip
+def test_roboflows_table_without_a_heading_or_with_empty_lines(tmp_path, table):
+    roboflow(tmp_path / "e")
+    for split in ("train", "valid"):
+        (tmp_path / f"e/{split}/_classes.csv").write_text(table, encoding="utf-8", newline="")
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 0
+    np.testing.assert_array_equal(imported(tmp_path / "set"), TRUTH)
+
+
+def test_names_with_accents_in_two_forms_are_one(tmp_path):
+    """macOS stores an accent as a character of its own, exports do not."""
+    labelme(tmp_path / "e")
+    (tmp_path / "e/a.png").rename(tmp_path / "e/Gru\u0308n.png")
+    rewrite(tmp_path / "e/a.json", lambda c: c.update(imagePath="Gr\u00fcn.png"))
+    assert import_labels(tmp_path / "e", "-o", tmp_path / "set") == 0

@@ -88,6 +88,8 @@ def recognise(root: Path) -> str:
         if isinstance(content, list) and content and isinstance(content[0], dict):
             if "data" in content[0]:
                 return "label-studio"
+            if "annotator" in content[0] or "annotation_id" in content[0]:
+                raise LabelImportError(f"{path}: Label Studio's JSON-MIN, expected its JSON export")
         elif isinstance(content, dict):
             if "shapes" in content:
                 return "labelme"
@@ -158,10 +160,15 @@ def write_folder(
     pixels = np.zeros(256, np.int64)
     names: set[tuple[str, str]] = set()
     output.mkdir(parents=True, exist_ok=True)
-    (output / "classes.yaml").write_text(classes_text(labels), encoding="utf-8")
     for frame in _with_splits(export, validation):
         try:
-            height, width = read_image(frame.image).shape[:2]
+            height, width = read_image(frame.image, frame.embedded).shape[:2]
+            if frame.size and frame.size != (width, height):
+                raise LabelImportError(
+                    f"{frame.image}: the frame is {width}x{height}, expected the "
+                    f"{frame.size[0]}x{frame.size[1]} for which the export has labels: was it "
+                    "resized or turned?"
+                )
             label = frame.paint((height, width), index, unlabelled, left_out)
             if label.shape != (height, width):
                 raise LabelImportError(
@@ -181,10 +188,15 @@ def write_folder(
         for path in (image, mask):
             path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(image) as partial:
-            shutil.copyfile(frame.image, partial)
+            if frame.embedded:
+                partial.write_bytes(frame.embedded)
+            else:
+                shutil.copyfile(frame.image, partial)
         write_picture(mask, label)
         pixels += np.bincount(label.ravel(), minlength=256)
         frames[frame.split] += 1
+    if frames:
+        (output / "classes.yaml").write_text(classes_text(labels), encoding="utf-8")
     by_class = {name: int(count) for name, count in zip(labels.names, pixels, strict=False)}
     return labels, Written(frames, by_class, left_out)
 

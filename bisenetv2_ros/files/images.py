@@ -41,13 +41,13 @@ class ImageFileError(ValueError):
     """A file cannot be used as an image; the message begins with its path."""
 
 
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as (H, W, 3) uint8 RGB, upright.
+def read_image(path: Path, data: bytes = b"") -> np.ndarray:
+    """Read an image as (H, W, 3) uint8 RGB, upright; `data` is its content if it is in no file.
 
     Transparency is dropped, gray repeated, 16 bits become 8 by round(value / 257).
     Raises ImageFileError if the file cannot be read completely or contains several images.
     """
-    pixels, header = _decode(path, _read(path))
+    pixels, header = _decode(path, data or _read(path))
     if pixels.dtype == np.uint16:
         pixels = np.asarray(cv2.convertScaleAbs(pixels, alpha=255 / 65535))
     if pixels.dtype != np.uint8:

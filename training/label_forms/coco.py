@@ -21,25 +21,33 @@ from bisenetv2_ros.training.label_forms.common import (
     read_json,
     safe_name,
     split_of,
+    stated_size,
 )
 
 
 def read(root: Path, images: ImageFinder) -> Export:
     """COCO's JSON, with polygons and run lengths."""
     export = Export("COCO", [])
+    panoptic: list[Path] = []
     paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
     for path in paths:
         content = read_json(path)
         if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
             continue
         try:
+            if any("segments_info" in annotation for annotation in content["annotations"]):
+                panoptic.append(path)
+                continue
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             used = {int(a["category_id"]) for a in content["annotations"]}
-            by_image: dict[Any, list[dict[str, Any]]] = {}
+            by_image: dict[str, list[dict[str, Any]]] = {}  # some tools write numbers, some texts
             for annotation in content["annotations"]:
-                by_image.setdefault(annotation["image_id"], []).append(annotation)
-            listed = [(i["id"], str(i["file_name"])) for i in content["images"]]
-        except (KeyError, TypeError, ValueError) as error:
+                by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
+            listed = [
+                (str(i["id"]), str(i["file_name"]), stated_size(i.get("width"), i.get("height")))
+                for i in content["images"]
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise LabelImportError(f"{path}: not COCO's JSON: {error!r}") from error
         if unknown := sorted(used - set(categories)):
             raise LabelImportError(f"{path}: category {unknown[0]} is not in its categories")
@@ -49,16 +57,24 @@ def read(root: Path, images: ImageFinder) -> Export:
             if number in used or name not in supers:
                 add_name(export, name)
         split = split_of(path, root)
-        for image, name in listed:
+        for image, name, size in listed:
             file = images.find(name, path.parent)
-            annotations = by_image.get(image, [])
+            annotations = by_image.pop(image, [])
             if file is None:
                 export.left_out["frames whose image is missing"] += 1
             elif not annotations:
                 export.left_out["frames without a label"] += 1
             else:
                 paint = _coco(annotations, categories, path)
-                export.frames.append(LabelledFrame(file, safe_name(name, path), split, paint))
+                export.frames.append(LabelledFrame(file, safe_name(name, path), split, paint, size))
+        if by_image:
+            orphans = sum(map(len, by_image.values()))
+            export.left_out["annotations of images that are not listed"] += orphans
+    if panoptic and not export.frames:
+        raise LabelImportError(
+            f"{panoptic[0]}: COCO's panoptic form, expected polygons or run lengths; a data set's "
+            "YAML file takes it as `panoptic:` (docs/datasets.md)"
+        )
     return export
 
 
@@ -69,7 +85,7 @@ def _coco(annotations: list[dict[str, Any]], categories: dict[int, str], path: P
         label = np.full(size, start, np.uint8)
         found = []
         for annotation in annotations:
-            mask = _coco_mask(annotation, size, path)
+            mask = _coco_mask(annotation, size, path, left_out)
             if mask is None:
                 left_out["boxes without a segmentation"] += 1
                 continue
@@ -83,7 +99,10 @@ def _coco(annotations: list[dict[str, Any]], categories: dict[int, str], path: P
     return paint
 
 
-def _coco_mask(annotation: dict[str, Any], size: tuple[int, int], path: Path) -> Pixels | None:
+def _coco_mask(
+    annotation: dict[str, Any], size: tuple[int, int], path: Path, left_out: Counter[str]
+) -> Pixels | None:
+    """Pixels of an annotation, (H, W) uint8 0 or 1; None if it has no segmentation."""
     from pycocotools import mask as coco
 
     segmentation = annotation.get("segmentation")
@@ -93,9 +112,14 @@ def _coco_mask(annotation: dict[str, Any], size: tuple[int, int], path: Path) ->
     where = f"{path}: annotation {annotation.get('id')}"
     try:
         if isinstance(segmentation, list):
-            if any(len(polygon) < 6 for polygon in segmentation):
-                raise ValueError("a polygon of less than three points")
-            runs = coco.merge(coco.frPyObjects(segmentation, height, width))
+            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+            for polygon in segmentation:
+                if len(polygon) < 6:
+                    few = f"outlines of {len(polygon) // 2} points, expected 3 or more ({path})"
+                    left_out[few] += 1
+            if not polygons:
+                return np.zeros(size, np.uint8)
+            runs = coco.merge(coco.frPyObjects(polygons, height, width))
         else:
             if list(map(int, segmentation["size"])) != [height, width]:
                 raise ValueError(f"size {segmentation['size']}, expected {[height, width]}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,12 +41,16 @@ class LabelledFrame:
         split: `train`, `val`, `test`, or '' if the export has none.
         paint: makes the label map: (height, width), class index by name, value of pixels without a
             label, counter of what is left out -> (H, W) uint8.
+        size: (width, height) of the image that was labelled, if the export states it.
+        embedded: content of the image's file, if the export holds it and there is no such file.
     """
 
     image: Path
     name: str
     split: str
     paint: Paint
+    size: tuple[int, int] | None = None
+    embedded: bytes = b""
 
 
 @dataclass
@@ -67,6 +72,11 @@ class Export:
     left_out: Counter[str] = field(default_factory=Counter)
 
 
+def _composed(name: str) -> str:
+    """A name with its accents as one character each; macOS stores them as two."""
+    return unicodedata.normalize("NFC", name)
+
+
 class ImageFinder:
     """Finds images by their names in exports."""
 
@@ -77,8 +87,8 @@ class ImageFinder:
                 raise LabelImportError(f"{root}: no such folder of images")
             for path in list_files(root):
                 if path.suffix.lower() in SUFFIXES:
-                    self._by_name.setdefault(path.name, []).append(path)
-                    self._by_name.setdefault(f"{path.stem}.*", []).append(path)
+                    self._by_name.setdefault(_composed(path.name), []).append(path)
+                    self._by_name.setdefault(_composed(f"{path.stem}.*"), []).append(path)
 
     def find(self, name: str, near: Path | None = None) -> Path | None:
         """The image of a name such as `a.png`, `front/a.png`, or `a.*`; None if it is not there.
@@ -90,7 +100,7 @@ class ImageFinder:
             return None
         found = [
             path
-            for path in self._by_name.get(parts[-1], [])
+            for path in self._by_name.get(_composed(parts[-1]), [])
             if not any(
                 folder in ("SegmentationClass", "SegmentationObject") for folder in path.parts
             )
@@ -107,24 +117,42 @@ class ImageFinder:
         return max(found, key=fit) if found else None
 
 
-def fill(label: Pixels, points: list[tuple[float, float]], value: int) -> None:
-    """Paint a polygon, with its outline, as labelme and CVAT do."""
+def fill(
+    label: Pixels,
+    points: list[tuple[float, float]],
+    value: int,
+    left_out: Counter[str],
+    where: str,
+) -> None:
+    """Paint a polygon, with its outline, as labelme and CVAT do; count one that is none."""
     from PIL import Image, ImageDraw
 
+    if len(points) < 3:
+        left_out[f"outlines of {len(points)} points, expected 3 or more ({where})"] += 1
+        return
     mask = Image.new("1", label.shape[::-1])
     ImageDraw.Draw(mask).polygon(points, outline=1, fill=1)
     label[np.array(mask)] = value
 
 
 def check_points(values: Any, where: str) -> list[tuple[float, float]]:
-    """The corners of a polygon as (x, y). Raises LabelImportError unless there are 3 or more."""
+    """Points as (x, y); LabelImportError unless they are finite numbers."""
     try:
         points = [(float(x), float(y)) for x, y in values]
     except (TypeError, ValueError) as error:
         raise LabelImportError(f"{where}: points {str(values)[:40]}, expected x and y") from error
-    if len(points) < 3 or not np.isfinite(points).all() or np.abs(points).max() > 1e6:
-        raise LabelImportError(f"{where}: {len(points)} points, expected 3 or more in the frame")
+    if not np.isfinite(points).all() or np.abs(points).max(initial=0) > 1e6:
+        raise LabelImportError(f"{where}: points {str(values)[:40]}, expected some in the frame")
     return points
+
+
+def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
+    """The (width, height) that an export states; None if it states none."""
+    try:
+        size = int(width), int(height)
+    except (TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
 
 
 def class_of(name: str, index: dict[str, int], where: str) -> int:
@@ -161,14 +189,19 @@ def list_files(root: Path) -> list[Path]:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises LabelImportError if it is invalid."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark in front
     except (OSError, ValueError, RecursionError) as error:
         raise LabelImportError(f"{path}: not JSON: {error}") from error
 
 
 def safe_name(name: str, path: Path) -> str:
-    """A frame's name as a path below the dataset, without suffix."""
+    """A frame's name as a path below the data set, without suffix.
+
+    Of an absolute path, on whatever machine, the file's name is taken.
+    """
     relative = Path(name.replace("\\", "/"))
-    if relative.is_absolute() or ".." in relative.parts or not relative.name:
+    if relative.is_absolute() or re.match("[A-Za-z]:", name):
+        relative = Path(relative.name)
+    if ".." in relative.parts or not relative.name:
         raise LabelImportError(f"{path}: frame {name!r} leads out of the export")
     return relative.with_suffix("").as_posix()

@@ -24,6 +24,7 @@ from bisenetv2_ros.training.label_forms.common import (
     fill,
     list_files,
     safe_name,
+    stated_size,
 )
 
 
@@ -63,9 +64,11 @@ def read(root: Path, images: ImageFinder) -> Export:
                 add_name(export, shape.get("label", ""))
             shapes.sort(key=lambda shape: int(shape.get("z_order", "0")))
             split = SPLITS.get(image.get("subset", "").lower(), "")
-            export.frames.append(
-                LabelledFrame(file, safe_name(name, path), split, _cvat(shapes, path))
-            )
+            size = stated_size(image.get("width"), image.get("height"))
+            paint = _cvat(shapes, path)
+            export.frames.append(LabelledFrame(file, safe_name(name, path), split, paint, size))
+        if tracks := len(list(tree.iter("track"))):
+            export.left_out["tracks of CVAT for video, expected its form for images"] += tracks
     return export
 
 
@@ -78,7 +81,7 @@ def _cvat(shapes: list[ElementTree.Element], path: Path) -> Paint:
             value = class_of(shape.get("label", ""), index, str(path))
             if shape.tag == "polygon":
                 pairs = [pair.split(",") for pair in shape.get("points", "").split(";")]
-                fill(label, check_points(pairs, str(path)), value)
+                fill(label, check_points(pairs, str(path)), value, left_out, str(path))
             elif shape.tag == "mask":
                 _paint_cvat_mask(label, shape, value, path)
             else:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.training.label_forms.common import (
     Export,
     ImageFinder,
@@ -71,10 +72,12 @@ def read(root: Path, images: ImageFinder) -> Export:
 
 def _studio_image(data: dict[str, Any]) -> str:
     """The file name in a task's data: of an upload, a local file or a web address."""
-    address = next(str(v) for k, v in data.items() if isinstance(v, str) and ("/" in v or "." in v))
-    parsed = urllib.parse.urlparse(address)
-    local = urllib.parse.parse_qs(parsed.query).get("d", [])
-    return Path(urllib.parse.unquote(local[0] if local else parsed.path)).name
+    names = []
+    for text in (value for value in data.values() if isinstance(value, str)):
+        parsed = urllib.parse.urlparse(text)
+        local = urllib.parse.parse_qs(parsed.query).get("d", [])
+        names.append(Path(urllib.parse.unquote(local[0] if local else parsed.path)).name)
+    return next((name for name in names if Path(name).suffix.lower() in SUFFIXES), "")
 
 
 def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Path) -> Paint:
@@ -84,8 +87,8 @@ def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Pat
         label = np.full(size, start, np.uint8)
         for name, value, result in regions:
             number = class_of(name, index, str(path))
+            height, width = result.get("original_height"), result.get("original_width")
             if "rle" in value:
-                height, width = result.get("original_height"), result.get("original_width")
                 if (height, width) != size:
                     raise LabelImportError(
                         f"{path}: a brush of {width}x{height}, expected the frame's "
@@ -93,9 +96,15 @@ def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Pat
                     )
                 label[decode_brush(value["rle"], size, str(path))] = number
             else:
+                if (width, height) == size and width != height:
+                    raise LabelImportError(
+                        f"{path}: outlines for {width}x{height}, the frame is {size[1]}x{size[0]}: "
+                        "it was turned"
+                    )
                 scale = np.array([size[1], size[0]]) / 100  # they are per cent
-                points = np.array(check_points(value.get("points"), str(path))) * scale
-                fill(label, [(float(x), float(y)) for x, y in points], number)
+                points = np.array(check_points(value.get("points"), str(path))).reshape(-1, 2)
+                points = [(float(x), float(y)) for x, y in points * scale]
+                fill(label, points, number, left_out, str(path))
         return label
 
     return paint

@@ -25,7 +25,12 @@ from bisenetv2_ros.training.label_forms.common import (
     list_files,
     read_json,
     split_of,
+    stated_size,
 )
+
+
+# labelme's, and those of tools that write its files
+RECTANGLES = ("rectangle", "oriented_rectangle", "rotation")
 
 
 def read(root: Path, images: ImageFinder) -> Export:
@@ -38,7 +43,8 @@ def read(root: Path, images: ImageFinder) -> Export:
             continue
         name = str(content.get("imagePath") or f"{path.stem}.*")
         file = images.find(name, path.parent) or images.find(f"{path.stem}.*", path.parent)
-        if file is None:
+        embedded = b"" if file else _image_data(content, path)
+        if file is None and not embedded:
             export.left_out["frames whose image is missing"] += 1
             continue
         if not content["shapes"]:
@@ -49,11 +55,20 @@ def read(root: Path, images: ImageFinder) -> Export:
                 raise LabelImportError(f"{path}: a shape is {str(shape)[:40]!r}")
             add_name(export, str(shape.get("label")))
         split = split_of(path, root)
-        export.frames.append(
-            LabelledFrame(file, path.stem, split, _labelme(content["shapes"], path))
-        )
-    export.names.sort()  # their order in the files has no meaning
+        size = stated_size(content.get("imageWidth"), content.get("imageHeight"))
+        paint = _labelme(content["shapes"], path)
+        image = file or path.with_suffix(".jpg" if embedded.startswith(b"\xff\xd8") else ".png")
+        export.frames.append(LabelledFrame(image, path.stem, split, paint, size, embedded))
+    export.names.sort()  # their order in the files says nothing
     return export
+
+
+def _image_data(content: dict[str, Any], path: Path) -> bytes:
+    """The image's file that is embedded, b'' if there is none."""
+    try:
+        return base64.b64decode(content.get("imageData") or "", validate=True)
+    except (TypeError, ValueError, binascii.Error) as error:
+        raise LabelImportError(f"{path}: imageData is no image in base64") from error
 
 
 def _labelme(shapes: list[dict[str, Any]], path: Path) -> Paint:
@@ -64,18 +79,19 @@ def _labelme(shapes: list[dict[str, Any]], path: Path) -> Paint:
         for shape in shapes:
             kind = str(shape.get("shape_type") or "polygon")
             value = class_of(str(shape.get("label")), index, str(path))
-            points = shape.get("points") or []
-            if kind == "polygon":
-                fill(label, check_points(points, str(path)), value)
-            elif kind == "rectangle":
-                (a, b), (c, d) = check_points([*points, (0, 0)], str(path))[:2]
-                fill(label, [(a, b), (c, b), (c, d), (a, d)], value)
-            elif kind == "circle":
-                (a, b), (c, d) = check_points([*points, (0, 0)], str(path))[:2]
+            points = check_points(shape.get("points") or [], str(path))
+            # two opposite corners; newer versions, and a turned one, have all four
+            if kind == "rectangle" and len(points) == 2:
+                (a, b), (c, d) = points
+                points = [(a, b), (c, b), (c, d), (a, d)]
+            elif kind == "circle" and len(points) == 2:
+                (a, b), (c, d) = points
                 radius = float(np.hypot(c - a, d - b))
                 turn = np.linspace(0, 2 * np.pi, 128, endpoint=False)
                 around = zip(a + radius * np.cos(turn), b + radius * np.sin(turn), strict=True)
-                fill(label, list(around), value)
+                points = list(around)
+            if kind in ("polygon", "circle", *RECTANGLES):
+                fill(label, points, value, left_out, str(path))
             elif kind == "mask":
                 _paint_labelme_mask(label, shape, value, path)
             else:

@@ -28,8 +28,9 @@ def read(root: Path, images: ImageFinder) -> Export:
     export = Export("Roboflow masks", [])
     for table in (path for path in list_files(root) if path.name == "_classes.csv"):
         values: dict[int, str] = {}
-        with table.open(newline="", encoding="utf-8") as lines:
-            for row in list(csv.reader(lines))[1:]:
+        with table.open(newline="", encoding="utf-8-sig") as lines:
+            rows = [row for row in csv.reader(lines) if row]
+            for row in rows[_is_heading(rows) :]:
                 try:
                     values[int(row[0])] = row[1].strip()
                 except (IndexError, ValueError) as error:
@@ -47,6 +48,11 @@ def read(root: Path, images: ImageFinder) -> Export:
                 continue
             export.frames.append(LabelledFrame(file, name, split, _roboflow(path, values)))
     return export
+
+
+def _is_heading(rows: list[list[str]]) -> bool:
+    """Whether the first row is that of the columns' names."""
+    return bool(rows) and not rows[0][0].strip().isdecimal()
 
 
 def _roboflow(path: Path, values: dict[int, str]) -> Paint:

@@ -32,7 +32,7 @@ def read(root: Path, images: ImageFinder) -> Export:
     if not folders:
         raise LabelImportError(f"{root}: no folder SegmentationClass")
     for folder in folders:
-        colours = _labelmap(folder.parent / "labelmap.txt")
+        colours, numbered = _labelmap(folder.parent / "labelmap.txt")
         for name, colour in colours.items():
             if name not in BACKGROUND + IGNORED:
                 add_name(export, name)
@@ -40,6 +40,7 @@ def read(root: Path, images: ImageFinder) -> Export:
         splits = _voc_splits(folder.parent / "ImageSets" / "Segmentation")
         for path in list_files(folder):
             if path.suffix.lower() != ".png":
+                export.left_out[f"{path.suffix} files in SegmentationClass, expected PNG"] += 1
                 continue
             name = path.relative_to(folder).with_suffix("").as_posix()
             file = images.find(f"{name}.*", folder.parent / "JPEGImages")
@@ -47,18 +48,25 @@ def read(root: Path, images: ImageFinder) -> Export:
                 export.left_out["labels whose image is missing"] += 1
                 continue
             split = splits.get(name, "")
-            export.frames.append(LabelledFrame(file, name, split, _voc(path, colours)))
+            export.frames.append(LabelledFrame(file, name, split, _voc(path, colours, numbered)))
     return export
 
 
-def _labelmap(path: Path) -> dict[str, Colour]:
-    """Colors by class of `labelmap.txt`; without it the 21 classes of the challenge."""
+def _labelmap(path: Path) -> tuple[dict[str, Colour], bool]:
+    """Colours by class of `labelmap.txt`; without it the 21 classes of the challenge.
+
+    Without colours, a class has that of its place in the challenge's palette, and masks may hold
+    its place instead, which the second value says.
+    """
     if not path.is_file():
-        return dict(zip(VOC_NAMES, _voc_palette(), strict=False)) | {"void": (224, 224, 192)}
+        return dict(zip(VOC_NAMES, _voc_palette(), strict=False)), True
     colours: dict[str, Colour] = {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.strip() or line.startswith("#"):
-            continue
+    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = [line for line in lines if line.strip() and not line.startswith("#")]
+    if lines and not any("".join(line.split(":")[1:2]).strip() for line in lines):
+        names = (line.split(":")[0] for line in lines)
+        return dict(zip(names, _voc_palette(), strict=False)), True
+    for line in lines:
         name, *rest = line.split(":")
         try:
             red, green, blue = (int(value) for value in rest[0].split(","))
@@ -69,7 +77,7 @@ def _labelmap(path: Path) -> dict[str, Colour]:
         if name in colours or (red, green, blue) in colours.values():
             raise LabelImportError(f"{path}: {line!r}, expected each name and colour once")
         colours[name] = (red, green, blue)
-    return colours
+    return colours, False
 
 
 VOC_NAMES = (
@@ -99,20 +107,27 @@ def _voc_splits(folder: Path) -> dict[str, str]:
     return splits
 
 
-def _voc(path: Path, colours: dict[str, Colour]) -> Paint:
+def _voc(path: Path, colours: dict[str, Colour], numbered: bool) -> Paint:
     def paint(
         size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
     ) -> Pixels:
-        return _by_colour(path, colours, index, start)
+        return _by_colour(path, colours, numbered, index, start)
 
     return paint
 
 
-def _by_colour(path: Path, colours: dict[str, Colour], index: dict[str, int], start: int) -> Pixels:
-    """Convert an image in the colors of classes to a label map; black is unlabeled."""
-    rgb = read_label(path, colours=True).astype(np.int32)
+def _by_colour(
+    path: Path, colours: dict[str, Colour], numbered: bool, index: dict[str, int], start: int
+) -> Pixels:
+    """A label map of a picture in the colours of classes.
+
+    Black is without a label, the challenge's border is ignored, unless they are classes.
+    """
+    rgb = read_label(path, colours=not numbered).astype(np.int32)
+    if rgb.ndim == 2:
+        rgb = np.array(_voc_palette(), np.int32)[rgb.clip(max=255)]
     packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-    values = {0: start}
+    values = {0: start, (224 << 16) | (224 << 8) | 192: index["__ignore__"]}
     for name, (red, green, blue) in colours.items():
         values[(red << 16) | (green << 8) | blue] = class_of(name, index, str(path))
     found, inverse = np.unique(packed, return_inverse=True)
