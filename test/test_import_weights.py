@@ -6,11 +6,14 @@ their names, so that what an import gives can be compared with it logit by logit
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
 
 torch = pytest.importorskip("torch")
+
+
 import torch.nn.functional as F  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
@@ -280,6 +283,9 @@ WRAPPED = {
         "callbacks": {},
         "state_dict": {f"net.{key}": value for key, value in t.items()},
     },
+    "averages": lambda t: {"ema_state_dict": t, "step": 3},
+    "timm": lambda t: {"model_ema": {f"module.{key}": value for key, value in t.items()}},
+    "yolo": lambda t: {"ema": {"module": t, "updates": 3}},
     "thop": lambda t: {
         **t, "total_ops": torch.zeros(1), "total_params": torch.zeros(1),
         "detail.S1.0.conv.total_ops": torch.zeros(1), "detail.S1.total_params": torch.zeros(1),
@@ -301,6 +307,18 @@ def test_modules_beside_the_network_are_left_out_and_named(published, tmp_path):
     tensors["criterion.weight"] = torch.ones(19)
     torch.save({"state_dict": tensors}, tmp_path / "w.ckpt")
     assert read_public_weights(tmp_path / "w.ckpt").left_out == ("criterion.weight",)
+
+
+def test_a_moving_average_beside_the_weights_is_named(published, tmp_path, capsys):
+    torch.save({"model": published, "ema": {"module": published}}, tmp_path / "w.pth")
+    assert read_public_weights(tmp_path / "w.pth").left_out == ("ema",)
+
+
+def test_weights_that_are_not_finite_are_refused(published, tmp_path):
+    broken = {**published, "head.conv.conv.weight": published["head.conv.conv.weight"] * math.nan}
+    torch.save(broken, tmp_path / "w.pth")
+    with pytest.raises(ImportWeightsError, match=r"head\.conv\.conv\.weight is not finite"):
+        read_public_weights(tmp_path / "w.pth")
 
 
 class HistoryBuffer:

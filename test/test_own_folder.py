@@ -205,3 +205,126 @@ def test_a_layout_of_its_own_in_classes_yaml(tmp_path):
     frame(tmp_path / "rgb/a.png")
     label(tmp_path / "seg/a_anna.png", rows(0, 1, 2, 1))
     assert read(tmp_path) == [0, 1, 2, 1]
+
+
+# --- as people have them --------------------------------------------------------------------------
+
+HEX = "classes:\n  - {name: path, color: '#804080'}\n  - {name: grass, colour: '006600'}\n"
+
+
+def with_palette(path: Path, indices: np.ndarray, palette: dict[int, tuple[int, int, int]]) -> None:
+    from PIL import Image
+
+    table = np.zeros((256, 3), np.uint8)
+    for index, colour in palette.items():
+        table[index] = colour
+    picture = Image.fromarray(indices)
+    picture.putpalette(table.ravel().tolist())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(path)
+
+
+def test_colours_as_hex(folder):
+    (folder / "classes.yaml").write_text(HEX)
+    label(folder / "labels/a.png", rows((128, 64, 128), (0, 102, 0), (0, 102, 0), (0, 102, 0)))
+    assert read(folder) == [0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("classes", "message"), [
+    ("classes: [path, {name: grass, value: 0}]", "label value 0 is that of classes 'path' and 'g"),
+    ("classes: [{name: path, value: [3, 4]}, {name: grass, value: 4}]", "label value 4 is that of"),
+    ("classes: [{name: path, colour: [1, 1, 2]}, {name: grass, colour: [1, 1, 2]}]",
+     r"colour \(1, 1, 2\) is that of classes 'path' and 'grass'"),
+    ("classes: [yes, no]", "a name needs quotes"),
+    ("classes: [1, 2]", "a name needs quotes"),
+])  # fmt: skip
+def test_classes_that_cannot_be_told_apart_are_refused(folder, classes, message):
+    (folder / "classes.yaml").write_text(classes)
+    label(folder / "labels/a.png", rows((1, 1, 2), (1, 1, 2), (1, 1, 2), (1, 1, 2)))
+    with pytest.raises(DatasetError, match=message):
+        load_dataset("folder", folder, "train")
+
+
+def test_two_classes_of_one_colour_are_fine_in_labels_of_values(folder):
+    (folder / "classes.yaml").write_text(HEX.replace("006600", "804080"))
+    label(folder / "labels/a.png", rows(0, 1, 1, 0))
+    assert read(folder) == [0, 1, 1, 0]
+
+
+def test_a_palette_in_another_order_than_the_classes(folder):
+    """Its colours tell what its indices mean; they are no class indices then."""
+    (folder / "classes.yaml").write_text(HEX + "ignored: ['#000000']\n")
+    indices = rows(2, 1, 1, 0)
+    with_palette(folder / "labels/a.png", indices, {2: (128, 64, 128), 1: (0, 102, 0)})
+    assert read(folder) == [0, 1, 1, 255]
+    # in the same order, or in colours that mean nothing, indices are class indices
+    with_palette(folder / "labels/a.png", rows(1, 0, 1, 255), {0: (128, 64, 128), 1: (0, 102, 0)})
+    assert read(folder) == [1, 0, 1, 255]
+    with_palette(folder / "labels/a.png", rows(1, 0, 1, 255), {0: (9, 9, 8), 1: (128, 0, 0)})
+    assert read(folder) == [1, 0, 1, 255]
+    # an ignored index may have any colour, also that of a class
+    same = {0: (128, 64, 128), 1: (0, 102, 0), 255: (128, 64, 128)}
+    with_palette(folder / "labels/a.png", rows(1, 0, 1, 255), same)
+    assert read(folder) == [1, 0, 1, 255]
+
+
+def test_black_and_white_by_colour(folder):
+    (folder / "classes.yaml").write_text(
+        "classes: [{name: floor, colour: [255, 255, 255]}, {name: rest, colour: [0, 0, 0]}]\n"
+    )
+    for channels in (1, 3):
+        white = rows(255, 0, 0, 255)
+        label(folder / "labels/a.png", white if channels == 1 else np.dstack([white] * 3))
+        assert read(folder) == [0, 1, 1, 0]
+    label(folder / "labels/a.png", rows(0, 1, 1, 0))
+    assert read(folder) == [0, 1, 1, 0], "these are values"
+
+
+def test_a_mask_that_was_a_jpeg_is_said_to_be_one(folder):
+    (folder / "classes.yaml").write_text(HEX)
+    label(folder / "labels/a.png", rows((129, 63, 128), (0, 102, 0), (0, 102, 0), (0, 102, 0)))
+    with pytest.raises(DatasetError, match="nearly that of 'path': a mask that was a JPEG"):
+        load_dataset("folder", folder, "train")[0]
+
+
+@pytest.mark.parametrize(("image", "mask"), [
+    ("IMG_1.JPG", "img_1.png"), ("Gr\u00fcn.png", "Gru\u0308n_mask.png"), ("a.png", "A_Mask.PNG"),
+])  # fmt: skip
+def test_names_in_other_letters(folder, image, mask):
+    """As file systems that do not tell them apart leave them."""
+    (folder / "images/a.png").unlink()
+    frame(folder / "images" / image.replace("JPG", "png")).rename(folder / "images" / image)
+    label(folder / "labels" / mask, rows(0, 1, 2, 2))
+    assert read(folder) == [0, 1, 2, 2]
+
+
+def test_names_that_differ_in_their_letters_alone_stay_apart(folder):
+    frame(folder / "images/A.png")
+    label(folder / "labels/A.png", rows(0, 0, 0, 0))
+    label(folder / "labels/a.png", rows(1, 1, 1, 1))
+    dataset = load_dataset("folder", folder, "train")
+    assert [dataset[i].label[0, 0] for i in range(2)] == [0, 1]
+
+
+@pytest.mark.parametrize("place", ["train/{}", "{}/train"])
+def test_without_val_it_is_train(tmp_path, capsys, place):
+    """And said; training holds the last fifth out then."""
+    (tmp_path / "classes.yaml").write_text(PLAIN)
+    frame(tmp_path / place.format("images") / "a.png")
+    label(tmp_path / place.format("labels") / "a.png", rows(0, 1, 2, 2))
+    assert read(tmp_path, "val") == [0, 1, 2, 2]
+    assert cli.main(["check-data", "--dataset", "folder", "--data", str(tmp_path)]) == 0
+    assert "val: the same frames as train" in capsys.readouterr().out
+    with pytest.raises(DatasetError, match="expected a split that is one: train"):
+        load_dataset("folder", tmp_path, "test")
+    frame(tmp_path / place.format("images").replace("train", "night") / "a.png")
+    if place.startswith("train"):  # a folder that may be meant by val
+        with pytest.raises(DatasetError, match="expected a split that is one: night, train"):
+            load_dataset("folder", tmp_path, "val")
+
+
+def test_labels_as_gif_are_named(folder):
+    (folder / "labels").mkdir()
+    (folder / "labels/a.gif").write_bytes(b"GIF89a" + bytes(20))
+    with pytest.raises(DatasetError, match=r"a\.gif: data is GIF"):
+        load_dataset("folder", folder, "train")[0]

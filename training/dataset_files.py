@@ -24,13 +24,10 @@ from bisenetv2_ros.labels import Colour, LabelSet
 from bisenetv2_ros.training.datasets import DatasetError, Decode, FileDataset, Pixels, read_label
 from bisenetv2_ros.training.settings import SettingsError, read_inherited
 
+MAX_BASES = 4
+NEAR = 12  # levels of a channel between a colour and what a JPEG makes of it
 UNKNOWN = 254  # in lookup tables: a value that is neither a class nor ignored
 
-Rgb = tuple[
-    Annotated[int, Field(ge=0, le=255)],
-    Annotated[int, Field(ge=0, le=255)],
-    Annotated[int, Field(ge=0, le=255)],
-]
 Value = Annotated[int, Field(ge=0, le=65535)]
 
 
@@ -38,6 +35,15 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _as_rgb(value: Any) -> Any:
+    """A colour as `'#4682b4'` too."""
+    if isinstance(value, str) and re.fullmatch("#?[0-9a-fA-F]{6}", value):
+        return tuple(bytes.fromhex(value.removeprefix("#")))
+    return value
+
+
+Level = Annotated[int, Field(ge=0, le=255)]
+Rgb = Annotated[tuple[Level, Level, Level], BeforeValidator(_as_rgb)]
 Encoding = Literal["values", "index", "colours"]
 
 
@@ -52,6 +58,11 @@ class ClassEntry(BaseModel):
         None, validation_alias=AliasChoices("values", "value")
     )
     colours: list[Rgb] | None = Field(None, validation_alias=AliasChoices("colours", "colors"))
+
+    @property
+    def label_colours(self) -> list[Rgb]:
+        """The colours that mean it in label files."""
+        return self.colours or ([self.colour] if self.colour else [])
 
 
 class Layout(BaseModel):
@@ -111,7 +122,7 @@ class DatasetFile(BaseModel):
     source: list[str] = []
     classes: list[ClassEntry] = Field(min_length=1)
     first_value: int = 0
-    ignored: list[Value | Rgb] = []
+    ignored: Annotated[list[Value | Rgb], BeforeValidator(_as_list)] = []
     without: list[str] = []
     absent: list[str] = []
     splits: dict[str, str] = {}
@@ -148,6 +159,14 @@ class DatasetFile(BaseModel):
     def ignored_values(self) -> set[int]:
         """Label values that are neither trained nor scored."""
         taken = {value for values in self.values() for value in values}
+        owners: dict[int, str] = {}
+        for entry, values in zip(self.kept, self.values(), strict=True):
+            for value in values:
+                if owners.setdefault(value, entry.name) != entry.name:
+                    raise ValueError(
+                        f"label value {value} is that of classes {owners[value]!r} and "
+                        f"{entry.name!r}, expected one class: give each its `value:`"
+                    )
         ignored = {value for value in self.ignored if isinstance(value, int)}
         for i, entry in enumerate(self.classes):
             if entry.name in self.without:
@@ -227,6 +246,8 @@ def read_dataset_file(path: Path) -> DatasetFile:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
         shown = str(first.get("input"))
+        if re.fullmatch(r"classes\.\d+", key) and isinstance(first["input"], (bool, int, float)):
+            first["msg"] = "a name needs quotes if it is a number, yes, no, on or off"
         raise DatasetError(
             f"{path}: {key or 'content'}: {first['msg']}, got {shown[:60]!r}; expected `classes:` "
             "as a list of {name, colour: [r, g, b]}, and so on (docs/datasets.md)"
@@ -434,7 +455,13 @@ def _colour_decoder(content: DatasetFile) -> Decode:
         if isinstance(ignored, tuple):
             colours[_packed(ignored)] = content.labels.ignore_index
     for index, entry in enumerate(content.kept):
-        for colour in entry.colours or ([entry.colour] if entry.colour else []):
+        for colour in entry.label_colours:
+            other = colours.setdefault(_packed(colour), index)
+            if other not in (index, content.labels.ignore_index):
+                raise DatasetError(
+                    f"{content.name}: colour {colour} is that of classes "
+                    f"{content.kept[other].name!r} and {entry.name!r}, expected one class"
+                )
             colours[_packed(colour)] = index
     keys = np.array(sorted(colours), np.int64)
     classes = np.array([colours[key] for key in keys.tolist()], np.uint8)
@@ -448,11 +475,23 @@ def _colour_decoder(content: DatasetFile) -> Decode:
             colour = tuple(int(v) for v in rgb[wrong][0])
             raise DatasetError(
                 f"{path}: colour {colour}, expected one of the {len(keys)} of {content.name}; one "
-                "that means nothing belongs under `ignored:`"
+                f"that means nothing belongs under `ignored:`{_if_near(colour, content)}"
             )
         return classes[where]
 
     return decode
+
+
+def _if_near(colour: tuple[int, ...], content: DatasetFile) -> str:
+    """What makes colours that are nearly a class's; '' if this one is none."""
+    for entry in content.kept:
+        for own in entry.label_colours:
+            if max(abs(a - b) for a, b in zip(colour, own, strict=True)) <= NEAR:
+                return (
+                    f"; it is nearly that of {entry.name!r}: a mask that was a JPEG, or was "
+                    "resized with smooth edges, has lost its values"
+                )
+    return ""
 
 
 def _packed(colour: Sequence[int]) -> int:

@@ -6,8 +6,11 @@ import contextlib
 import difflib
 import fnmatch
 import re
+import unicodedata
 from collections.abc import Collection
 from pathlib import Path
+
+import numpy as np
 
 from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import LabelSet
@@ -37,7 +40,8 @@ SPLIT_NAMES = {
 LOOKED_AT = 40  # labels read to detect whether they are in colors
 LABEL_FOLDERS = ("labels", "masks", "annotations")
 LABEL_ENDINGS = ("", "_mask", "_label", "_labels", "_labelIds", "_gt", "_seg", "_L")
-LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg")  # JPEG to be refused by name
+# JPEG and GIF to be refused by name
+LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".gif")
 
 
 def dataset_kinds() -> list[str]:
@@ -155,8 +159,8 @@ def folder(root: Path, split: str) -> FileDataset:
     """Frames in `images`, labels in `labels`, `masks` or `annotations`, classes in `classes.yaml`.
 
     A split is a folder above (`train/images`) or below (`images/train`) these. Without a folder of
-    any split, train and val are both the whole. Subfolders are searched; a label has its frame's
-    name, also with an ending such as `_mask`.
+    any split, train and val are both the whole; without one of val, val is train. Further folders
+    below are looked through; a label has its frame's name, also with an ending such as `_mask`.
     """
     content = read_dataset_file(root / "classes.yaml")
     images, labels = _split_folders(root, split)
@@ -164,15 +168,24 @@ def folder(root: Path, split: str) -> FileDataset:
     if not frames:
         raise DatasetError(f"{images}: no frames ({', '.join(sorted(SUFFIXES))})")
     by_name: dict[str, list[Path]] = {}
+    by_letters: dict[str, list[Path]] = {}
     for path in _pictures(labels, LABEL_SUFFIXES) if labels.is_dir() else []:
-        by_name.setdefault(path.relative_to(labels).with_suffix("").as_posix(), []).append(path)
+        name = _name_below(labels, path)
+        by_name.setdefault(name, []).append(path)
+        by_letters.setdefault(name.casefold(), []).append(path)
     pairs = []
     for frame in frames:
-        name = frame.relative_to(images).with_suffix("").as_posix()
+        name = _name_below(images, frame)
         found = [path for ending in LABEL_ENDINGS for path in by_name.get(name + ending, [])]
+        found = found or [
+            path
+            for ending in LABEL_ENDINGS
+            for path in by_letters.get((name + ending).casefold(), [])
+        ]
         if len(found) > 1:
             raise DatasetError(f"{frame}: two labels, {found[0]} and {found[1]}, expected one")
-        pairs.append((frame, found[0] if found else labels / f"{name}.png"))
+        lacking = labels / frame.relative_to(images).with_suffix(".png")
+        pairs.append((frame, found[0] if found else lacking))
     every = [path for paths in by_name.values() for path in paths]
     encoding = content.encoding or _encoding(content, every)
     return FileDataset(
@@ -185,16 +198,50 @@ def folder(root: Path, split: str) -> FileDataset:
     )
 
 
-def _encoding(content: DatasetFile, labels: list[Path]) -> str:
-    """Whether labels hold values or colors: colors if one of several samples is in colors.
+def _name_below(folder: Path, path: Path) -> str:
+    """A file's path below a folder without suffix, an accent as one character."""
+    name = path.relative_to(folder).with_suffix("").as_posix()
+    return unicodedata.normalize("NFC", name)
 
-    The answer applies to all labels, since one with gray classes only could be either.
+
+def _encoding(content: DatasetFile, labels: list[Path]) -> str:
+    """Whether labels hold values or colors.
+
+    Colors, if one of some is in colors, has a palette that gives a class's color to another value
+    than its own, or shows greys that are colors of classes and no values. It is one for all of
+    them, since a label that shows grey classes alone could be either.
     """
-    if any(entry.colour for entry in content.classes):
-        for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
-            with contextlib.suppress(DatasetError):  # reported when it is read
-                if read_label(path).ndim == 3:
-                    return "colours"
+    values = {
+        colour: of_class
+        for entry, of_class in zip(content.kept, content.values(), strict=True)
+        for colour in entry.label_colours
+    }
+    known = {value for of_class in values.values() for value in of_class}
+    if not values:
+        return "values"
+    for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
+        with contextlib.suppress(DatasetError):  # told when it is read
+            label = read_label(path)
+            if label.ndim == 3:
+                return "colours"
+            if label.dtype != np.uint8:
+                continue
+            used, first = np.unique(label, return_index=True)
+            rgb = read_label(path, colours=True).reshape(-1, 3)[first]
+            shown = {
+                int(v): (int(r), int(g), int(b)) for v, (r, g, b) in zip(used, rgb, strict=True)
+            }
+            others = {
+                value
+                for value, colour in shown.items()
+                if colour in values and value not in values[colour]
+            }
+            if not (rgb == used[:, None]).all():  # a palette
+                means_colours = bool(others - content.ignored_values())
+            else:
+                means_colours = set(shown.values()) <= set(values) and not set(shown) <= known
+            if others and means_colours:
+                return "colours"
     return "values"
 
 
@@ -210,6 +257,8 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
             return root / name / "images", labels_beside(root / name)
         if (root / "images" / name).is_dir():
             return root / "images" / name, labels_beside(root, name)
+    if split == "val" and _only_train(root):
+        return _split_folders(root, "train")
     usual = {name for names in SPLIT_NAMES.values() for name in names}
     others = {path.parent.name for path in root.glob("*/images")}
     others |= {path.name for path in root.glob("images/*/") if path.name in usual}
@@ -221,6 +270,14 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
     if not (root / "images").is_dir():
         raise DatasetError(f"{root / 'images'}: no such folder")
     return root / "images", labels_beside(root)
+
+
+def _only_train(root: Path) -> bool:
+    """Whether there is a folder of the split train, and of no other."""
+    found = {path.parent.name for path in root.glob("*/images")}
+    if (root / "images").is_dir():
+        found |= {path.name for path in (root / "images").iterdir() if path.is_dir()}
+    return bool(found) and found <= set(SPLIT_NAMES["train"])
 
 
 def _pictures(folder: Path, suffixes: Collection[str]) -> list[Path]:

@@ -36,7 +36,11 @@ from bisenetv2_ros.training.tensor_files import Inert, TensorFileError, read_ten
 SHOWN_KEYS = 5  # of a list in an error
 
 # Under which frameworks keep the weights, beside optimizer and counters.
-WRAPPERS = ("state_dict", "model_state_dict", "model", "network", "net", "module", "weights")
+AVERAGES = ("ema", "ema_state_dict", "model_ema", "ema_model", "params_ema")
+WRAPPERS: tuple[str, ...] = (
+    *("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params"),
+    *AVERAGES,  # if there is nothing else
+)
 # One key of each layout, by which what stands in front of all keys is found.
 MARKS = (
     "detail.S1.0.conv.weight",
@@ -120,6 +124,8 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
                 f"{path}: {sources[key]} is {tuple(value.shape)}, expected {tuple(like.shape)} in "
                 f"{layout.name}"
             )
+        if not value.isfinite().all():
+            raise ImportWeightsError(f"{path}: {sources[key]} is not finite, expected numbers")
         weights[key] = value.to(like.dtype)
     labels = labels or _labels(path, layout.config.num_classes, meta)
     if len(labels) != layout.config.num_classes:
@@ -189,12 +195,14 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[
             "by name"
         )
     holders: list[dict[str, Any]] = []
+    averages: list[str] = []
     while isinstance(content, dict) and not any(isinstance(v, Tensor) for v in content.values()):
         holders.append(content)
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), dict)), None)
-        if inner is None:
+        taken = next((key for key in WRAPPERS if isinstance(content.get(key), dict)), None)
+        if taken is None:
             break
-        content = inner
+        averages += [key for key in AVERAGES if key in content and key != taken]
+        content = content[taken]
     if not isinstance(content, dict) or not content:
         raise ImportWeightsError(f"{path}: expected tensors by name, got {type(content).__name__}")
     wrong = [str(key) for key, value in content.items() if not isinstance(value, Tensor)]
@@ -208,7 +216,8 @@ def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[
     prefixes = [key.removesuffix(mark) for mark in MARKS for key in tensors if key.endswith(mark)]
     prefix = min(prefixes, key=len, default="")
     ours = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    return ours, meta, tuple(sorted(k for k in tensors if not k.startswith(prefix)))
+    beside = tuple(sorted(k for k in tensors if not k.startswith(prefix)))
+    return ours, meta, (*beside, *averages)
 
 
 def _labels(path: Path, count: int, meta: dict[str, Any]) -> LabelSet:

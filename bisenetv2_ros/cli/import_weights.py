@@ -55,6 +55,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"{len(found.weights)} tensors taken over")
     if found.left_out:
         heads = ", ".join(sorted({key.partition(".")[0] for key in found.left_out}))
-        print(f"{len(found.left_out)} left out, of booster heads, which only train: {heads}")
+        print(f"{len(found.left_out)} left out, of booster heads or beside the network: {heads}")
     print(f"run: {args.output} ({folder.name})")
     return 0

@@ -102,8 +102,8 @@ def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Pat
                         "it was turned"
                     )
                 scale = np.array([size[1], size[0]]) / 100  # they are per cent
-                points = np.array(check_points(value.get("points"), str(path))).reshape(-1, 2)
-                points = [(float(x), float(y)) for x, y in points * scale]
+                corners = np.array(check_points(value.get("points"), str(path))).reshape(-1, 2)
+                points = [(float(x), float(y)) for x, y in corners * scale]
                 fill(label, points, number, left_out, str(path))
         return label
 

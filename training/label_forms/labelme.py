@@ -28,7 +28,6 @@ from bisenetv2_ros.training.label_forms.common import (
     stated_size,
 )
 
-
 # labelme's, and those of tools that write its files
 RECTANGLES = ("rectangle", "oriented_rectangle", "rotation")
 
