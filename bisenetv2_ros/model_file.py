@@ -61,8 +61,16 @@ class ModelInfo:
     metrics: dict[str, float]  #: scores by a name with measure and dataset; may be empty
     source_revision: str  #: revision of the code that made it
     licence: str  #: of weights and training data, one line
+    #: splits of the data set, such as 'train' or 'train+val'; '' if not known
+    trained_on: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
+        for name in self.metrics:
+            if split := self.memorized(name):
+                raise ValueError(
+                    f"metric '{name}' is a score on {split}, on which it was trained "
+                    f"({self.trained_on}): such a score measures memory"
+                )
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"precision must be one of {', '.join(PRECISIONS)}, got '{self.precision}'"
@@ -72,6 +80,16 @@ class ModelInfo:
                 f"input_size must be within 1..{MAX_SIDE} pixels, "
                 f"got {self.input_size[0]}x{self.input_size[1]}"
             )
+
+    def memorized(self, metric: str) -> str:
+        """The split in a metric's name that the weights were trained on; '' if there is none.
+
+        Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for.
+        """
+        if ":" in self.trained_on:  # a part of each split
+            return ""
+        words = metric.replace("_", " ").split()
+        return next((s for s in self.trained_on.split("+") if s in words and s != "train"), "")
 
 
 @dataclass(frozen=True)
@@ -217,6 +235,7 @@ def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
         "metrics": json.dumps(info.metrics, allow_nan=False),
         "source_revision": info.source_revision,
         "licence": info.licence,
+        **({"trained_on": info.trained_on} if info.trained_on else {}),
     }
     kept = [entry for entry in model.metadata_props if not entry.key.startswith(_PREFIX)]
     del model.metadata_props[:]
@@ -319,6 +338,7 @@ def _read_info(metadata: dict[str, str]) -> ModelInfo:
         metrics=value("metrics", _parse_metrics, "JSON of names and numbers"),
         source_revision=value("source_revision", str, "a revision"),
         licence=value("licence", str, "a line"),
+        trained_on=metadata.get(f"{_PREFIX}trained_on", ""),
     )
 
 

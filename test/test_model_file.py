@@ -15,7 +15,13 @@ from onnx import TensorProto, helper, numpy_helper
 from tiny_model import tiny_info, tiny_model, write_tiny_model
 
 from bisenetv2_ros import model_file
-from bisenetv2_ros.model_file import ModelFileError, model_path, read_model_file, write_metadata
+from bisenetv2_ros.model_file import (
+    ModelFileError,
+    model_path,
+    read_model_file,
+    write_metadata,
+    write_model_file,
+)
 
 
 def test_what_is_written_is_read_back(tmp_path: Path):
@@ -385,3 +391,18 @@ def test_folders_that_hold_no_one_model_are_named(models: Path):
         write_tiny_model(folder / f"{name}_int8.onnx")
     with pytest.raises(ModelFileError, match=r"holds a_int8.onnx and b_int8.onnx, expected the"):
         model_path("run")
+
+
+def test_a_score_on_what_was_trained_on_is_refused(tmp_path):
+    """It measures memory. Of a part of a split nothing is known by its name."""
+    model = tiny_model()
+    info = dataclasses.replace(tiny_info(), trained_on="train+val", metrics={})
+    written = write_model_file(model, info, tmp_path / "m.onnx")
+    assert read_model_file(tmp_path / "m.onnx").info.trained_on == "train+val"
+    for name in ("camvid_val_miou", "camvid val mIoU"):
+        with pytest.raises(ValueError, match=r"is a score on val, on which it was trained \(train"):
+            dataclasses.replace(written.info, metrics={name: 0.9})
+    dataclasses.replace(written.info, metrics={"synthetic_test_miou": 0.9, "interval": 1.0})
+    dataclasses.replace(written.info, trained_on="train", metrics={"camvid_val_miou": 0.9})
+    parts = dataclasses.replace(written.info, trained_on="train+val:!a*")
+    dataclasses.replace(parts, metrics={"camvid train+val:a* mIoU": 0.9})

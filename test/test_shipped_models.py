@@ -42,7 +42,9 @@ def test_a_shipped_file_says_what_it_is(path: Path) -> None:
     assert path.name == f"bisenetv2_camvid_{width}x{height}_{model.info.precision}.onnx"
     assert model.info.labels == CAMVID
     assert "research" in model.info.licence
-    assert {"camvid_val_miou", "synthetic_val_miou"} <= model.info.metrics.keys()
+    seen = bool(model.info.memorized("camvid_val_miou"))
+    assert ("camvid_val_miou" in model.info.metrics) is not seen, "val tells nothing if trained on"
+    assert "synthetic_val_miou" in model.info.metrics
 
 
 def test_the_card_names_each_file_by_its_sha256() -> None:
@@ -64,6 +66,8 @@ def test_the_files_stay_small() -> None:
 @pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
 def test_the_score_on_camvid_is_the_stated_one(path: Path) -> None:
     model = read_model_file(path)
+    if model.info.memorized("camvid_val_miou"):
+        pytest.skip("trained on val too, so that it states no score there")
     # int8 sums round differently on other processors, by less than this
     assert mean_iou(model, "camvid", CAMVID_ROOT) == pytest.approx(
         model.info.metrics["camvid_val_miou"], abs=0.003
@@ -72,5 +76,5 @@ def test_the_score_on_camvid_is_the_stated_one(path: Path) -> None:
 
 def test_int8_costs_at_most_half_a_point() -> None:
     by_precision = {m.info.precision: m.info.metrics for m in map(read_model_file, MODELS)}
-    for name in ("camvid_val_miou", "synthetic_val_miou"):
+    for name in by_precision["float32"]:
         assert by_precision["int8"][name] > by_precision["float32"][name] - 0.005

@@ -24,7 +24,6 @@ from bisenetv2_ros.labels import Colour, LabelSet
 from bisenetv2_ros.training.datasets import DatasetError, Decode, FileDataset, Pixels, read_label
 from bisenetv2_ros.training.settings import SettingsError, read_inherited
 
-MAX_BASES = 4
 NEAR = 12  # levels of a channel between a colour and what a JPEG makes of it
 UNKNOWN = 254  # in lookup tables: a value that is neither a class nor ignored
 

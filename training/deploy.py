@@ -100,6 +100,7 @@ def deploy(
         metrics={},
         source_revision=trained.revision,
         licence=licence,
+        trained_on=recipe.train_split,
     )
     network = DeployedModel(trained.network, recipe.mean, recipe.std)
     compared = _frames(validation, COMPARED_FRAMES)
@@ -107,9 +108,14 @@ def deploy(
     frames = _frames(training, CALIBRATION_FRAMES)
     paths = write_precisions(network, info, folder, compared, frames, say)
     deployed = _score(paths, validation, recipe.damaged == "skip", say)
-    for file in deployed:
-        _write_scores(file, f"{recipe.dataset} {recipe.val_split} mIoU")
-    card = _card(folder, trained, run, data, deployed, len(training), len(validation), licence)
+    score = f"{recipe.dataset} {recipe.val_split} mIoU"
+    if split := info.memorized(score):
+        say(f"trained on {split} too: the scores measure memory, and the files do not carry them")
+    else:
+        for file in deployed:
+            _write_scores(file, score)
+    counts = len(training), len(validation)
+    card = _card(folder, trained, run, data, deployed, *counts, licence, bool(split))
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     return deployed
 
@@ -256,12 +262,14 @@ def _card(
     training: int,
     validation: int,
     licence: str,
+    memorized: bool,
 ) -> str:
     recipe, labels = trained.recipe, trained.labels
     width, height = recipe.input_size
     start = read_run_header(run if (run / "recipe.json").is_file() else run.parent.parent)
     source = (start.get("start") or {}).get("source", "random weights")
     best = deployed[-1]
+    memory = ", which it was trained on: these scores measure memory" if memorized else ""
     iou = "\n".join(
         f"| {name} | {'-' if np.isnan(value) else f'{100 * value:.1f}'} |"
         for name, value in zip(labels.names, best.result.iou, strict=True)
@@ -297,7 +305,7 @@ pixels with the float32 file's class; ms the median time of a frame on the machi
 |---|---|
 | data | {labels.name} ({recipe.dataset}) in `{data}` |
 | trained on | {training} frames (`{recipe.train_split}`) |
-| scored on | {validation} frames (`{recipe.val_split}`) |
+| scored on | {validation} frames (`{recipe.val_split}`){memory} |
 | steps | {trained.step} of {recipe.batch_size} frames, recipe `{recipe.name}` |
 | started from | {source} |
 | code | {trained.revision} |

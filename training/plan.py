@@ -87,8 +87,8 @@ def plan(
         fitting = int(60 * recipe.minutes / outlook.seconds) if recipe.minutes else steps
         if fitting < steps:
             say(
-                f"steps: about {fitting}, for {recipe.minutes:g} minutes on this machine; iterations="
-                f"{steps} would suit {len(training)} frames better"
+                f"steps: about {fitting}, for {recipe.minutes:g} minutes on this machine; "
+                f"iterations={steps} would suit {len(training)} frames better"
             )
         changes = {**schedule(max(1, min(steps, fitting))), "iterations": steps}
         recipe = _changed(recipe, given, changes)

@@ -36,7 +36,8 @@ channels by the caller; `nncf`, the same quantized by NNCF and run by OpenVINO, 
 installed; and `torch`, the same network in torch eager, with random weights, which take the same
 time. Each file is compared with the references of the float32 file of its size and name (except for
 the precision), or of the only one of its size. Times are medians in milliseconds; CPU is the time
-of all threads together; peak MB is the whole process; mIoU is on CamVid val, from the file.
+of all threads together; peak MB is the whole process; mIoU is on CamVid val, from the file;
+weights that were trained on val state none.
 
   decode   camera message to pixels        network  the backend: normalization to logits
   resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax

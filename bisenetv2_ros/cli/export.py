@@ -98,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
             metrics=dict(args.metric),
             source_revision=trained.revision,
             licence=args.licence,
+            trained_on=recipe.train_split,
         )
         deployed = DeployedModel(trained.network, recipe.mean, recipe.std)
         if args.adjust_logits:

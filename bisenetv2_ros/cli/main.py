@@ -48,6 +48,9 @@ VERBS: dict[str, Verb] = {
         "bisenetv2_ros.cli.view", "Show a source and its segmentation in Rerun, without ROS"
     ),
     "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or continue a run"),
+    "crossvalidate": Verb(
+        "bisenetv2_ros.cli.crossvalidate", "Score a recipe on recordings that are left out in turn"
+    ),
     "evaluate": Verb(
         "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labeled dataset"
     ),

@@ -1,0 +1,78 @@
+"""`bisenetv2 crossvalidate`: a recipe's score on recordings that it has not seen."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bisenetv2_ros.cli import UserError
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options."""
+    parser.epilog = """\
+For each fold, a run by the recipe trains on all frames but those whose names begin with the fold's
+name, and is scored on these. A fold is a recording, never a random part: frames of one recording
+are neighbours, and a score on them measures memory. Printed is the IoU of each class in each fold,
+the mean over the folds, and its standard error.
+
+A stopped cross-validation goes on where it was if the command is given again: folds that are
+complete are read, the one that was stopped is resumed.
+
+examples:
+  bisenetv2 crossvalidate --config camvid_cpu --data data/camvid --folds 0001TP,0006R0,0016E5 \\
+      --output runs/folds iterations=1000
+"""
+    parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set")
+    parser.add_argument(
+        "--folds",
+        required=True,
+        metavar="NAME,NAME,...",
+        help="how the names of the frames of each recording begin",
+    )
+    parser.add_argument(
+        "--splits", default="train+val", help="that are shared out (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="DIR", help="a run a fold goes there"
+    )
+    parser.add_argument("--from", dest="start", metavar="RUN|MODEL", help="as of train, in each")
+    parser.add_argument("--device", default="", help="as of train")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="of the recipe, such as iterations=1000"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and score fold by fold; 1 if a run breaks off or is stopped."""
+    from bisenetv2_ros.cli.main import main
+    from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
+    from bisenetv2_ros.training.folds import FoldError, fold_splits, last_scores, table
+    from bisenetv2_ros.training.recipe import recipe_from_dict
+    from bisenetv2_ros.training.resume import is_complete
+
+    folds = [name for name in args.folds.split(",") if name]
+    if len(folds) < 2 or len(set(folds)) < len(folds):
+        raise UserError(f"--folds {args.folds}: expected two or more names, each once")
+    scores = {}
+    for fold in folds:
+        folder = args.output / fold
+        words = ["--config", args.config, "--data", str(args.data), "--output", str(folder)]
+        words += ["--device", args.device, *(["--from", args.start] if args.start else [])]
+        words += ["--resume"] if list_checkpoints(folder) else []
+        splits = fold_splits(args.splits, fold)
+        words += [*args.overrides, *(f"{key}={split}" for key, split in splits.items())]
+        print(f"fold {fold}:")
+        if status := main(words, verb="train"):
+            return status
+        try:
+            recipe = recipe_from_dict(read_run_header(folder)["recipe"], str(folder))
+            if not is_complete(folder, recipe):
+                print("give the same command again to go on")
+                return 1
+            scores[fold] = last_scores(folder)
+        except (FoldError, ValueError) as error:
+            raise UserError(str(error)) from error
+    print(table(scores))
+    return 0

@@ -1,0 +1,63 @@
+"""Scores of a recipe on recordings that it has not seen: each is left out once, and scored on.
+
+Knows nothing of how a run is made; it says what to train, and reads what a run left.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from pathlib import Path
+
+from bisenetv2_ros.training.run_record import read_metrics
+
+
+class FoldError(ValueError):
+    """A run that has no score; the message names it."""
+
+
+def fold_splits(splits: str, fold: str) -> dict[str, str]:
+    """Return the recipe keys that leave frames out whose names begin with `fold`.
+
+    splits: of the data set, that are shared out, such as `train+val`.
+    """
+    return {"train_split": f"{splits}:!{fold}*", "val_split": f"{splits}:{fold}*"}
+
+
+def last_scores(run: Path) -> dict[str, float]:
+    """IoU of each class at a run's last validation, and `mean`; NaN for what no frame shows.
+
+    Raises:
+        FoldError: if the run was never validated.
+    """
+    looks = [r for r in read_metrics(run / "metrics.jsonl") if "val_miou" in r]
+    if not looks:
+        raise FoldError(f"{run}: no validation in its records")
+    found = {**looks[-1]["val_iou"], "mean": looks[-1]["val_miou"]}
+    return {name: math.nan if value is None else float(value) for name, value in found.items()}
+
+
+def mean_and_error(values: list[float]) -> tuple[float, float]:
+    """Mean over the folds that have a value, and its standard error; NaN if there are too few."""
+    known = [value for value in values if not math.isnan(value)]
+    mean = statistics.mean(known) if known else math.nan
+    error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan
+    return mean, error
+
+
+def table(scores: dict[str, dict[str, float]]) -> str:
+    """Lines of IoU in per cent: a row a class, a column a fold, then mean and standard error."""
+    names = list(next(iter(scores.values())))
+    width = max(map(len, names))
+    head = "".join(f"  {fold:>8}" for fold in scores)
+    lines = [f"{'IoU %':<{width}}{head}  {'mean':>6}  error"]
+    for name in names:
+        values = [of_fold.get(name, math.nan) for of_fold in scores.values()]
+        mean, error = mean_and_error(values)
+        cells = "".join(f"  {_per_cent(value):>8}" for value in values)
+        lines.append(f"{name:<{width}}{cells}  {_per_cent(mean):>6}  {_per_cent(error):>5}")
+    return "\n".join(lines)
+
+
+def _per_cent(value: float) -> str:
+    return "-" if math.isnan(value) else f"{100 * value:.2f}"
