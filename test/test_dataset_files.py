@@ -270,6 +270,20 @@ def test_a_file_of_ones_own(tmp_path, capsys):
     assert "2 classes (yard): ground, box" in capsys.readouterr().out
 
 
+def test_labels_beside_their_frames_are_no_frames(tmp_path):
+    """In one folder, with names that fit the pattern of the frames too, and odd characters."""
+    (tmp_path / "yard.yaml").write_text(
+        'layouts: [{frames: "day (1)/{name}.png", labels: "day (1)/{name}_mask.png"}]\n'
+        "classes: [ground, box]\n"
+    )
+    for name in ("a", "b+c"):
+        write(tmp_path / f"data/day (1)/{name}.png", *FRAME)
+        write(tmp_path / f"data/day (1)/{name}_mask.png", 0, 1, 1, 255)
+    dataset = load_dataset(str(tmp_path / "yard.yaml"), tmp_path / "data", "train")
+    assert [dataset[i].name for i in range(len(dataset))] == ["a", "b+c"]
+    assert [fault for fault in find_faults(dataset) if fault] == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -278,6 +292,7 @@ def test_a_file_of_ones_own(tmp_path, capsys):
         (("ignored: [0]", "ignored: [5]"), "label value 5 is that of class 'ground' and ignored"),
         (("ignored: [0]", "ignored: [0]\nignore_index: 4"), "label value 4 is that of class"),
         (("name: box", "name: ground"), "names occur twice: ground"),
+        (("value: 255", "value: 4"), "label value 4 is that of classes 'ground' and 'box'"),
         (("[1, 2, 3]", "[1, 2]"), "colo"),
         (("ignored: [0]", "without: [bx]"), "without: 'bx', expected the name of a class"),
         (("name: yard", "base: moon"), "moon: No such file"),

@@ -363,6 +363,8 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
             + (f" (splits: {', '.join(splits)})" if splits and split not in splits else "")
         )
     pairs = [(frame, _label_path(root, labels.fill(values))) for frame, values in found]
+    named = {label for _, label in pairs}  # beside their frames, labels may look like frames too
+    pairs = [(frame, label) for frame, label in pairs if frame not in named]
     whole = not (layout.names_in or layout.only)
     return FileDataset(
         content.labels,

@@ -88,7 +88,7 @@ def validate(
         "run": str(run),
         "data": f"{recipe.dataset}, {recipe.val_split} split, {len(dataset)} frames",
         "network input": "{}x{}".format(*recipe.input_size),
-        "steps": f"{done} of {recipe.batch_size} frames",
+        "steps": f"{done}, {recipe.batch_size} frames each",
     }
     try:
         page = write_report(
