@@ -160,11 +160,10 @@ def test_the_ptx_has_the_kernels_and_their_arguments():
 
 
 def test_sums_are_rounded_as_on_a_cpu():
-    """Nothing is fused, and `.rn` keeps the driver from fusing it, but inside of exp."""
-    _, resample, enlarge = re.split(r"\.entry ", PTX.read_text())
-    assert resample.startswith("resample") and "mul.rn.f32" in resample
-    assert not re.findall(r"\b(?:mul|add|sub)\.f32|fma", resample)
-    assert enlarge.count("fma.rn.f32") == 3 * enlarge.count("ex2.approx"), "those of exp"
+    """Nothing is fused, and `.rn` keeps the driver from fusing it."""
+    text = PTX.read_text()
+    assert "mul.rn.f32" in text and "add.rn.f32" in text
+    assert not re.findall(r"\b(?:mul|add|sub)\.f32|fma", text)
 
 
 @pytest.mark.skipif(not shutil.which("ptxas"), reason="no ptxas of NVIDIA's CUDA toolkit")

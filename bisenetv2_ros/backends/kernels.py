@@ -18,11 +18,6 @@ ARGUMENTS = {
         *(c_void_p, c_int, c_int),
         *(*_SIDE, c_int, *_SIDE, c_int, c_int),
     ),
-    "enlarge": (
-        *(c_void_p, c_int, c_int, c_int, c_void_p),
-        *(c_void_p, c_void_p, c_int, c_int),
-        *(*_SIDE, *_SIDE),
-    ),
 }
 
 

@@ -32,11 +32,3 @@ void launch_resample(const unsigned *grid, const unsigned *block, void **argumen
         AS(const int *, 8), AS(const float *, 9), AS(int, 10),
         AS(const int *, 11), AS(const float *, 12), AS(int, 13), AS(int, 14)));
 }
-
-void launch_enlarge(const unsigned *grid, const unsigned *block, void **arguments)
-{
-    EACH_THREAD(enlarge(
-        AS(const float *, 0), AS(int, 1), AS(int, 2), AS(int, 3), AS(const unsigned char *, 4),
-        AS(unsigned char *, 5), AS(unsigned char *, 6), AS(int, 7), AS(int, 8),
-        AS(const int *, 9), AS(const float *, 10), AS(const int *, 11), AS(const float *, 12)));
-}

@@ -17,7 +17,7 @@ from bisenetv2_ros import backends
 
 COMPILER = "gcc"
 SOURCE = Path(backends.__file__).with_name("kernels.cu")
-KERNELS = ("resample", "enlarge")
+KERNELS = ("resample",)
 _BLOCK = (ctypes.c_uint * 3)(32, 8, 1)
 
 
