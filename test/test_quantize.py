@@ -107,7 +107,19 @@ def test_for_tensorrt_nothing_stands_between_a_convolution_and_what_it_is_fused_
         restored = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
         return sum({*node.input[:2]} <= restored for node in nodes if node.op_type == "Conv")
 
+    def additions(file: Path) -> list[list[str]]:
+        """What makes the inputs of those additions that have one from a convolution."""
+        nodes = onnx.load(file).graph.node
+        maker = {output: node.op_type for node in nodes for output in node.output}
+        made = [sorted(maker[name] for name in n.input) for n in nodes if n.op_type == "Add"]
+        return [inputs for inputs in made if "Conv" in inputs]
+
     assert between(path) == 0 < between(files[1])
+    assert additions(files[1]) == []
+    both, other = ["Conv", "Conv"], ["Conv", "DequantizeLinear"]
+    found = additions(path)
+    assert found.count(both) == 3, "of the first block of each stage"
+    assert found.count(other) == len(found) - 3 >= 3, "the other input is quantized"
     assert heavy(path) == heavy(files[1]) > 20
 
 

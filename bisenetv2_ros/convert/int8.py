@@ -12,9 +12,12 @@ Input, upsampling and argmax stay float32, and of the convolutions (measured on 
 By default the outputs of those convolutions are quantized too, before their ReLU or addition. That
 suits OpenVINO, which adds in int8, and ONNX Runtime. TensorRT fuses a convolution with the ReLU or
 addition behind it only if nothing stands between, so for it (`for_tensorrt`) inputs alone are
-quantized, as NVIDIA recommends for operations with weights. TensorRT for RTX (1.7) fuses neither
-form: it computes 35 convolutions from int8 to float32 with elementwise kernels between them, and
-moves twice the bytes of a float16 file (`bisenetv2 build-engine --report`).
+quantized. NVIDIA's documents confirm that (github.com/NVIDIA/TensorRT,
+tools/tensorflow-quantization/docs/source/docs/add_custom_qdq_cases.md): pairs belong on the other
+input of such an addition, and not behind its convolution. Of an addition of two convolutions, as in
+the first block of a stage, they quantize one; here both stay float. TensorRT for RTX (1.7) fuses
+neither form: it computes 35 convolutions from int8 to float32 with elementwise kernels between
+them, and moves twice the bytes of a float16 file (`bisenetv2 build-engine --report`).
 
 The result takes 40 ms instead of 105 under OpenVINO, with an agreement of 99.4 % and the same mIoU.
 Works on model files; does not use torch.
