@@ -207,6 +207,25 @@ def test_a_file_with_nothing_for_the_node_is_named(node_with_file, key):
     assert "shared.yaml: nothing in it is for /robot/segment, found /" in warning
 
 
+@pytest.mark.parametrize("text", ["", "# segment:\n", "{}"])
+def test_a_file_without_parameters_is_named(node_with_file, text):
+    problems, (warning,), values = node_with_file(text)
+    assert (problems, values) == ([], Parameters())
+    assert "shared.yaml: no parameters in it" in warning
+
+
+@pytest.mark.parametrize("key", ["segment", "/left/segment", "/left/**/segment"])
+def test_a_key_of_another_namespace_beside_a_wildcard_is_named(node_with_file, key):
+    wild = "/**: {ros__parameters: {use_sim_time: false}}\n"
+    text = f"{wild}{key}: {{ros__parameters: {{max_rate: 7.0}}}}\n"
+    problems, (warning,), values = node_with_file(text)
+    assert (problems, values) == ([], Parameters())
+    assert f"/{key.lstrip('/')} does not match /robot/segment" in warning
+    own = "/robot/segment: {ros__parameters: {max_rate: 8.0}}\n"  # a file for several robots
+    problems, warnings, values = node_with_file(text + own)
+    assert (problems, warnings, values.max_rate) == ([], [], 8.0)
+
+
 OWN = """
 /**:
   ros__parameters: {max_rate: 1e3, cameras: [a, 'b: c'], crops: [], threads: 3}

@@ -80,3 +80,36 @@ def test_nulls_of_yaml_are_named(tmp_path: Path, null, name, expected):
     path.write_text(f"/**:\n  ros__parameters:\n    {name}: {null}\n")
     line = refused("segment", "--ros-args", "--params-file", os.fspath(path))
     assert f"parameter {name}: got {null}, YAML's null, {expected}" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("segment:\n\tros__parameters:\n", "line 2: indented with a tab, expected spaces"),
+        ("segment:\n  max_rate: 5.0\n", "at line 2: 'max_rate: 5.0'; expected NODE: {ros__parame"),
+        ("segment:\n  ros__parameters:\n    cameras:\n    threads: 1\n", "No value at line"),
+        (
+            "a: &a\n  ros__parameters:\n    threads: 1\nsegment: *a\n",
+            "'segment: *a'; expected NODE",
+        ),
+        ("/**:\n  ros__parameters:\n    cameras: [a, 5]\n", "at line_num 3: 'cameras: [a, 5]'"),
+        ("ros__parameters:\n  threads: 1\n", "no node names"),
+        ("- segment\n", "'- segment'; expected NODE: {ros__parameters: {NAME: VALUE}}"),
+    ],
+)
+def test_the_line_of_a_parameter_file_is_shown(tmp_path: Path, text, expected):
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    line = refused("segment", "--ros-args", "--params-file", os.fspath(path))
+    assert f"parameter file {path}" in line and expected in line
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("cameras:=a/image_raw", "expected a list of strings, such as ['a/image_raw']"),
+        ("enabled:='true'", "expected true or false, without quotes"),
+    ],
+)
+def test_what_to_write_is_said(given, expected):
+    assert expected in refused("segment", "--ros-args", "-p", given)

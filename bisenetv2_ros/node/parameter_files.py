@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import posixpath
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -34,7 +35,7 @@ class Given:
 
     own: set[str] = field(default_factory=set)  # parameters under a key that ends in its name
     shared: set[str] = field(default_factory=set)  # under a key that ends in a wildcard
-    without: list[str] = field(default_factory=list)  # one line per file with nothing for it
+    without: list[str] = field(default_factory=list)  # one line per file that passes it by
 
 
 def given_to(node: str, words: Sequence[str]) -> Given:
@@ -42,19 +43,28 @@ def given_to(node: str, words: Sequence[str]) -> Given:
     given = Given()
     for path in _rules(words, "file"):
         keys = []
-        matched = False
+        matched = []
         for key, values in _file(path):
             keys.append(key)
             if _matches(key, node):
-                matched = True
+                matched.append(key)
                 names = given.shared if key.endswith("*") else given.own
                 names.update(name for name, _ in _leaves("", values))
-        if not matched and keys:
+        if not keys:
+            given.without.append(f"parameter file {path}: no parameters in it")
+        elif not matched:
             near = difflib.get_close_matches(node, keys, n=1, cutoff=0.0)
             given.without.append(
                 f"parameter file {path}: nothing in it is for {node}, found {', '.join(keys)}; "
                 f"did you mean {node} instead of {near[0]}?"
             )
+        elif all(key.endswith("*") for key in matched):
+            name = posixpath.basename(node)
+            given.without += [
+                f"parameter file {path}: {key} does not match {node}"
+                for key in keys
+                if posixpath.basename(key) == name  # so only its namespace differs
+            ]
     return given
 
 

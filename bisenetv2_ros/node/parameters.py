@@ -263,6 +263,16 @@ def problem(field: Field, value: Any) -> str | None:
     return None if valid else f"parameter {field.name}: got {got}, expected {expected}"
 
 
+def _hint(field: Field, value: Any) -> str:
+    """What to write instead of a value that is wrong only in its form."""
+    if not isinstance(value, str) or value in ("~", "null"):
+        return ""
+    if isinstance(field.default, tuple):
+        return f", such as [{value!r}]"
+    is_bool = isinstance(field.default, bool) and value.lower() in ("true", "false")
+    return ", without quotes" if is_bool else ""
+
+
 def unknown(names: Iterable[str], declared: Iterable[str]) -> list[str]:
     """One line for each of `names` that is not `declared`, naming the nearest one that is."""
     declared = list(declared)
@@ -324,7 +334,7 @@ def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
         value = overrides.get(name)
         wrong = problem(field, value) if name in overrides else None
         if wrong:
-            problems.append(wrong)
+            problems.append(wrong + _hint(field, value))
         default = list(field.default) if isinstance(field.default, tuple) else field.default
         if wrong is None and isinstance(default, float) and value is not None:
             default = float(value)  # YAML's 5 is an integer, and means 5.0

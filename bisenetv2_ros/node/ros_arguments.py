@@ -16,6 +16,9 @@ from rclpy.utilities import remove_ros_args
 
 _WHERE = re.compile(r",? at [^\s,]+\.c(pp)?:\d+")  # the place in rcl's own source
 
+_PARAMETER_FILE = re.compile(r"Couldn't parse params file: '--params-file (.*)'\. Error: (.*)")
+_LINE = re.compile(r"\bline(?:_num)? (\d+)")
+
 
 class RosRefusal(RuntimeError):
     """ROS does not start with what it was given; one line."""
@@ -52,6 +55,8 @@ def _errors_in_one_line(words: Sequence[str]) -> Iterator[None]:
         text = _WHERE.sub("", " ".join(str(error).split()))
         if type(error).__name__ == "UnknownROSArgsError":
             text = _unknown(text)
+        elif found := _PARAMETER_FILE.search(text):
+            text = _refused_file(Path(found[1]), found[2])
         raise RosRefusal(text) from error
     finally:
         set_logger_level("rcl", LoggingSeverity.UNSET)
@@ -69,6 +74,24 @@ def _unknown(text: str) -> str:
     return (
         f"unknown ROS arguments '{shown}': expected -p, -r, --params-file, --log-level, --enclave; "
         "put other arguments before --ros-args, or after a --"
+    )
+
+
+def _refused_file(path: Path, reason: str) -> str:
+    """Show the line of a parameter file that rcl names, and what rcl's parser cannot tell."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError as error:
+        return f"parameter file {path}: {error.strerror}"
+    for number, line in enumerate(lines, 1):
+        if "\t" in line[: len(line) - len(line.lstrip())]:
+            return f"parameter file {path}, line {number}: indented with a tab, expected spaces"
+    found = _LINE.search(reason)
+    if found and 0 < int(found[1]) <= len(lines):
+        reason = f"{reason.strip()}: '{lines[int(found[1]) - 1].strip()}'"
+    return (
+        f"parameter file {path}: {reason}; expected NODE: {{ros__parameters: {{NAME: VALUE}}}}, "
+        "without anchors and null, as in config/segment.yaml"
     )
 
 
