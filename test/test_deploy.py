@@ -108,7 +108,7 @@ def test_data_that_is_gone_is_asked_for(place: Path, tmp_path, capsys):
     try:
         assert main(["deploy", str(place / "run"), "-o", str(tmp_path / "m")]) == 2
         error = capsys.readouterr().err
-        assert f"its data set was in {place / 'my_set'}, which is gone: expected --data" in error
+        assert f"its dataset was in {place / 'my_set'}, which is gone: expected --data" in error
         assert not (tmp_path / "m").exists()
     finally:
         (place / "moved").rename(place / "my_set")

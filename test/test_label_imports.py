@@ -206,7 +206,7 @@ def test_every_form_without_its_images(export, tmp_path, capsys):
         if path.suffix in (".png", ".jpg") and "Segmentation" not in str(path):
             path.rename(images / path.name)
     assert import_labels(export, "-o", tmp_path / "set") == 2
-    assert "no labelled frame" in capsys.readouterr().err
+    assert "no labeled frame" in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
     assert import_labels(export, "-o", tmp_path / "set", "--images", images) == 0
     np.testing.assert_array_equal(load_dataset("folder", tmp_path / "set", "val")[0].label, TRUTH)

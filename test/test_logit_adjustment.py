@@ -69,5 +69,5 @@ def test_a_class_that_is_held_down_comes_back(shuffle: int):
 
 def test_nothing_labelled_is_an_error():
     sample = Sample(street_frames(1)[0], np.full((128, 192), 255, np.uint8), "empty")
-    with pytest.raises(ValueError, match="no labelled pixel to adjust the logits on"):
+    with pytest.raises(ValueError, match="no labeled pixel to adjust the logits on"):
         adjust_logits(small_network(), [sample], SIZE, 255)

@@ -204,7 +204,7 @@ def test_classes_in_another_order_are_not_resumed(finished: Path, my_set: Path, 
     (my_set / "classes.yaml").write_text(renamed)
     assert resume(finished) == 2
     error = capsys.readouterr().err.strip()
-    assert "its class 0 was 'ground', the data set now says 'wall'" in error
+    assert "its class 0 was 'ground', the dataset now has 'wall'" in error
     (my_set / "classes.yaml").write_text(CLASSES.replace(", {name: sky}", ""))
     assert resume(finished, "model.num_classes=3") != 0
 

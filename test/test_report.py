@@ -80,9 +80,9 @@ def test_a_network_that_is_not_finite_is_said(tmp_path: Path):
     matrix = matrix_of(shown)
     matrix[:, 2], matrix[:, :2] = matrix.sum(axis=1), 0
     text = write_report(tmp_path, "run", matrix, shown, {}).read_text()
-    assert "100.00 % of the labelled pixels got no class" in text and "not finite" in text
+    assert "100.00 % of the labeled pixels got no class" in text and "not finite" in text
     absent = write_report(tmp_path, "run", np.diag([5, 0]), shown, {}).read_text()
-    assert "Without a labelled pixel in this split: taken" in absent
+    assert "Without a labeled pixel in this split: taken" in absent
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e-3, 500.0])

@@ -276,7 +276,7 @@ def test_runs_are_not_mixed_up(uninterrupted, data, tmp_path):
         loop.train(other, data, whole, resume=True)
     grown = shutil.copytree(data, tmp_path / "grown")
     shutil.copy(grown / "train/images/0.png", grown / "train/images/7.png")
-    with pytest.raises(CheckpointError, match="its data set had 7 samples"):
+    with pytest.raises(CheckpointError, match="its dataset had 7 samples"):
         loop.train(recipe(precision=precision), grown, whole, resume=True)
 
 

@@ -86,8 +86,8 @@ def deploy(
     recipe, labels = trained.recipe, trained.labels
     data = data or trained.data_folder
     if data is None or not data.is_dir():
-        where = f"was in {data}, which is gone" if data else "is nowhere said to lie"
-        raise DeployError(f"{run}: its data set {where}: expected --data DIR")
+        where = f"was in {data}, which is gone" if data else "is not recorded"
+        raise DeployError(f"{run}: its dataset {where}: expected --data DIR")
     training, validation = (
         load_dataset_of(labels, run, recipe.dataset, data, split)
         for split in (recipe.train_split, recipe.val_split)

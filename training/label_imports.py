@@ -65,7 +65,7 @@ def read_export(root: Path, images: Path | None = None, form: str = "") -> Expor
     if not export.frames:
         missing = ", ".join(f"{n} {what}" for what, n in export.left_out.items()) or "none"
         raise LabelImportError(
-            f"{root}: no labelled frame of {export.form} whose image is there ({missing}); give "
+            f"{root}: no labeled frame of {export.form} whose image is there ({missing}); give "
             "the folder of the images with --images"
         )
     return export

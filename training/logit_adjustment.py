@@ -63,7 +63,7 @@ def adjust_logits(
         logits.append(answer[:, rows[:, np.newaxis], columns][:, labelled])
         labels.append(label[labelled])
     if not sum(map(len, labels)):
-        raise ValueError("no labelled pixel to adjust the logits on")
+        raise ValueError("no labeled pixel to adjust the logits on")
     adjustment = best_shifts(np.concatenate(logits, axis=1), np.concatenate(labels))
     last = [layer for layer in deployed.network.head if isinstance(layer, nn.Conv2d)][-1]
     assert last.bias is not None

@@ -74,7 +74,7 @@ def plan(
             )
         else:
             classes = {"model": {"num_classes": len(training.labels)}}
-            recipe = _changed(recipe, given, classes, say, "from the data set")
+            recipe = _changed(recipe, given, classes, say, "from the dataset")
     check_fit(recipe, place)
     check_classes(recipe, training)
     outlook = measure(recipe, training, place)

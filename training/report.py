@@ -130,13 +130,13 @@ def _notes(matrix: NDArray[np.int64], result: Scores, labels: LabelSet) -> list[
     lost = int(matrix[:, count:].sum())
     if lost:
         notes.append(
-            f"{_percent(lost / total)} of the labelled pixels got no class: there the network's "
+            f"{_percent(lost / total)} of the labeled pixels got no class: there the network's "
             "output is not finite. Lower the learning rate, or go back to an earlier checkpoint."
         )
     absent = [n for n, pixels in zip(labels.names, matrix.sum(axis=1), strict=True) if not pixels]
     if total and absent:
         shown = ", ".join(absent[:12]) + (f" and {len(absent) - 12} more" if absent[12:] else "")
-        notes.append(f"Without a labelled pixel in this split: {shown}.")
+        notes.append(f"Without a labeled pixel in this split: {shown}.")
     return notes
 
 

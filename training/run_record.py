@@ -97,12 +97,12 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
         )
         new, old = (str(n[place]) if place < len(n) else "none" for n in (names, known))
         raise CheckpointError(
-            f"{run}: cannot resume, its class {place} was {old!r}, the data set now says {new!r}: "
+            f"{run}: cannot resume, its class {place} was {old!r}, the dataset now has {new!r}: "
             "restore the order of the classes, or choose another folder"
         )
     if earlier["data"] != header["data"]:
         raise CheckpointError(
-            f"{run}: cannot resume, its data set had {earlier['data']['samples']} samples with "
+            f"{run}: cannot resume, its dataset had {earlier['data']['samples']} samples with "
             f"fingerprint {earlier['data']['fingerprint'][:12]}, this one has "
             f"{header['data']['samples']} with {header['data']['fingerprint'][:12]}"
         )

@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
     print(f"{args.output}: {splits or 'no'} frames of {export.form}, {len(labels)} classes")
     total = max(1, sum(written.pixels.values()))
     for name, pixels in written.pixels.items():
-        print(f"  {name}: {pixels / total:.1%} of the labelled pixels")
+        print(f"  {name}: {pixels / total:.1%} of the labeled pixels")
     rest = f"are {args.background}" if args.background else "are ignored (--background CLASS)"
     print(f"pixels without a label {rest}")
     for what, count in written.left_out.items():

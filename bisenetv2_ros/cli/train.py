@@ -114,7 +114,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
 
     data, output, start = args.data, args.output, args.start
     if args.config is None and data is None and not (args.resume and output):
-        raise UserError("--data or --config is missing: a folder of labelled frames, or a recipe")
+        raise UserError("--data or --config is missing: a folder of labeled frames, or a recipe")
     recipe = load_recipe(args.config or OWN_DATA, args.overrides)
     given = {text.partition("=")[0] for text in args.overrides}
     if recipe.adapt and data and "name" not in given:
@@ -130,7 +130,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     elif recipe.adapt and not start:
         start = Path(OWN_START)
     if data is None and recipe.dataset != "synthetic":
-        raise UserError(f"--data is missing: the folder of the data set {recipe.dataset!r}")
+        raise UserError(f"--data is missing: the folder of the dataset {recipe.dataset!r}")
     data = data or Path()
 
     place = find_place(args.device)
