@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("onnxruntime")
 
+from int8 import needs_int8
 from labelled_set import write_set
 
 from bisenetv2_ros.cli.main import main
@@ -50,6 +51,7 @@ def lenient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(export, "REQUIRED_AGREEMENT", {"float32": 0.999, "float16": 0.9})
 
 
+@needs_int8
 def test_one_verb_makes_scored_files_and_a_card(place: Path, lenient, monkeypatch, capsys):
     monkeypatch.chdir(place)
     calibrated = []
@@ -93,6 +95,7 @@ def test_a_run_is_scored_on_its_own_split(place: Path, monkeypatch, capsys):
     assert "train:80%.. split, 2 frames" in capsys.readouterr().out
 
 
+@needs_int8
 def test_int8_that_is_too_far_off_is_missing_and_said(place: Path, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(int8, "REQUIRED_AGREEMENT", 1.01)
     monkeypatch.setattr(export, "REQUIRED_AGREEMENT", {"float32": 0.999, "float16": 0.9})
@@ -146,6 +149,7 @@ def test_damaged_samples_are_left_out_as_in_the_run(place: Path, tmp_path, monke
     assert "every one of 2 samples is damaged" in capsys.readouterr().err
 
 
+@needs_int8
 def test_int8_of_a_file_of_any_name(place: Path, lenient, tmp_path, monkeypatch):
     """quantize my_model.onnx writes my_model_int8.onnx."""
     monkeypatch.chdir(tmp_path)

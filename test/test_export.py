@@ -17,6 +17,7 @@ from tiny_model import tiny_info
 pytest.importorskip("torch", reason="torch is not installed")
 
 import torch
+from int8 import needs_int8
 from small_network import MEAN, SIZE, STD, small_network, street_frames
 
 from bisenetv2_ros import backends
@@ -229,6 +230,7 @@ def test_a_model_of_the_package_is_quantised_into_the_current_folder(
     assert source == model_path(name) and output == Path(f"{name.replace('float32', 'int8')}.onnx")
 
 
+@needs_int8
 def test_verbs_export_and_quantize(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

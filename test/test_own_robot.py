@@ -20,6 +20,7 @@ pytest.importorskip("torch")
 pytest.importorskip("rosbags", reason="needs rosbags")
 pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
 
+from int8 import needs_int8
 from patience import HANG
 from ros_graph import ENVIRONMENT, Program, graph
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -107,6 +108,7 @@ def output(programs: list[Program]) -> str:
     return "\n".join(program.output for program in programs)
 
 
+@needs_int8
 @pytest.mark.timeout(1200)
 def test_every_command_of_the_page_in_order(tmp_path: Path, street: StreetScene):
     write_drive(tmp_path / "drive.mcap", street)

@@ -12,6 +12,7 @@ from tiny_model import tiny_info, write_tiny_model
 
 pytest.importorskip("torch", reason="torch is not installed")
 
+from int8 import needs_int8
 from small_network import SIZE, small_network, street_frames
 
 from bisenetv2_ros.backends import onnxruntime
@@ -35,6 +36,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict[st
     return float32, int8, agreement
 
 
+@needs_int8
 def test_masks_hardly_change(files: tuple[Path, Path, dict[str, float]]):
     float32, int8, agreement = files
     assert agreement.keys() == {"onnxruntime", "openvino"}
@@ -48,6 +50,7 @@ def test_masks_hardly_change(files: tuple[Path, Path, dict[str, float]]):
         assert np.mean(equal) == pytest.approx(share, abs=0.002)
 
 
+@needs_int8
 def test_metadata(files: tuple[Path, Path, dict[str, float]]):
     float32, int8, _ = files
     before, after = read_model_file(float32).info, read_model_file(int8).info
@@ -57,6 +60,7 @@ def test_metadata(files: tuple[Path, Path, dict[str, float]]):
     assert after.labels == before.labels and after.input_size == before.input_size
 
 
+@needs_int8
 def test_heavy_convolutions_are_int8_and_the_rest_is_float(
     files: tuple[Path, Path, dict[str, float]],
 ):
@@ -81,6 +85,7 @@ def test_heavy_convolutions_are_int8_and_the_rest_is_float(
             assert not restored & set(node.input) or node.op_type == "QuantizeLinear", node.name
 
 
+@needs_int8
 def test_for_tensorrt_nothing_stands_between_a_convolution_and_what_it_is_fused_with(
     files: tuple[Path, Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -123,6 +128,7 @@ def test_for_tensorrt_nothing_stands_between_a_convolution_and_what_it_is_fused_
     assert heavy(path) == heavy(files[1]) > 20
 
 
+@needs_int8
 def test_scales_are_symmetric_and_weights_per_channel(
     files: tuple[Path, Path, dict[str, float]],
 ):
@@ -142,6 +148,7 @@ def test_scales_are_symmetric_and_weights_per_channel(
     assert weights > 20
 
 
+@needs_int8
 def test_onnxruntime_has_what_relu_made_in_uint8_and_masks_as_good(
     files: tuple[Path, Path, dict[str, float]], monkeypatch: pytest.MonkeyPatch
 ):
@@ -176,6 +183,7 @@ def test_onnxruntime_has_what_relu_made_in_uint8_and_masks_as_good(
     assert min(kinds.values()) > 5, kinds
 
 
+@needs_int8
 def test_too_far_from_the_float32_file_is_not_written(
     files: tuple[Path, Path, dict[str, float]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -192,6 +200,15 @@ def test_only_float32_files_are_quantised(tmp_path: Path):
         quantize_model(path, tmp_path / "out.onnx", street_frames(1))
 
 
+@needs_int8
 def test_no_frames(files: tuple[Path, Path, dict[str, float]], tmp_path: Path):
     with pytest.raises(QuantizationError, match="no frames"):
         quantize_model(files[0], tmp_path / "out.onnx", [])
+
+
+def test_a_runtime_that_quantizes_biases_too_is_refused(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(quantize, "OLDEST", (99, 0))
+    path = write_tiny_model(tmp_path / "float32.onnx")
+    with pytest.raises(QuantizationError, match=r"int8 takes ONNX Runtime 99\.0 or newer, found "):
+        quantize_model(path, tmp_path / "out.onnx", street_frames(1))
+    assert [file.name for file in tmp_path.iterdir()] == ["float32.onnx"]
