@@ -19,6 +19,7 @@ import bisenetv2_ros
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
 from bisenetv2_ros.cli.options import sample_frames
+from bisenetv2_ros.cli.verbs import Verb
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main"]
@@ -39,9 +40,7 @@ def verb(monkeypatch):
         def add_arguments(parser) -> None:
             parser.add_argument("--size", type=int, default=1)
 
-        monkeypatch.setitem(
-            cli.VERBS, "probe", cli.Verb("probe", "a verb of the test", is_ros_node)
-        )
+        monkeypatch.setitem(cli.VERBS, "probe", Verb("probe", "a verb of the test", is_ros_node))
         module = SimpleNamespace(add_arguments=add_arguments, run=run)
         monkeypatch.setattr(cli.importlib, "import_module", lambda name: module)
 
@@ -230,7 +229,7 @@ def test_interrupt_ends_without_a_traceback():
         "import sys, time\nfrom types import SimpleNamespace\n"
         "from bisenetv2_ros.cli import main as cli\n"
         "def run(args):\n    print('ready', flush=True)\n    time.sleep(600)\n"
-        "cli.VERBS['probe'] = cli.Verb('probe', 'help')\n"
+        "from bisenetv2_ros.cli.verbs import Verb; cli.VERBS['probe'] = Verb('probe', 'help')\n"
         "sys.modules['probe'] = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
         "sys.exit(cli.main(['probe']))"
     )
@@ -247,7 +246,7 @@ def test_reader_that_leaves_early_is_no_error():
     code = (
         "import sys\nfrom types import SimpleNamespace\nfrom bisenetv2_ros.cli import main as cli\n"
         "def run(args):\n    for i in range(100000): print(i)\n"
-        "cli.VERBS['probe'] = cli.Verb('probe', 'help')\n"
+        "from bisenetv2_ros.cli.verbs import Verb; cli.VERBS['probe'] = Verb('probe', 'help')\n"
         "sys.modules['probe'] = SimpleNamespace(add_arguments=lambda parser: None, run=run)\n"
         "sys.exit(cli.main(['probe']))"
     )

@@ -97,13 +97,11 @@ def export_model(
 ) -> dict[str, float]:
     """Write the model file at `path` and check it against `deployed` on `frames`.
 
-    info: `input_size` must be a multiple of 8 either way; `precision` 'float32', or 'float16',
-    whose network is cast to half inside the graph while input, normalization and argmax stay
-    float32. (int8 is made from a float32 file: `quantize.quantize_model`.)
-    frames: (H, W, 3) uint8 RGB of any size, at least one, like those the model is for.
-    Returns the fraction of pixels with torch's class, by backend. Raises ExportError, and leaves no
-    file, where that is below REQUIRED_AGREEMENT or a weight is not finite; BackendUnavailable
-    if no CPU runtime is installed.
+    info: `input_size` in multiples of 8; `precision` 'float32', or 'float16', which casts the
+    network inside the graph (`convert.int8` makes int8 from a float32 file). frames: (H, W, 3)
+    uint8 RGB of any size, at least one. Returns the fraction of pixels with torch's class, by
+    backend. Raises ExportError, and leaves no file, if it is below REQUIRED_AGREEMENT or a weight
+    is not finite; BackendUnavailable if no CPU runtime is installed.
     """
     if info.precision not in REQUIRED_AGREEMENT:
         raise ExportError(

@@ -1,4 +1,4 @@
-"""The command-line program `bisenetv2`: one module per verb; `main.py` has the table of verbs.
+"""The command-line program `bisenetv2`: one module per verb; `verbs.py` has the table of verbs.
 
 A verb module has two functions: `add_arguments(parser)` declares its options, `run(args)` does the
 work and returns the exit code. This file has what all verbs share and imports nothing heavy.
