@@ -107,6 +107,27 @@ def test_latency_over_the_budget_warns_unless_there_is_none(statistics, clock):
 NOW = 1.7e9  # seconds since 1970
 
 
+def test_frames_that_arrive_old_are_said_to_be(statistics, clock):
+    for _ in range(20):
+        clock.now += 0.1
+        statistics.received(NOW, NOW + 20.0)
+        statistics.published(latency=20.02, inference=0.01)
+    level, message = judge(statistics)
+    assert level is Level.WARN and "20.020 s is over the budget" in message
+    assert message.endswith("frames are 20.0 s old when they arrive")
+
+
+def test_why_frames_give_no_mask_is_said(statistics, clock):
+    for _ in range(ERROR_STREAK):
+        clock.now += 0.1
+        statistics.received()
+        statistics.dropped("step", "step is 50 bytes")
+    level, message = judge(statistics)
+    assert level is Level.ERROR
+    assert message == f"no mask from the last {ERROR_STREAK} frames tried: step: step is 50 bytes"
+    assert dict(statistics.report().dropped) == {"step": ERROR_STREAK}
+
+
 @pytest.mark.parametrize(
     ("stamp", "is_simulated", "expected"),
     [

@@ -13,7 +13,7 @@ pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messa
 from rclpy import get_rmw_implementation_identifier
 from ros_graph import ENVIRONMENT, Program, image_message
 from running_node import STALE, WARN, camera, publish_until
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 pytest_plugins = ["running_node"]  # fixtures
 
@@ -76,6 +76,45 @@ def test_a_camera_that_stops_sending_points_to_the_causes_too(ros, start, scene)
     masks = ros.collect(Image, "segmentation/mask")
     assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
     assert says(ros, "/tester publishes /image_raw, but no frame arrives"), ros.statuses
+
+
+def test_each_camera_says_what_is_wrong_with_its_frames(ros, start, scene):
+    """A throttle for all cameras together would let only the first of them speak."""
+    expected = {
+        "a": "size is 0x0, expected 1 to 16384 pixels a side",
+        "b": "encoding is 'RGB8', expected one of rgb8",
+        "c": "step is 5 bytes, expected at least 96 for 32 pixels of rgb8",
+    }
+    topics = [f"{name}/image_raw" for name in expected]
+    program = start(cameras=f"[{', '.join(topics)}]")
+    for name in expected:
+        ros.collect(Image, f"{name}/segmentation/mask")
+    publishers = [camera(ros, topic) for topic in topics]
+    messages = [Image(encoding="rgb8"), image_message(scene), image_message(scene)]
+    messages[1].encoding, messages[2].step = "RGB8", 5
+
+    def are_told() -> bool:
+        for publisher, message in zip(publishers, messages, strict=True):
+            publisher.publish(message)
+        ros.spin(0.05)
+        return all(
+            text in ros.status(f"/{name}/image_raw")[1]
+            and f"/{name}/image_raw: frame dropped: {text}" in program.output
+            for name, text in expected.items()
+        )
+
+    assert ros.spin_until(are_told), (ros.statuses, program.output)
+
+
+def test_a_transport_that_is_not_known_is_named(ros, start):
+    start()
+    ros.collect(Image, "segmentation/mask")
+    ros.node.create_publisher(CompressedImage, "image_raw/compressedDepth", 10)
+    text = (
+        "nobody publishes /image_raw, but /image_raw/compressedDepth is published, which this node "
+        "cannot decode: expected raw, compressed, zstd, ffmpeg"
+    )
+    assert says(ros, text), ros.statuses
 
 
 def test_a_bag_without_simulated_time_is_called_that(ros, start, scene):

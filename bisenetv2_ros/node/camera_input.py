@@ -26,6 +26,7 @@ SILENCE = 2.0  # seconds without a frame after which another transport is tried
 LOOK_PERIOD = 0.1  # seconds between checks of the graph while waiting for frames
 IDLE_LOOK_PERIOD = 1.0  # while frames come, or are not needed
 VIDEO_DEPTH = 30  # queue depth of video packets: none may be lost
+UNSUPPORTED = ("theora", "compressedDepth")  # transports that are named if they are all there is
 _MAX_CALIBRATIONS = 8  # frame_ids that may share a calibration topic
 
 OnImage = Callable[[Any], None]
@@ -278,6 +279,13 @@ class CameraInput:
                 topic = self._node.resolve_topic_name(stream.name)
                 return (
                     f", but {topic} is published: set image_transport to {stream.transport} or auto"
+                )
+        for transport in UNSUPPORTED:
+            topic = self._node.resolve_topic_name(f"{base}/{transport}")
+            if self._node.count_publishers(topic):
+                return (
+                    f", but {topic} is published, which this node cannot decode: expected "
+                    f"{', '.join(transports.TRANSPORTS)}"
                 )
         return ""
 

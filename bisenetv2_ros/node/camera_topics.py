@@ -60,6 +60,7 @@ try:
 except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, UnsupportedEventTypeError
 
+WARN_PERIOD = 5.0  # seconds
 REST_DELAY = 1.0  # seconds after the last subscriber leaves; one that restarts finds us ready
 
 #: Outputs and their message types; the parameter publish_<name> switches one off.
@@ -141,6 +142,7 @@ class CameraTopics:
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
         self._latency = FrameLatency()
+        self._warned = -math.inf  # when it was last
         self.bit_depth = BitDepth()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
         #: The camera's full topic, which identifies it in diagnostics.
@@ -341,7 +343,7 @@ class CameraTopics:
                 f"expected {camera_size[0]}x{camera_size[1]}, the size of the image"
             )
             self._miss(name, text)
-            self._node.get_logger().warning(text, throttle_duration_sec=10.0)
+            self.warn(text)
             return
         box = self.view.box(camera_size)
         scaled = scaled_camera_info(info, outputs.mask_size, header, box)
@@ -353,13 +355,18 @@ class CameraTopics:
                 self._publishers["ground_points"].publish(self._ground.cloud(scaled, outputs))
             except GroundError as error:
                 lack = str(error)
-                self._node.get_logger().warning(
-                    f"{self.topic}: no ground_points: {error}", throttle_duration_sec=10.0
-                )
+                self.warn(f"{self.topic}: no ground_points: {error}")
         if lack:
             self._miss("ground_points", lack)
         else:
             self._lack = None
+
+    def warn(self, text: str) -> None:
+        """Log a warning, at most one per camera in WARN_PERIOD; rclpy throttles all as one."""
+        now = time.monotonic()
+        if now - self._warned >= WARN_PERIOD:
+            self._warned = now
+            self._node.get_logger().warning(text)
 
     def _miss(self, output: str, why: str) -> None:
         since = self._lack[0] if self._lack else time.monotonic()

@@ -84,7 +84,7 @@ class CameraReport:
     dropped: Mapping[str, int]  #: by cause
     recent_drops: Mapping[str, int]  #: by cause
     failures_in_row: int  #: frames since the last mask that failed, not counting chosen causes
-    last_failure: str  #: cause of the newest such failure, '' for none
+    last_failure: str  #: cause of the newest such failure, and why; '' for none
     input_rate: float
     output_rate: float
     latency_p50: float
@@ -132,8 +132,8 @@ class CameraStatistics:
             self._resumed = None
             self._arrivals.append(self._clock())
 
-    def dropped(self, cause: str) -> None:
-        """Record a frame without a mask, by a short stable `cause`."""
+    def dropped(self, cause: str, why: str = "") -> None:
+        """Record a frame without a mask, by a short stable `cause`; `why` is for people."""
         with self._lock:
             self._dropped[cause] += 1
             self._drops.append((self._clock(), cause))
@@ -141,7 +141,7 @@ class CameraStatistics:
                 self._failures_in_row = 0  # nothing is attempted now, so nothing fails
             elif cause not in WANTED_DROPS and cause != REPLACED:
                 self._failures_in_row += 1
-                self._last_failure = cause
+                self._last_failure = f"{cause}: {why}" if why else cause
 
     def published(self, latency: float, inference: float) -> None:
         """Record the publishing of a frame's outputs.
@@ -222,8 +222,10 @@ def assess_camera(
     if latency_budget and (problem := stamp_problem(report, is_simulated)):
         return Level.WARN, problem
     if latency_budget and report.latency_p99 > latency_budget:
+        old = f"; frames are {report.stamp_age:.1f} s old when they arrive"
         return Level.WARN, (
             f"latency p99 {report.latency_p99:.3f} s is over the budget of {latency_budget} s"
+            + (old if report.stamp_age > latency_budget else "")
         )
     if report.recent_drops.get(NO_SUBSCRIBER):
         return Level.OK, IS_IDLE

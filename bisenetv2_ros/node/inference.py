@@ -186,7 +186,5 @@ class Inference:
         job.camera.statistics.published(latency, segmentation.inference_seconds)
 
     def _drop(self, camera: CameraTopics, cause: str, error: Exception) -> None:
-        camera.statistics.dropped(cause)
-        self._node.get_logger().warning(
-            f"{camera.topic}: frame dropped: {error}", throttle_duration_sec=5.0
-        )
+        camera.statistics.dropped(cause, " ".join(str(error).split()))
+        camera.warn(f"{camera.topic}: frame dropped: {error}")
