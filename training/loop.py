@@ -225,13 +225,13 @@ def _train(
         say(f"{damaged} damaged samples were passed over; `bisenetv2 check-data` names them")
     if not schedule.over:
         say(f"stopped by {stop.asked or 'another process'} after step {done}; go on with --resume")
+    elif done == first_step:
+        say(f"{run} is complete: {done} steps")
     elif 2 * done < recipe.iterations:
         say(
             f"{recipe.minutes:g} minutes were enough for {done} steps of {recipe.iterations}: "
             "train longer with another value of minutes, on a machine that does nothing else"
         )
-    elif done == first_step:
-        say(f"{run} is complete: {done} steps")
 
 
 def _parallel(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.Module:

@@ -82,8 +82,7 @@ def plan(
         by_time = place.device.type == "cpu" and place.processes == 1
         steps = recipe.iterations if "iterations" in given else wanted_steps(len(training))
         if by_time and not given & {"iterations", "minutes"}:
-            enough = FEWEST_STEPS * outlook.seconds / 60
-            recipe = dataclasses.replace(recipe, minutes=round(max(CPU_MINUTES, enough), 1))
+            recipe = dataclasses.replace(recipe, minutes=CPU_MINUTES)
         fitting = int(60 * recipe.minutes / outlook.seconds) if recipe.minutes else steps
         if fitting < steps:
             say(

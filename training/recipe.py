@@ -185,7 +185,7 @@ class Recipe:
     """`float32`, or autocast to `bfloat16` or `float16` (the latter scales the loss; CUDA only)."""
 
     compile: Bool = False
-    """torch.compile the network."""
+    """torch.compile the network. For a GPU: a CPU compiles for minutes, and gains nothing."""
 
     seed: Annotated[Int, within(-(2**63), 2**64)] = 0
     """Seed of everything random."""
