@@ -85,6 +85,8 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
 
 def run(args: argparse.Namespace) -> int:
     """Publish until the source ends or a signal comes; return 1 if an image was skipped, else 0."""
+    if args.size and 0 in args.size:
+        raise UserError(f"--size: got {args.size[0]}x{args.size[1]}, expected at least 1x1")
     end_at_once(signal.SIGINT, signal.SIGTERM)
     set_up_ros("camera")
     from bisenetv2_ros.files.images import ImageFileError

@@ -28,8 +28,8 @@ def metric(text: str) -> tuple[str, float]:
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT in pixels, for argparse's `type`."""
-    match = re.fullmatch(r"([1-9]\d*)[xX]([1-9]\d*)", text)
+    """WIDTHxHEIGHT in pixels, for argparse's `type`; the callers know their limits."""
+    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT in pixels")
     return int(match[1]), int(match[2])
