@@ -249,6 +249,20 @@ def with_a_file_of_two_wildcards(folder: Path) -> Scenario:
     return [include("segment.launch.py", params_file=file, **GIVEN)], {"/segment": expected}
 
 
+def with_a_file_that_ends_in_a_wildcard(folder: Path) -> Scenario:
+    file = write(
+        folder / "my.yaml",
+        """
+        /segment:
+          ros__parameters: {model: replaced.onnx, max_rate: 7.0}
+        /**:
+          ros__parameters: {model: replaced.onnx, image_transport: raw, max_rate: 8.0}
+        """,
+    )
+    expected = EXPECTED | {"max_rate": 8.0}
+    return [include("segment.launch.py", params_file=file, **GIVEN)], {"/segment": expected}
+
+
 def under_a_pushed_namespace(folder: Path) -> Scenario:
     file = write(
         folder / "my.yaml", "/robot/left/segment: {ros__parameters: {model: no.onnx, threads: 3}}"
@@ -316,6 +330,7 @@ def from_yaml(folder: Path) -> Scenario:
     params=[
         after_a_global_parameter,
         with_a_file_of_two_wildcards,
+        with_a_file_that_ends_in_a_wildcard,
         under_a_pushed_namespace,
         twice_in_groups,
         from_xml,
