@@ -283,3 +283,10 @@ def test_a_run_that_its_minutes_ended_is_complete(my_set: Path, capsys):
     assert "(measured)" not in said, "nothing is measured for no steps"
     assert train("--resume", "--output", str(run), "minutes=9") == 2
     assert "cannot resume with minutes = 9" in capsys.readouterr().err
+
+
+def test_what_is_no_run_is_not_resumed(my_set: Path, capsys):
+    assert train("--resume") == 2
+    assert "--output is missing: the folder of the run to resume" in capsys.readouterr().err
+    assert train("--resume", "--output", "my_set") == 2
+    assert "my_set: no run to resume, expected a folder with recipe.json" in capsys.readouterr().err

@@ -113,7 +113,12 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     from bisenetv2_ros.training.resume import is_complete
 
     data, output, start = args.data, args.output, args.start
-    if args.config is None and data is None and not (args.resume and output):
+    if args.resume and args.config is None and data is None:
+        if output is None:
+            raise UserError("--output is missing: the folder of the run to resume")
+        if not (output / "recipe.json").is_file():
+            raise UserError(f"{output}: no run to resume, expected a folder with recipe.json")
+    elif args.config is None and data is None:
         raise UserError("--data or --config is missing: a folder of labeled frames, or a recipe")
     recipe = load_recipe(args.config or OWN_DATA, args.overrides)
     given = {text.partition("=")[0] for text in args.overrides}
