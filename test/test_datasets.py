@@ -313,8 +313,8 @@ def test_own_folder_with_a_split_missing(tmp_path):
     with pytest.raises(DatasetError, match=r"test: no such folder, .* one: train, val"):
         load_dataset("folder", tmp_path, "test")
     write(tmp_path / "train/images/1.png", frame())
-    with pytest.raises(DatasetError, match=r"val: no such folder, .* one: train"):
-        load_dataset("folder", tmp_path, "val")
+    with pytest.raises(DatasetError, match=r"test: no such folder, .* one: train"):
+        load_dataset("folder", tmp_path, "test")
 
 
 def test_unknown_data_sets_and_folders_are_named(tmp_path, capsys):
