@@ -61,7 +61,7 @@ class ModelInfo:
     metrics: dict[str, float]  #: scores by a name with measure and dataset; may be empty
     source_revision: str  #: revision of the code that made it
     licence: str  #: of weights and training data, one line
-    #: splits of the data set, such as 'train' or 'train+val'; '' if not known
+    #: splits of the dataset, such as 'train' or 'train+val'; '' if not known
     trained_on: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:

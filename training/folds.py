@@ -1,6 +1,6 @@
-"""Scores of a recipe on recordings that it has not seen: each is left out once, and scored on.
+"""Cross-validation: each recording is held out of training once, and scored on.
 
-Knows nothing of how a run is made; it says what to train, and reads what a run left.
+Computes the splits of each fold and reads the scores of finished runs. Does not train.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from bisenetv2_ros.training.run_record import read_metrics
 
 
 class FoldError(ValueError):
-    """A run that has no score; the message names it."""
+    """Raised if a run has no scores; the message names the run."""
 
 
 def fold_splits(splits: str, fold: str) -> dict[str, str]:
-    """Return the recipe keys that leave frames out whose names begin with `fold`.
+    """Return recipe keys that hold out the frames whose names begin with `fold`.
 
-    splits: of the data set, that are shared out, such as `train+val`.
+    splits: splits of the dataset whose frames are divided into folds, such as `train+val`.
     """
     return {"train_split": f"{splits}:!{fold}*", "val_split": f"{splits}:{fold}*"}
 
 
 def last_scores(run: Path) -> dict[str, float]:
-    """IoU of each class at a run's last validation, and `mean`; NaN for what no frame shows.
+    """Return the IoU of each class at a run's last validation (NaN if no frame has it) and `mean`.
 
     Raises:
         FoldError: if the run was never validated.
@@ -38,7 +38,7 @@ def last_scores(run: Path) -> dict[str, float]:
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean over the folds that have a value, and its standard error; NaN if there are too few."""
+    """Return mean and standard error over the folds that have a value; NaN if there are too few."""
     known = [value for value in values if not math.isnan(value)]
     mean = statistics.mean(known) if known else math.nan
     error = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else math.nan
@@ -46,7 +46,7 @@ def mean_and_error(values: list[float]) -> tuple[float, float]:
 
 
 def table(scores: dict[str, dict[str, float]]) -> str:
-    """Lines of IoU in per cent: a row a class, a column a fold, then mean and standard error."""
+    """Return a text table of IoU in percent: classes by folds, then mean and standard error."""
     names = list(next(iter(scores.values())))
     width = max(map(len, names))
     head = "".join(f"  {fold:>8}" for fold in scores)

@@ -1,10 +1,12 @@
 """Splits depthwise convolutions with several outputs per channel into ones with a single output.
 
-A gather-and-expansion layer (paper, section 4.2) widens its input sixfold, with six filters per
-channel. CPU runtimes have fast kernels for one filter per channel and none for six; so the input is
-repeated six times along its channels, and each copy has one filter. This reorders the channels, and
-the weights of all following layers, up to the dense convolution that ends the block, are reordered
-to match. The result is the same; docs/performance.md has the time that it saves.
+The depthwise convolution of a gather-and-expansion layer (paper, section 4.2) has six filters per
+input channel. CPU runtimes have fast kernels only for one filter per channel. Therefore the input
+is repeated six times along its channels, and each copy gets one of the filters.
+
+This changes the order of the channels. The weights of the following layers, up to the block's final
+dense convolution, are reordered to match. The result is the same; docs/performance.md states the
+time saved.
 
 Works on ONNX graphs. Knows neither runtimes nor images.
 """

@@ -29,21 +29,23 @@ GRAPH_PICTURES = 4
 TRANSPORTS = ("raw", "compressed")
 
 EPILOG = """\
-Runs every model on every backend, each in a process of its own, a few frames in turn, and in the
-same run the references for each network with a float32 file: `plain`, the same weights as networks
-are usually exported, float32 in ONNX Runtime, with normalization and the argmax of the full-size
-channels by the caller; `nncf`, the same quantized by NNCF and run by OpenVINO, if NNCF is
-installed; and `torch`, the same network in torch eager, with random weights, which take the same
-time. Each file is compared with the references of the float32 file of its size and name (except for
-the precision), or of the only one of its size. Times are medians in milliseconds; CPU is the time
-of all threads together; peak MB is the whole process; mIoU is on CamVid val, from the file;
-weights that were trained on val state none.
+Runs every model on every backend, each in its own process; the processes take turns, a few frames
+at a time. Three references run the same way for each network that has a float32 file:
+  plain    a common export of the same weights: float32 in ONNX Runtime; the caller normalizes
+           the frame and takes the argmax of the full-size logits
+  nncf     the plain model, quantized by NNCF and run by OpenVINO (if NNCF is installed)
+  torch    the network in torch eager, with random weights, which take the same time
 
-  decode   camera message to pixels        network  the backend: normalization to logits
-  resize   to the network's size, counts   tail     the rest of the graph: upsampling, argmax
-                                           message  mask to message (a copy without ROS)
+A model file is compared with the references of the float32 file of the same name (except for the
+precision), or if there is none, of the only float32 file of its input size.
 
-The tail of a backend is the difference to the same graph without it, run in turn.
+Times are medians in milliseconds. CPU is the time of all threads together, peak MB that of the
+whole process. mIoU is on CamVid val, as stated in the model file; if val was trained on, none is.
+  decode   camera message to pixels
+  resize   to the network's size, and the class counts
+  network  the backend, from normalization to logits
+  tail     upsampling and argmax: the difference to the same graph without them, run in turn
+  message  mask to message (without ROS, a copy)
 
 examples:
   bisenetv2 benchmark                                    the package's models, every backend
@@ -72,22 +74,25 @@ def _add_frame_options(parser: argparse.ArgumentParser) -> None:
         "models", nargs="*", help="model files or names (default: all in the package's models/)"
     )
     parser.add_argument(
-        "--backend", action="append", metavar="NAME", help="(default: every one that is there)"
+        "--backend",
+        action="append",
+        metavar="NAME",
+        help="inference runtime, may be repeated (default: all that are installed)",
     )
     parser.add_argument("--device", default="", help="device as the backend names it")
     parser.add_argument(
-        "--threads", type=int, default=0, metavar="N", help="(default: one per core)"
+        "--threads", type=int, default=0, metavar="N", help="CPU threads (default: one per core)"
     )
     parser.add_argument(
         "--size",
         type=picture_size,
         metavar="WxH",
-        help="of the networks, multiples of 32, whatever they were trained at (default: its own)",
+        help="input size of the networks, multiples of 32 (default: each model's own)",
     )
     parser.add_argument(
         "--camera-size",
         action="store_true",
-        help="run also with masks at the frames' size, as the node makes them by default",
+        help="also measure masks at the frames' size, the node's default",
     )
     parser.add_argument(
         "--source",
@@ -101,35 +106,47 @@ def _add_frame_options(parser: argparse.ArgumentParser) -> None:
         help="resize the frames to this size (default: their own)",
     )
     parser.add_argument(
-        "--frames", type=positive_int, default=100, metavar="N", help="of each (default: 100)"
+        "--frames",
+        type=positive_int,
+        default=100,
+        metavar="N",
+        help="frames per model and backend (default: %(default)s)",
     )
     parser.add_argument(
         "--checkpoint",
         type=Path,
         metavar="DIR",
-        help="of a run, for torch: eager, and on a GPU also compiled, both in float16",
+        help="also measure this run in torch: eager, and on a GPU also compiled, both in float16",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
     parser.add_argument(
         "--plot",
         type=Path,
         metavar="FILE",
-        help="draw the stages there, and accuracy over latency where the models state it",
+        help="plot the stages, and accuracy over latency if the models state it",
     )
 
 
 def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
-    graph.add_argument("--graph", action="store_true", help="needs ROS; the first model, mask only")
+    graph.add_argument(
+        "--graph",
+        action="store_true",
+        help="measure camera, node and listener, with the first model, mask only (needs ROS)",
+    )
     graph.add_argument(
         "--sizes",
         nargs="+",
         type=picture_size,
         default=[(1280, 720)],
         metavar="WxH",
-        help="of the camera (default: 1280x720)",
+        help="image sizes of the camera (default: 1280x720)",
     )
     graph.add_argument(
-        "--transports", nargs="+", choices=TRANSPORTS, default=["raw"], help="(default: raw)"
+        "--transports",
+        nargs="+",
+        choices=TRANSPORTS,
+        default=["raw"],
+        help="image transports (default: raw)",
     )
     graph.add_argument(
         "--cameras",
@@ -137,7 +154,7 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         type=positive_int,
         default=[1, 4],
         metavar="N",
-        help="(default: 1 4)",
+        help="numbers of cameras (default: 1 4)",
     )
     graph.add_argument(
         "--rates",
@@ -145,22 +162,28 @@ def _add_graph_options(graph: argparse._ArgumentGroup) -> None:
         type=positive_float,
         default=[10.0, 30.0, 60.0],
         metavar="HZ",
-        help="of one camera; of several, the first (default: 10 30 60)",
+        help="frame rates of one camera; several cameras run at the first (default: 10 30 60)",
     )
     graph.add_argument(
-        "--seconds", type=positive_float, default=3.0, metavar="S", help="a rate (default: 3)"
+        "--seconds",
+        type=positive_float,
+        default=3.0,
+        metavar="S",
+        help="duration of each measurement (default: 3)",
     )
     graph.add_argument(
         "--runs",
         type=positive_int,
         default=1,
         metavar="N",
-        help="of each; of 3 and more, the best and the worst are left out (default: 1)",
+        help="repetitions; from 3 on, the best and the worst are left out (default: 1)",
     )
 
 
 def _add_training_options(training: argparse._ArgumentGroup) -> None:
-    training.add_argument("--training", action="store_true", help="needs torch")
+    training.add_argument(
+        "--training", action="store_true", help="measure a training step (needs torch)"
+    )
     training.add_argument("--config", default="camvid_cpu", help="recipe (default: %(default)s)")
     training.add_argument(
         "--set",
@@ -168,7 +191,7 @@ def _add_training_options(training: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of the recipe, such as batch_size=4 (any number of times)",
+        help="change a key of the recipe, such as batch_size=4 (may be repeated)",
     )
     training.add_argument(
         "--rounds", type=positive_int, default=5, metavar="N", help="timed steps (default: 5)"

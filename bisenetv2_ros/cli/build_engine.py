@@ -43,28 +43,28 @@ examples:
         "model",
         nargs="?",
         default="",
-        help="model file, folder or name, as the node takes it (default: the package's)",
+        help="model file, folder or name, as in the node's parameter (default: the package's)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "float16", "int8"),
-        help="(default: as the node takes it) float16 of a float32 file: first writes the float16 "
-        "file beside it, which is then the one to run",
+        help="precision to build (default: the one the node uses). float16 of a float32 model "
+        "first writes the float16 file beside it; run the node with that file",
     )
     parser.add_argument(
         "--batch",
         type=_batch,
         metavar="MIN,OPT,MAX",
         default="1,1,1",
-        help="images at once (default: %(default)s, for one camera; the node with N of them, up to "
-        "8, asks for 1,N,N)",
+        help="batch sizes (default: %(default)s, for one camera; for N cameras, up to 8, the node "
+        "needs 1,N,N)",
     )
     parser.add_argument("--device", default="", help="cuda:N (default: the first GPU)")
     parser.add_argument(
         "--report",
         action="store_true",
-        help="build, keep nothing, and print tables of the kernels: of each precision that the "
-        "model has, for this GPU, or without one for every GPU that TensorRT for RTX supports",
+        help="print tables of the kernels and keep no engine: each precision of the model, for "
+        "this GPU, or without a GPU for all those that TensorRT for RTX supports",
     )
 
 

@@ -34,17 +34,17 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
         "synthetic (the default)",
     )
     parser.add_argument(
-        "--recursive", action="store_true", help="look into the folders of a folder too"
+        "--recursive", action="store_true", help="include the subfolders of a folder"
     )
     add_bag_options(parser)
     parser.add_argument(
-        "--labels", default="", metavar="DIR", help="label masks of the source's images, by stem"
+        "--labels", default="", metavar="DIR", help="label masks with the names of the images"
     )
     parser.add_argument(
         "--rate",
         type=positive_float,
         metavar="HZ",
-        help="frames per second of a camera (default: the source's, 15 where it has none)",
+        help="frames per second of each camera (default: the source's, or 15 if it has none)",
     )
     parser.add_argument(
         "--size", type=picture_size, metavar="WxH", help="resize frames (default: as they are)"
@@ -53,33 +53,38 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
         "--loop",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="begin again after the last frame",
+        help="start over after the last frame",
     )
     parser.add_argument("--frames", type=positive_int, metavar="N", help="end after N frames")
     parser.add_argument(
         "--encoding",
         choices=("rgb8", "bgr8"),
         default="rgb8",
-        help="of image_raw (default: %(default)s)",
+        help="encoding of image_raw (default: %(default)s)",
     )
     parser.add_argument(
-        "--frame-id", default="", help="in every header (default: a bag's own, or camera)"
+        "--frame-id",
+        default="",
+        help="frame_id of every header (default: a bag's own, or camera)",
     )
     parser.add_argument(
-        "--seed", type=_int_from_zero, default=1, help="of the synthetic street (%(default)s)"
+        "--seed",
+        type=_int_from_zero,
+        default=1,
+        help="of the synthetic street (default: %(default)s)",
     )
     parser.add_argument(
         "--reliability",
         choices=("reliable", "best_effort"),
         default="reliable",
-        help="QoS offered (default: %(default)s, which suits either kind of subscriber)",
+        help="QoS reliability offered (default: %(default)s, which matches all subscribers)",
     )
     parser.add_argument(
         "--wait-for-subscribers",
         type=_int_from_zero,
         default=0,
         metavar="N",
-        help="send nothing before N subscribers of the images are there, so that they miss none",
+        help="wait until the images have N subscribers, so that these miss none",
     )
 
 

@@ -25,8 +25,8 @@ Reports the following; the exit code is 1 if there are any:
                size than their frame, values and colors without a class, EXIF that rotates a frame
                but not its label, frames of 16 bits or with transparency
   of a split   a class without a pixel in train, only the values 0 and 255, values of another
-               numbering (train ids), labels paired with the wrong frames or with two, a sky that is
-               redder than blue
+               numbering (train ids), labels paired with the wrong frame or with two frames, a sky
+               that is redder than blue
   of two       the same frame in train and in another split, splits that are neighbors in one
                recording, red and blue swapped
 
@@ -37,13 +37,17 @@ examples:
   bisenetv2 check-data --dataset folder --data my_set --sheet my_set.html
 """
     parser.add_argument("--dataset", required=True, help="name of a dataset, or its YAML file")
-    parser.add_argument("--data", type=Path, default=Path(), metavar="DIR", help="its folder")
-    parser.add_argument("--split", action="append", help="may be repeated (default: train and val)")
+    parser.add_argument(
+        "--data", type=Path, default=Path(), metavar="DIR", help="folder of the dataset"
+    )
+    parser.add_argument(
+        "--split", action="append", help="split to check, may be repeated (default: train and val)"
+    )
     parser.add_argument(
         "--sheet",
         type=Path,
         metavar="FILE",
-        help="write frames with their labels laid over: .html, .png or .jpg",
+        help="write a contact sheet of frames under their labels: .html, .png or .jpg",
     )
 
 

@@ -11,36 +11,47 @@ from bisenetv2_ros.cli import UserError
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-For each fold, a run by the recipe trains on all frames but those whose names begin with the fold's
-name, and is scored on these. A fold is a recording, never a random part: frames of one recording
-are neighbours, and a score on them measures memory. Printed is the IoU of each class in each fold,
-the mean over the folds, and its standard error.
+For each fold, trains by the recipe on all frames except those whose names begin with the fold's
+name, then scores on these. Use whole recordings as folds, not random frames: neighboring frames of
+a recording are so similar that scores on them are far too high. Prints the IoU of each class in
+each fold, the mean over the folds, and its standard error.
 
-A stopped cross-validation goes on where it was if the command is given again: folds that are
-complete are read, the one that was stopped is resumed.
+To continue after a stop, give the same command again: complete folds are not trained again, and the
+stopped one is resumed.
 
 examples:
   bisenetv2 crossvalidate --config camvid_cpu --data data/camvid --folds 0001TP,0006R0,0016E5 \\
       --output runs/folds iterations=1000
 """
     parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the data set")
+    parser.add_argument(
+        "--data", type=Path, required=True, metavar="DIR", help="folder of the dataset"
+    )
     parser.add_argument(
         "--folds",
         required=True,
         metavar="NAME,NAME,...",
-        help="how the names of the frames of each recording begin",
+        help="for each recording, how the names of its frames begin",
     )
     parser.add_argument(
-        "--splits", default="train+val", help="that are shared out (default: %(default)s)"
+        "--splits",
+        default="train+val",
+        help="splits whose frames are divided into folds (default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a run a fold goes there"
+        "--output", type=Path, required=True, metavar="DIR", help="folder of the runs, one per fold"
     )
-    parser.add_argument("--from", dest="start", metavar="RUN|MODEL", help="as of train, in each")
-    parser.add_argument("--device", default="", help="as of train")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of the recipe, such as iterations=1000"
+        "--from", dest="start", metavar="RUN|MODEL", help="starting weights, as in `train`"
+    )
+    parser.add_argument(
+        "--device", default="", help="cpu, cuda or cuda:N (default: cuda if present)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="change a key of the recipe, such as iterations=1000",
     )
 
 

@@ -18,7 +18,7 @@ folder: frames and labels of your own, as `--dataset folder --data DIR`
   DIR/[SPLIT/]labels/*.png               a label has its frame's name, also with _mask or _label at
                                          its end; the folder may be masks or annotations too
   Labels hold the class as value (gray of 8 or 16 bits, palette, RGB or RGBA with equal channels),
-  or the class's color. Without a folder of any split, train and val are both the whole.
+  or the class's color. Without folders for splits, train and val are both the whole dataset.
 
 classes.yaml:
   name: my_set
@@ -44,7 +44,7 @@ examples:
   bisenetv2 datasets rugd            layout, classes, licence and where to get it
   bisenetv2 datasets folder          a dataset of your own
 """
-    parser.add_argument("name", nargs="?", help="name of one, or its YAML file")
+    parser.add_argument("name", nargs="?", help="show this dataset: a name, or a YAML file")
 
 
 def run(args: argparse.Namespace) -> int:

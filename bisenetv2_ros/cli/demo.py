@@ -39,8 +39,8 @@ The output directory gets images, video.mp4, summary.json and the logs of both p
         "--labels",
         default="",
         metavar="DIR",
-        help="label masks of the images, by stem, for scores: the class of each pixel; 255 "
-        "and the number after the last class are ignored",
+        help="label masks with the names of the images, to score against: class index per pixel; "
+        "255 and the index after the last class are ignored",
     )
     parser.add_argument(
         "--frames",

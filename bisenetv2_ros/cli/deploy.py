@@ -22,13 +22,15 @@ examples:
 """
     parser.add_argument("run", type=Path, help="folder of a run or of one checkpoint")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="a new folder"
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to make"
     )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
     )
     parser.add_argument(
-        "--licence", default="not stated", help="of weights and training data, kept in the files"
+        "--licence",
+        default="not stated",
+        help="licence of weights and training data, stored in the files",
     )
 
 

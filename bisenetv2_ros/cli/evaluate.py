@@ -42,34 +42,48 @@ examples:
         "model",
         help="folder of a run, of a checkpoint or of `deploy`, a model file (.onnx), or its name",
     )
-    parser.add_argument("--dataset", default="", help="(default: what the model was trained on)")
+    parser.add_argument(
+        "--dataset",
+        default="",
+        help="name of a dataset, or its YAML file (default: what the model was trained on)",
+    )
     parser.add_argument(
         "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
     )
-    parser.add_argument("--split", help="(default: the run's validation split; val)")
+    parser.add_argument(
+        "--split", help="split to score (default: the run's validation split, or val)"
+    )
     parser.add_argument(
         "--crop",
         type=_crop,
         metavar="'L T R B'",
-        help="score this part of each frame only: left, top, right, bottom as fractions, as in the "
+        help="score only this part of each frame: left, top, right, bottom as fractions, as in the "
         "node's parameter crops",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to FILE")
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write plots and report.html there"
+        "--report", type=Path, metavar="DIR", help="write plots and report.html to DIR"
     )
     parser.add_argument(
-        "--submission", type=Path, metavar="DIR", help="write Cityscapes' label-id PNGs there"
+        "--submission", type=Path, metavar="DIR", help="write Cityscapes' label-id PNGs to DIR"
     )
     checkpoints = parser.add_argument_group("checkpoints only")
     checkpoints.add_argument(
         "--full-size", action="store_true", help="run the network at the frame's own size"
     )
-    checkpoints.add_argument("--flip", action="store_true", help="average with the mirrored frame")
     checkpoints.add_argument(
-        "--scales", type=_scales, default=(1.0,), metavar="S,...", help="average over these factors"
+        "--flip", action="store_true", help="average the scores with those of the mirrored frame"
     )
-    parser.add_argument("--backend", default="auto", help="of a model file (default: %(default)s)")
+    checkpoints.add_argument(
+        "--scales",
+        type=_scales,
+        default=(1.0,),
+        metavar="S,...",
+        help="average the scores over the frame resized by these factors",
+    )
+    parser.add_argument(
+        "--backend", default="auto", help="inference runtime of a model file (default: %(default)s)"
+    )
     parser.add_argument("--device", default="", help="cpu, cuda, or as the backend names it")
 
 

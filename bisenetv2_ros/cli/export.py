@@ -25,14 +25,14 @@ ADJUSTING_FRAMES = 150  # of the dataset: less than a minute on two cores
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The file is complete: camera pixels in, label mask out, with names and colors. It is written only if
-ONNX Runtime and OpenVINO reproduce the network's own masks. For int8, export float32 and pass the
-file to `bisenetv2 quantize`.
+The file is complete: it takes camera pixels, returns a label mask, and states class names and
+colors. It is written only if ONNX Runtime and OpenVINO reproduce the network's masks. For int8,
+export float32 and pass the file to `bisenetv2 quantize`.
 
 examples:
   bisenetv2 export runs/camvid_cpu --frames data/camvid/val/images
   bisenetv2 export runs/camvid_cpu --adjust-logits data/camvid
-                                       half a point of mean IoU more, for rare classes
+                                       half a point of mean IoU more, from rare classes
   bisenetv2 export runs/cityscapes --size 1024x512 --precision float16 -o street.onnx
 """
     parser.add_argument("checkpoint", type=Path, help="folder of a run or of one checkpoint")
@@ -40,27 +40,27 @@ examples:
         "--size",
         type=picture_size,
         metavar="WxH",
-        help="input of the network in pixels, multiples of 8 (default: the recipe's input_size)",
+        help="input size of the network, multiples of 8 (default: the recipe's input_size)",
     )
     parser.add_argument(
         "--precision",
         choices=("float32", "float16"),
         default="float32",
-        help="of the network; input and argmax stay float32 (default: %(default)s)",
+        help="precision of the network; input and argmax stay float32 (default: %(default)s)",
     )
     parser.add_argument(
         "--adjust-logits",
         type=Path,
         metavar="DIR",
-        help="folder of the run's dataset: shift the logits of each class, for the highest mean "
-        f"IoU on {ADJUSTING_FRAMES} frames of its training split",
+        help="add an offset to each class's logits that maximizes the mean IoU on "
+        f"{ADJUSTING_FRAMES} training frames of the run's dataset, which is in DIR",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
-        help="(default: bisenetv2_DATASET_WxH_PRECISION.onnx here)",
+        help="file to write (default: bisenetv2_DATASET_WxH_PRECISION.onnx in the current folder)",
     )
     parser.add_argument(
         "--frames",
@@ -69,10 +69,16 @@ examples:
         help="folder, video or 'glob' of frames to compare masks on (default: %(default)s)",
     )
     parser.add_argument(
-        "--frame-count", type=positive_int, default=8, metavar="N", help="(default: %(default)s)"
+        "--frame-count",
+        type=positive_int,
+        default=8,
+        metavar="N",
+        help="number of these frames (default: %(default)s)",
     )
     parser.add_argument(
-        "--licence", default="not stated", help="of weights and training data, kept in the file"
+        "--licence",
+        default="not stated",
+        help="licence of weights and training data, stored in the file",
     )
     add_metric_option(parser)
 

@@ -39,21 +39,28 @@ frames already chosen; --diverse uses the difference alone. Both run the model o
 Existing files are never overwritten.
 """
     add_source_options(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="output directory"
+    )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--every",
         type=_interval,
         metavar="T",
-        help="a frame every T of each camera: `2s`, `0.5s`, or a number of frames",
+        help="one frame per T and camera: `2s`, `0.5s`, or a number of frames",
     )
-    how.add_argument("--most-uncertain", type=positive_int, metavar="N")
-    how.add_argument("--diverse", type=positive_int, metavar="N")
+    how.add_argument(
+        "--most-uncertain",
+        type=positive_int,
+        metavar="N",
+        help="N dissimilar frames on which the model is least confident",
+    )
+    how.add_argument("--diverse", type=positive_int, metavar="N", help="N dissimilar frames")
     parser.add_argument(
         "--prelabels",
         choices=PRELABELS,
         default="masks",
-        help="form of the pre-labels (default: %(default)s)",
+        help="format of the pre-labels (default: %(default)s)",
     )
 
 

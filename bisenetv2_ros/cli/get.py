@@ -24,16 +24,16 @@ weights:
 {lines}
 
 Downloads to $XDG_CACHE_HOME/bisenetv2_ros/weights (~/.cache) once, and resumes an interrupted
-download. Then imports the weights as a run and exports float32, float16 and int8; int8 is
-calibrated on --frames: use frames of your own camera. The hash is checked against the published
-one, or if there is none against that of the first download.
+download. Then imports the weights as a run and exports float32, float16 and int8. int8 is
+calibrated on --frames: use frames of your own camera. The hash is compared with the published one,
+or with that of the first download if none is published.
 
 examples:
   bisenetv2 get cityscapes --frames my_drive.mp4
   bisenetv2 predict drive.mp4 --model cityscapes -o out     the folder: each backend takes its file
   bisenetv2 segment --ros-args -p model:=$PWD/cityscapes
 """
-    parser.add_argument("name", choices=list(known), help="of the weights, see below")
+    parser.add_argument("name", choices=list(known), help="weights to download, see below")
     parser.add_argument(
         "-o", "--output", type=Path, metavar="DIR", help="folder to make (default: NAME here)"
     )
@@ -41,7 +41,7 @@ examples:
         "--size",
         type=picture_size,
         metavar="WxH",
-        help="input of the network in pixels, multiples of 8 (default: by the weights)",
+        help="input size of the network, multiples of 8 (default: depends on the weights)",
     )
     parser.add_argument(
         "--frames",
@@ -50,11 +50,15 @@ examples:
         help="folder, video or 'glob' to calibrate int8 on (default: the package's scenes)",
     )
     parser.add_argument(
-        "--frame-count", type=positive_int, default=48, metavar="N", help="(default: %(default)s)"
+        "--frame-count",
+        type=positive_int,
+        default=48,
+        metavar="N",
+        help="number of these frames (default: %(default)s)",
     )
-    parser.add_argument("--url", default="", help="another address of the same file, a mirror")
+    parser.add_argument("--url", default="", help="mirror to download the same file from")
     parser.add_argument(
-        "--sha256", default="", metavar="HEX", help="demand this hash, or its first digits"
+        "--sha256", default="", metavar="HEX", help="expected hash, or its first digits"
     )
 
 

@@ -21,14 +21,14 @@ if everything passed, otherwise 1.
         type=Path,
         default=Path("gpu_check.txt"),
         metavar="FILE",
-        help="the report (default: %(default)s)",
+        help="file for the report (default: %(default)s)",
     )
     parser.add_argument(
         "--part",
         action="append",
         default=[],
         metavar="NAME",
-        help="run this part alone, any number of times (default: all)",
+        help="run only this part (may be repeated; default: all)",
     )
 
 

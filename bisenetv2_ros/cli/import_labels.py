@@ -26,9 +26,9 @@ forms, recognized by their content:
   label-studio  Label Studio's JSON with brushes or polygons
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
-Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Masks by
-value or color need no import: see `bisenetv2 datasets folder`. Boxes, lines and points do not
-outline a region; they are counted and left out, and the exit code is then 1.
+Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Label masks
+need no import: see `bisenetv2 datasets folder`. Boxes, lines and points do not outline a region;
+they are counted and left out, and the exit code is then 1.
 
 examples:
   bisenetv2 import-labels export.zip -o my_set --val 0.2
@@ -36,11 +36,15 @@ examples:
   bisenetv2 check-data --dataset folder --data my_set
 """
     parser.add_argument("export", type=Path, help="folder, .zip, or one .json or .xml file")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to make"
+    )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="folder of the frames, if not in the export"
     )
-    parser.add_argument("--form", choices=FORMS, default="", help="(default: by the content)")
+    parser.add_argument(
+        "--form", choices=FORMS, default="", help="format of the export (default: detected)"
+    )
     parser.add_argument(
         "--classes",
         type=Path,
@@ -51,7 +55,7 @@ examples:
         "--background",
         default="",
         metavar="CLASS",
-        help="class of the pixels that have no label (default: they are ignored)",
+        help="class of unlabeled pixels (default: they are ignored)",
     )
 
     parser.add_argument(
@@ -59,8 +63,8 @@ examples:
         type=_fraction,
         default=0.0,
         metavar="FRACTION",
-        help="make the last frames by name the split val, the others train: a stretch of a drive, "
-        "whose frames are not between those of train (default: the export's splits, or none)",
+        help="make the split val of this fraction of the frames, the last by name, and train of "
+        "the others (default: the export's splits, or none)",
     )
 
 

@@ -21,7 +21,7 @@ examples:
   bisenetv2 evaluate runs/coincheung --data data/cityscapes
   bisenetv2 export runs/coincheung --size 1024x512 --licence 'weights MIT, data non-commercial'
 """
-    parser.add_argument("file", type=Path, help=".pth, or its tensors as .safetensors")
+    parser.add_argument("file", type=Path, help=".pth file, or its tensors as .safetensors")
     parser.add_argument(
         "-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run to make"
     )
@@ -30,13 +30,13 @@ examples:
         type=picture_size,
         default=(2048, 1024),
         metavar="WxH",
-        help="input of the network in pixels, multiples of 8 (default: 2048x1024)",
+        help="input size of the network, multiples of 8 (default: 2048x1024)",
     )
     parser.add_argument(
         "--classes",
         type=Path,
         metavar="FILE",
-        help="classes.yaml as of the dataset `folder` (default: by the file, or their number)",
+        help="classes.yaml as in the dataset `folder` (default: from the file, or by their number)",
     )
 
 

@@ -23,7 +23,7 @@ PROGRAM = "bisenetv2"
 
 EXAMPLES = """\
 examples:
-  bisenetv2 demo                                          see it all at work
+  bisenetv2 demo                                          a synthetic street, segmented
   bisenetv2 predict drive.mp4 -o out --save video         your own video, no ROS
   bisenetv2 segment --ros-args -r image_raw:=/front/image_raw
 """

@@ -43,7 +43,7 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
         default=[],
         type=metric,
         metavar="NAME=VALUE",
-        help="score to carry in the file, such as 'camvid_val_miou=0.68' (any number of times)",
+        help="score to store in the file, such as 'camvid_val_miou=0.68' (may be repeated)",
     )
 
 
@@ -96,8 +96,8 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
         action="append",
         default=[],
         metavar="'NAME: X Y, ...'",
-        help="region of interest as in the node's parameter regions, any number of times: drawn, "
-        "and its class fractions counted",
+        help="region of interest, as in the node's parameter regions: it is drawn, and its class "
+        "fractions are counted (may be repeated)",
     )
     parser.add_argument("--model", default="", help="model file or name (default: the package's)")
     parser.add_argument(
@@ -105,7 +105,10 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
     )
     parser.add_argument("--device", default="", help="device as the backend names it")
     parser.add_argument(
-        "--frames", type=positive_int, metavar="N", help="stop after N (default: the whole source)"
+        "--frames",
+        type=positive_int,
+        metavar="N",
+        help="stop after N frames (default: the whole source)",
     )
 
 
@@ -115,7 +118,7 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         "--topic",
         action="append",
         default=[],
-        help="image topic of a bag, of any transport, any number of times (default: the only one)",
+        help="image topic of a bag, of any transport (may be repeated; default: the only one)",
     )
     parser.add_argument(
         "--image-encoding",
@@ -123,8 +126,8 @@ def add_bag_options(parser: argparse.ArgumentParser) -> None:
         type=_encoding,
         default={},
         metavar="[TOPIC=]NAME",
-        help="of a bag's images whose messages do not tell or are wrong, as in sensor_msgs/Image: "
-        "bayer_rggb8, yuv422_yuy2, ... (any number of times; without a topic for all)",
+        help="encoding of a bag's images if their messages state none or a wrong one, such as "
+        "bayer_rggb8 (may be repeated; without TOPIC for all)",
     )
 
 
@@ -149,7 +152,7 @@ def add_excerpt_options(parser: argparse.ArgumentParser) -> None:
     ):
         parser.add_argument(f"--{name}", type=_moment, metavar="N|Ns", help=text)
     parser.add_argument(
-        "--recursive", action="store_true", help="look into the folders of a folder too"
+        "--recursive", action="store_true", help="include the subfolders of a folder"
     )
 
 

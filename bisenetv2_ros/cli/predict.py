@@ -44,44 +44,49 @@ outputs by the names for --save, in the output directory:
   jsonl      fractions.jsonl   the same, a JSON object per frame; also of regions
   bag        bag/              the source bag and its segmentation topics, times and stamps kept
 
-NAME is an image's place below the folder that all images share. Files that cannot be read are
+NAME is an image's path below the common folder of all images. Files that cannot be read are
 reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --resume continues.
 """
     add_source_options(parser, several=True)
     add_excerpt_options(parser)
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="DIR")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="DIR", help="output directory"
+    )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument(
         "--overwrite", action="store_true", help="remove the results of an earlier run first"
     )
     earlier.add_argument(
-        "--resume", action="store_true", help="keep them, and skip the frames that are done"
+        "--resume",
+        action="store_true",
+        help="keep the results of an earlier run, and skip the frames it has finished",
     )
     parser.add_argument(
         "--save",
         type=_kinds,
         default=("masks", "overlay"),
         metavar="KIND,...",
-        help=f"any of {','.join(KINDS)} (default: masks,overlay)",
+        help=f"outputs, any of {','.join(KINDS)} (default: masks,overlay)",
     )
     parser.add_argument(
         "--mask-size",
         choices=("camera", "network"),
         default="camera",
-        help="of masks and colors: the frame's or the network's (default: %(default)s)",
+        help="size of masks and colors: the frame's or the network's (default: %(default)s)",
     )
     parser.add_argument(
         "--bag-topics",
         type=_bag_topics,
         default=BAG_TOPICS[:2],
         metavar="NAME,...",
-        help=f"any of {','.join(BAG_TOPICS)}, for --save bag (default: {','.join(BAG_TOPICS[:2])})",
+        help=f"topics for --save bag, any of {','.join(BAG_TOPICS)} "
+        f"(default: {','.join(BAG_TOPICS[:2])})",
     )
     parser.add_argument(
         "--opacity",
         type=_opacity,
         default=0.5,
-        help="of the colors in overlays, 0 to 1 (default: %(default)s)",
+        help="opacity of the colors in overlays, 0 to 1 (default: %(default)s)",
     )
 
 

@@ -12,14 +12,14 @@ from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting, sam
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Measures activations on the frames given: some dozens, from all scenes that the model is for, and
-not from the data that it is scored on. The float32 file's scores do not apply: evaluate the int8
-file, and pass its scores with --metric.
+Measures activations on the given frames. Use a few dozen, from all scenes that the model is for,
+and none of the data that it is scored on. The float32 file's scores do not apply to the int8 file:
+evaluate it, and pass its scores with --metric.
 
 example:
   bisenetv2 quantize bisenetv2_camvid_640x480_float32.onnx --data data/camvid/train/images
 """
-    parser.add_argument("model", help="float32 model file, or the name of one of the package's")
+    parser.add_argument("model", help="float32 model file, or name of a shipped model")
     parser.add_argument(
         "--data", required=True, metavar="SOURCE", help="folder, video or 'glob' of frames"
     )
@@ -28,20 +28,20 @@ example:
         type=positive_int,
         default=48,
         metavar="N",
-        help="spread over the source (default: %(default)s)",
+        help="number of frames, spread over the source (default: %(default)s)",
     )
     parser.add_argument(
         "-o",
         "--output",
         type=Path,
         metavar="FILE",
-        help="(default: beside the model, 'int8' for 'float32' in its name or behind it; of the "
-        "package's here)",
+        help="file to write (default: the model's name with int8 instead of float32, or with _int8 "
+        "at its end; beside the model, or in the current folder for the package's models)",
     )
     parser.add_argument(
         "--for-tensorrt",
         action="store_true",
-        help="quantize as TensorRT fuses it (not TensorRT for RTX), rather than as CPUs do",
+        help="quantize for the layer fusion of TensorRT (not TensorRT for RTX) instead of CPUs",
     )
     add_metric_option(parser)
 

@@ -12,24 +12,30 @@ from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-FILE.yaml maps classes to new ones; every class of the model must be mapped:
+FILE.yaml maps the model's classes to new ones, every class once:
   name: driving
   classes:
     - {name: drivable, of: [road], colour: [128, 64, 128]}
     - {name: obstacle, of: [car, pedestrian, bicyclist]}
     - {name: other, of: rest}
 
-The mapping is inside the new file and needs no other settings: node and tools see only the new
-classes. The confidence stays that of the original class. Scores of the old classes do not apply.
+The new file contains the mapping, so node and tools see only the new classes. Confidence is that of
+the original class. Scores of the old classes do not apply.
 
 example:
   bisenetv2 relabel bisenetv2_camvid_640x480_int8 --classes config/classes/camvid_driving.yaml
   bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x480_int8_driving.onnx
 """
-    parser.add_argument("model", help="model file, or name of one of the package's")
-    parser.add_argument("--classes", type=Path, required=True, metavar="FILE.yaml")
+    parser.add_argument("model", help="model file, or name of a shipped model")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="FILE", help="(default: MODEL_NAME.onnx here)"
+        "--classes", type=Path, required=True, metavar="FILE.yaml", help="the mapping, see below"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        metavar="FILE",
+        help="file to write (default: MODEL_NAME.onnx, with the name in FILE.yaml)",
     )
     add_metric_option(parser)
 

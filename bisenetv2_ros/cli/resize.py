@@ -12,8 +12,9 @@ from bisenetv2_ros.cli.options import add_metric_option, picture_size, refuse_ov
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-The same weights for another input size: no training, no data, in a second. The time per frame is
-proportional to the number of pixels. Camera images of any size are still accepted and resized.
+Keeps the weights and changes the input size, in a second and without training or data. The time per
+frame is proportional to the number of pixels. Camera images of any size are still accepted and
+resized.
 
 Match your camera's aspect ratio; otherwise frames are distorted and accuracy drops. Smaller inputs
 are faster but miss thin and distant objects; inputs larger than in training cost more than they
@@ -24,7 +25,7 @@ examples:
   bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x352_int8.onnx
   bisenetv2 benchmark bisenetv2_camvid_640x352_int8.onnx               what a frame takes here
 """
-    parser.add_argument("model", help="model file, or name of one of the package's")
+    parser.add_argument("model", help="model file, or name of a shipped model")
     parser.add_argument(
         "--size",
         type=picture_size,
@@ -37,7 +38,7 @@ examples:
         "--output",
         type=Path,
         metavar="FILE",
-        help="(default: the model's name with the new size, here)",
+        help="file to write (default: the model's name with the new size, in the current folder)",
     )
     add_metric_option(parser)
 

@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the usage; the node has no options of its own."""
     parser.usage = "%(prog)s [--ros-args -p PARAMETER:=VALUE -r TOPIC:=OTHER_TOPIC ...]"
     parser.epilog = (
-        "Parameters are listed with their defaults in config/segment.yaml, and explained by "
-        "`ros2 param describe`."
+        "config/segment.yaml lists all parameters with their defaults; `ros2 param describe` "
+        "explains them."
     )
 
 

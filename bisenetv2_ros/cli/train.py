@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     width = max(map(len, recipes))
     lines = "\n".join(f"  {name:<{width}}  {first}" for name, first in recipes.items())
     parser.epilog = f"""\
-recipes (config/training/NAME.yaml, read one: every key is explained in training/recipe.py):
+recipes (config/training/NAME.yaml; training/recipe.py explains every key):
 {lines}
 
 examples:
@@ -45,9 +45,9 @@ examples:
   torchrun --nproc_per_node 4 -m bisenetv2_ros.cli.main train --config cityscapes --data DIR
                                                          four GPUs, batch_size shared out
 
-The output folder gets checkpoints/, recipe.json, metrics.jsonl, report/report.html, and
-tensorboard/ (`tensorboard --logdir runs`). Ctrl-C and SIGTERM end after the current step and save.
-Then: `bisenetv2 deploy RUN -o my_model`.
+Writes checkpoints/, recipe.json, metrics.jsonl, report/report.html and tensorboard/ into the output
+folder (`tensorboard --logdir runs` shows curves). Ctrl-C and SIGTERM finish the current step, save
+and exit. Next: `bisenetv2 deploy RUN -o my_model`.
 """
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
@@ -57,16 +57,17 @@ Then: `bisenetv2 deploy RUN -o my_model`.
         "--output",
         type=Path,
         metavar="DIR",
-        help=f"folder of the run (default: runs/NAME of the recipe, of the data for {OWN_DATA})",
+        help="folder of the run (default: runs/NAME with the name of the recipe, or of the data "
+        f"folder for {OWN_DATA})",
     )
     parser.add_argument(
         "--from",
         dest="start",
         type=Path,
         metavar="RUN|MODEL",
-        help="start from these weights: a run, or a float32 model file (or the name of one of the "
-        "package); mean, std and model.* are theirs; where the classes are others the heads start "
-        f"anew in their last layer (default: at random; for {OWN_DATA} {OWN_START})",
+        help="starting weights: a run, or the file or name of a float32 model. mean, std and "
+        "model.* are taken from it. If its classes differ, the last layer of each head starts at "
+        f"random (default: random weights; for {OWN_DATA} {OWN_START})",
     )
     parser.add_argument(
         "--resume",
@@ -74,10 +75,13 @@ Then: `bisenetv2 deploy RUN -o my_model`.
         help="continue from the newest checkpoint in the output folder",
     )
     parser.add_argument(
-        "--device", default="", help="cpu, cuda or cuda:N (default: cuda where present)"
+        "--device", default="", help="cpu, cuda or cuda:N (default: cuda if present)"
     )
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="of the recipe, such as batch_size=8"
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="change a key of the recipe, such as batch_size=8",
     )
 
 

@@ -24,16 +24,16 @@ VERBS: dict[str, Verb] = {
         "Publish images, a video, a webcam or a synthetic street as a camera would",
         is_ros_node=True,
     ),
-    "demo": Verb("bisenetv2_ros.cli.demo", "Show and measure a camera and the node at work"),
+    "demo": Verb("bisenetv2_ros.cli.demo", "Run a camera and the node, and measure both"),
     "predict": Verb(
         "bisenetv2_ros.cli.predict", "Segment images, a video or a bag into files, without ROS"
     ),
     "view": Verb(
         "bisenetv2_ros.cli.view", "Show a source and its segmentation in Rerun, without ROS"
     ),
-    "train": Verb("bisenetv2_ros.cli.train", "Train a network by a recipe, or continue a run"),
+    "train": Verb("bisenetv2_ros.cli.train", "Train a network, or continue a run"),
     "crossvalidate": Verb(
-        "bisenetv2_ros.cli.crossvalidate", "Score a recipe on recordings that are left out in turn"
+        "bisenetv2_ros.cli.crossvalidate", "Cross-validate a recipe, one recording per fold"
     ),
     "evaluate": Verb(
         "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labeled dataset"

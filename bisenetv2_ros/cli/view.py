@@ -28,7 +28,7 @@ is reported and skipped; the exit code is then 1. Ctrl-C keeps finished results.
         "--save",
         type=Path,
         metavar="FILE.rrd",
-        help="write a file for Rerun and open no window, as on machines without a screen",
+        help="write a file for Rerun instead of opening a window",
     )
 
 

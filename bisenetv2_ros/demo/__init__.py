@@ -1,4 +1,4 @@
-"""The parts of `bisenetv2 demo`, which shows and measures the camera and the node at work.
+"""The parts of `bisenetv2 demo`, which runs a camera and the node, and measures both.
 
 run.py         starts the camera and the node, follows them to the last frame, scores the model
 observer.py    subscribes to their topics, matches the messages of each frame

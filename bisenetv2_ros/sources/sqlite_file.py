@@ -177,10 +177,10 @@ def _after_damage(database: sqlite3.Connection, position: int) -> int | None:
 
 
 def _text(value: Any) -> str:
-    """A text column; '' if it is missing in an older version, or damaged."""
+    """Return the value of a text column, or '' if it is not text (old schema or damaged file)."""
     return value if isinstance(value, str) else ""
 
 
 def _bytes(value: bytes | str) -> bytes:
-    """Text columns may hold blobs, and the other way round."""
+    """Return a value's bytes; SQLite allows text in blob columns and blobs in text columns."""
     return value.encode() if isinstance(value, str) else bytes(value)
