@@ -1,9 +1,9 @@
-"""Start a camera without hardware, the node `segment` on it, and RViz.
+"""Start a camera that needs no hardware, the node `segment` for it, and RViz.
 
 ros2 launch bisenetv2_ros demo.launch.py
 ros2 launch bisenetv2_ros demo.launch.py source:=drive.mp4
 
-`make demo` does the same without RViz, and measures.
+`make demo` runs the same without RViz and prints measurements.
 """
 
 from launch import LaunchDescription
@@ -17,10 +17,10 @@ def generate_launch_description() -> LaunchDescription:
     arguments = {
         "source": ("synthetic", "Folder, glob, image, video, webcam:N, or synthetic."),
         "rate": ("15", "Frames per second."),
-        "namespace": ("demo", "Namespace of everything that is started."),
-        "model": ("", "Model file (.onnx), or name of a shipped model; empty: the default one."),
+        "namespace": ("demo", "Namespace of all nodes."),
+        "model": ("", "Model file (.onnx), or name of a shipped model; empty: the default model."),
         "backend": ("auto", "auto, tensorrt, openvino or onnxruntime."),
-        "rviz": ("true", "true: show image, overlay and color mask."),
+        "rviz": ("true", "true: start RViz, which shows image, overlay and color mask."),
     }
     segment = IncludeLaunchDescription(
         PythonLaunchDescriptionSource(

@@ -1,9 +1,9 @@
-"""Start the node `segment` on one camera topic or several, with RViz if asked.
+"""Start the node `segment` for one camera topic or several, optionally with RViz.
 
 ros2 launch bisenetv2_ros segment.launch.py image_topic:=/camera/image_raw rviz:=true
 
-`--show-args` explains every argument. An argument left empty changes nothing: the parameter file
-decides, otherwise the node's default (config/segment.yaml lists and explains them).
+`--show-args` explains every argument. An empty argument is not set: the value of the parameter file
+applies, or else the node's default (config/segment.yaml lists and explains them).
 """
 
 import os
@@ -21,11 +21,11 @@ from launch_ros.substitutions import FindPackageShare
 from bisenetv2_ros.node.fastdds import profile_variables
 from bisenetv2_ros.node.parameters import FIELDS
 
-SWITCH = ["true", "false", "True", "False"]  # as Python launch files write it, too
+SWITCH = ["true", "false", "True", "False"]  # Python launch files pass the capitalized form
 
 
 def parameter_argument(name: str, description: str) -> DeclareLaunchArgument:
-    """An argument that sets the parameter of the same name; empty leaves it alone."""
+    """Declare an argument that sets the parameter of the same name unless it is empty."""
     field = FIELDS.get(name)
     choices = SWITCH if field is None or isinstance(field.default, bool) else []
     choices = [*choices, *(field.metadata["choices"] if field else ())]
@@ -41,31 +41,33 @@ PARAMETER_ARGUMENTS = [
     parameter_argument(
         "cameras",
         "Image topics of several cameras, instead of image_topic, for example "
-        "'[front/image_raw, rear/image_raw]'; results appear beside each, here under "
-        "front/segmentation/ and rear/segmentation/.",
+        "'[front/image_raw, rear/image_raw]', whose results appear under front/segmentation/ "
+        "and rear/segmentation/.",
     ),
     parameter_argument(
         "image_transport",
-        "auto: as the camera publishes; or raw, compressed, zstd or ffmpeg for one of them.",
+        "auto (whatever the camera publishes), raw, compressed, zstd or ffmpeg.",
     ),
     parameter_argument("model", "Model file (.onnx), or name of a shipped model."),
     parameter_argument("backend", "auto, tensorrt, openvino or onnxruntime."),
     parameter_argument(
         "autostart",
-        "true: configure and activate at once; false: leave that to a lifecycle manager.",
+        "true: configure and activate at start-up; false: wait for a lifecycle manager.",
     ),
-    parameter_argument("use_sim_time", "true: take the time from /clock."),
+    parameter_argument("use_sim_time", "true: use the time of /clock."),
 ]
 
 ARGUMENTS = [
     DeclareLaunchArgument(
         "image_topic",
         default_value="image_raw",
-        description="Image topic of the one camera; results appear under segmentation/.",
+        description="Image topic of a single camera; results appear under segmentation/.",
     ),
     *PARAMETER_ARGUMENTS,
     DeclareLaunchArgument(
-        "namespace", default_value="", description="Namespace of the node and relative topics."
+        "namespace",
+        default_value="",
+        description="Namespace of the node and of relative topic names.",
     ),
     DeclareLaunchArgument(
         "params_file",
@@ -83,21 +85,24 @@ ARGUMENTS = [
         "rviz",
         default_value="false",
         choices=SWITCH,
-        description="true: show image, overlay and color mask of image_topic, or of the first of "
-        "cameras.",
+        description="true: start RViz, which shows image, overlay and color mask of image_topic "
+        "or of the first of cameras.",
     ),
     DeclareLaunchArgument(
         "respawn",
         default_value="false",
         choices=SWITCH,
-        description="true: start the node again two seconds after it has failed, also if its "
-        "configuration is wrong.",
+        description="true: restart the node two seconds after it fails, even if its configuration "
+        "is wrong.",
     ),
 ]
 
 
 def nodes(context: LaunchContext) -> list[Node]:
-    """Make the node and RViz. Raises RuntimeError, before anything starts, naming the argument."""
+    """Create the node and RViz.
+
+    Raises RuntimeError naming the argument if one is invalid, before any process starts.
+    """
 
     def argument(name: str) -> str:
         return LaunchConfiguration(name).perform(context)
@@ -114,8 +119,8 @@ def nodes(context: LaunchContext) -> list[Node]:
     segment = Node(
         package="bisenetv2_ros",
         executable="segment",
-        # With a name, arguments go to this node in full. Without, they would go to /**, which rclpy
-        # applies where it first appeared: perhaps before the parameter file.
+        # With a name, launch passes the arguments under the node's full name. Without one, it
+        # passes them under /**, and a parameter file could override them.
         name="segment",
         namespace=argument("namespace"),
         parameters=[part for part in (params_file, given) if part],
@@ -144,7 +149,7 @@ def nodes(context: LaunchContext) -> list[Node]:
             parameters=[{"use_sim_time": given["use_sim_time"]}]
             if "use_sim_time" in given
             else None,
-            remappings=[  # the file has absolute names
+            remappings=[  # the RViz configuration has absolute names
                 ("/image_raw", topic),
                 ("/image_raw/compressed", f"{topic}/compressed"),
                 ("/segmentation/overlay", f"{outputs}/overlay"),
@@ -156,9 +161,9 @@ def nodes(context: LaunchContext) -> list[Node]:
 
 
 def parameter_value(name: str, text: str) -> ParameterValue:
-    """What was typed for the argument `name`, with the type of the parameter."""
+    """Return the value given for the argument `name`, with the type of the parameter."""
     default = FIELDS[name].default if name in FIELDS else False  # use_sim_time is rclpy's
-    typed = TextSubstitution(text=text)  # of a string, launch would guess the type
+    typed = TextSubstitution(text=text)  # launch would guess the type of a plain string
     if not isinstance(default, tuple):
         return ParameterValue(typed, value_type=type(default))
     items = yaml.safe_load(text)
@@ -168,7 +173,7 @@ def parameter_value(name: str, text: str) -> ParameterValue:
 
 
 def rviz_package() -> str:
-    """The name of RViz's package. Raises RuntimeError if it is not installed."""
+    """Return the name of RViz's package. Raises RuntimeError if it is not installed."""
     if is_installed("rviz2"):
         return "rviz2"
     distro = os.environ.get("ROS_DISTRO", "<distro>")
@@ -194,7 +199,7 @@ def generate_launch_description() -> LaunchDescription:
     return LaunchDescription(
         [
             *ARGUMENTS,
-            # For every process of this launch, a camera driver beside the node too.
+            # Applies to every process of this launch, including camera drivers.
             *(SetEnvironmentVariable(*variable) for variable in profile_variables().items()),
             OpaqueFunction(function=nodes),
         ]

@@ -4,8 +4,8 @@
     pip install nvidia-cuda-nvrtc-cu12==12.2.140
     python3 scripts/compile_kernels.py .../nvidia/cuda_nvrtc/lib/libnvrtc.so.12
 
-The driver compiles PTX for its GPU. Drivers read the PTX of their own CUDA and of older ones, so
-this one takes a driver of CUDA 12.2 or newer, as JetPack 6 has, and compute capability 7.0.
+The driver compiles the PTX for its GPU. A driver accepts PTX of its own CUDA version and older, so
+this file needs a driver of CUDA 12.2 or newer, as in JetPack 6, and compute capability 7.0.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import hashlib
 from pathlib import Path
 
 SOURCE = Path(__file__).resolve().parents[1] / "bisenetv2_ros/backends/kernels.cu"
-#: Without fused multiply and add: the CPU's arithmetic, to the bit.
+#: No fused multiply-add, so that results are bit-identical to the CPU's.
 OPTIONS = (b"--gpu-architecture=compute_70", b"--fmad=false")
 
 
 def compile_kernels(nvrtc: Path) -> bytes:
-    """Return the PTX of SOURCE by a libnvrtc; raises RuntimeError with its log if it refuses."""
+    """Compile SOURCE to PTX with this libnvrtc. Raises RuntimeError with its log on failure."""
     library = ctypes.CDLL(str(nvrtc))
     program, size = ctypes.c_void_p(), ctypes.c_size_t()
     made = library.nvrtcCreateProgram(

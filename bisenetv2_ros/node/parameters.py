@@ -51,8 +51,8 @@ class Parameters:
 
     model: str = _parameter(
         "",
-        "Model file (.onnx), or a folder that `bisenetv2 deploy` made: the backend takes the file "
-        "that suits it. A path, or the name of a model of the package. Empty: its default model.",
+        "Model file (.onnx), name of a shipped model, or folder made by `bisenetv2 deploy`, from "
+        "which the backend takes the file that suits it. Empty: the package's default model.",
     )
     backend: str = _parameter(
         "auto",
@@ -91,15 +91,15 @@ class Parameters:
     )
     mask_size: str = _parameter(
         "camera",
-        "Size of mask, color_mask and confidence: camera, that of the (cropped) image, or network, "
-        "the network's input size, which is the fewest bytes but has another aspect ratio than "
-        "most cameras. The fractions are of this mask.",
+        "Size of mask, color_mask and confidence. camera: the size of the (cropped) image. "
+        "network: the network's input size, which is fewer bytes but not the camera's aspect "
+        "ratio. The fractions are computed from this mask.",
         choices=("network", "camera"),
     )
     crops: tuple[str, ...] = _parameter(
         ("",),
         "Part of a camera's image to use, each 'CAMERA: LEFT TOP RIGHT BOTTOM' as fractions of "
-        "its width and height. All outputs are of that part.",
+        "its width and height. All outputs cover only that part.",
     )
     rotations: tuple[str, ...] = _parameter(
         ("",),
@@ -120,15 +120,15 @@ class Parameters:
     )
     region_limits: tuple[str, ...] = _parameter(
         ("",),
-        "Limits, each 'REGION: CLASS < SHARE WARN' (or >, ERROR): the region's diagnostic "
-        "status has this level while its fraction of the class is beyond. Frames of a camera "
-        "with limits are segmented without subscribers too.",
+        "Limits, each 'REGION: CLASS < SHARE WARN', with > and ERROR as alternatives: the "
+        "region's diagnostic status has this level while the fraction of CLASS in the region is "
+        "below (for >: above) SHARE. Cameras with limits are segmented even without subscribers.",
     )
     camera_poses: tuple[str, ...] = _parameter(
         ("",),
-        "Where cameras are, for ground_points, each 'CAMERA: HEIGHT PITCH ROLL': meters above "
-        "the ground, degrees down from the horizon, degrees by which its right side is lower "
-        "(of the upright image).",
+        "Poses of cameras, for ground_points, each 'CAMERA: HEIGHT PITCH ROLL': meters above the "
+        "ground, degrees down from the horizon, degrees by which the right side of the upright "
+        "image is lower.",
     )
     ground_frame: str = _parameter(
         "",
@@ -137,23 +137,24 @@ class Parameters:
     )
     depth_topics: tuple[str, ...] = _parameter(
         ("",),
-        "Depth images registered to a camera's (16UC1 in millimeters, 32FC1 in meters), each "
-        "'CAMERA: TOPIC': ground_points then has every pixel at its depth, and needs no pose.",
+        "Depth images registered to a camera's images (16UC1 in millimeters, 32FC1 in meters), "
+        "each 'CAMERA: TOPIC'. ground_points then has every pixel at its depth, and needs no "
+        "pose.",
     )
     ground_classes: tuple[str, ...] = _parameter(
         ("",),
-        "Classes that ground_points projects whole; of others, only the contact with the "
-        "ground. Empty: those of the model named road, pavement, sidewalk, terrain and the "
-        "like.",
+        "Classes of the ground, all of whose pixels ground_points projects; of the others, only "
+        "the contact with the ground. Empty: the model's classes named road, pavement, sidewalk, "
+        "terrain and the like.",
     )
     ground_range: float = _parameter(
         30.0,
-        "Farthest points of ground_points, along the ground (with depth_topics: ahead) [m].",
+        "Maximum distance of ground_points, along the ground (with depth_topics: ahead) [m].",
         limits=(0.1, 1000.0),
     )
     autostart: bool = _parameter(
         True,
-        "Configure and activate at start-up; a failure ends the process. false: wait for "
+        "true: configure and activate at start-up; a failure ends the process. false: wait for "
         "lifecycle transitions.",
     )
     enabled: bool = _parameter(
@@ -176,8 +177,8 @@ class Parameters:
     )
     jpeg_quality: int = _parameter(
         95,
-        "Quality of overlay/compressed and color_mask/compressed, 1 (smallest) to 100 (best). "
-        "mask/compressed and confidence/compressed are PNG, without loss.",
+        "JPEG quality of overlay/compressed and color_mask/compressed, 1 (smallest) to 100 "
+        "(best). mask/compressed and confidence/compressed are lossless PNG.",
         limits=(1, 100),
         dynamic=True,
     )
@@ -212,15 +213,15 @@ class Parameters:
     )
     latency_budget: float = _parameter(
         0.2,
-        "Diagnostics warn when the 99th percentile of the latency, camera stamp to publishing, "
-        "is over this [s]. 0: never.",
+        "Diagnostics warn if the 99th percentile of the latency, from camera stamp to publishing, "
+        "exceeds this [s]. 0: never.",
         limits=(0.0, 3600.0),
         dynamic=True,
     )
     stale_periods: float = _parameter(
         3.0,
-        "Diagnostics report STALE if a camera has been silent for this many of its own periods "
-        "[1], never before 0.25 s.",
+        "Diagnostics report STALE if a camera has been silent for this many of its frame periods "
+        "[1], but not before 0.25 s.",
         limits=(1.0, 10000.0),
         dynamic=True,
     )

@@ -1,9 +1,9 @@
-"""What stands in a synthetic street: houses, trees, fences, posts, signs, vehicles and people.
+"""Builds the objects of a synthetic street: houses, trees, fences, posts, vehicles and people.
 
 Each builder takes a random generator and returns textures (RGBA arrays) or faces: flat polygons in
-meters with a color and a CamVid class.  Axes: x to the right, y up, z away from the viewer; every
-part stands at the origin and `street_scene` puts it in place.  Nothing here knows the camera, the
-weather or where along the street a part will be.
+meters with a color and a CamVid class. Axes: x to the right, y up, z away from the viewer. Objects
+are built at the origin; `scene` moves them to their place. Knows nothing of the camera, the weather
+or an object's position.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 (SKY, BUILDING, POLE, ROAD, PAVEMENT, TREE, SIGN, FENCE, CAR, PEDESTRIAN, BICYCLIST) = range(11)
 
-WALL_PX = 16  # texture pixels a meter
+WALL_PX = 16  # texture pixels per meter
 
 Colour = tuple[float, float, float]  # RGB, 0..255
 Point = tuple[float, float, float]
 Face = tuple[np.ndarray, Colour, int]  # (n, 3) meters, color, class
-Light = tuple[float, float, float]  # brightness of what looks left, right, and towards the viewer
+Light = tuple[float, float, float]  # brightness of faces to the left, right and viewer
 
 # fmt: off
 WALL_COLOURS: list[Colour] = [
@@ -50,16 +50,16 @@ _WHITE: Colour = (244, 244, 240)
 _RED: Colour = (205, 24, 30)
 _INK: Colour = (24, 24, 24)
 
-STEPS = 8  # drawings of one walking or pedalling cycle
+STEPS = 8  # animation steps per walking or pedaling cycle
 
 
 @dataclass
 class Sprite:
-    """An RGBA image that stands upright and faces the camera.
+    """An upright RGBA image that faces the camera.
 
-    Alpha above `drawn` is painted.  A `drawn` above 127 means that alpha from 64 up to it is
-    labeled without being painted: the air between bare twigs, which CamVid counts as tree.
-    A negative width mirrors the image.
+    Pixels with alpha above `drawn` are painted and labeled. If `drawn` is above 127, pixels with
+    alpha from 65 to `drawn` are labeled but not painted, such as the air between bare twigs, which
+    CamVid labels as tree. A negative width mirrors the image.
     """
 
     levels: list[np.ndarray]  # each half the size of the one before
@@ -85,17 +85,17 @@ class Wall:
 
 @dataclass
 class Thing:
-    """Faces painted in the order given, and a sprite on top; `frames` are animation steps."""
+    """Faces, painted in the given order, and a sprite on top. `frames` are the animation steps."""
 
     x: float
     z: float
     frames: list[list[Face]]
     shadow: tuple[float, float, float] | None = None  # m: half width, length, height
     sprite: Sprite | None = None
-    pace: float = 0.0  # animation steps a second
-    points: list[np.ndarray] = field(init=False)  # each step's corners, one after another
+    pace: float = 0.0  # animation steps per second
+    points: list[np.ndarray] = field(init=False)  # all corners of each step
     colours: list[np.ndarray] = field(init=False)
-    extents: list[np.ndarray] = field(init=False)  # m, the longest side of each face's box
+    extents: list[np.ndarray] = field(init=False)  # m, longest side of each face's bounding box
     depth: float = field(init=False)  # m, from z to the farthest corner
 
     def __post_init__(self) -> None:
@@ -114,7 +114,7 @@ class Thing:
 
 
 def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
-    """One of the colors, a little lighter or darker and off hue."""
+    """Return a random color of these, with slightly varied brightness and hue."""
     colour = colours[int(rng.integers(len(colours)))]
     gain = 1 + 0.15 * rng.uniform(-1, 1)
     r, g, b = np.clip(np.array(colour) * gain + rng.uniform(-8, 8, 3), 4, 250).tolist()
@@ -122,12 +122,12 @@ def pick(rng: np.random.Generator, colours: Sequence[Colour]) -> Colour:
 
 
 def scaled(colour: Colour, by: float) -> Colour:
-    """The color made lighter or darker."""
+    """Return the color multiplied by a factor."""
     return (colour[0] * by, colour[1] * by, colour[2] * by)
 
 
 def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.ndarray:
-    """Smooth float32 noise of zero mean and unit deviation with blobs of about `cell` pixels."""
+    """Return smooth float32 noise, zero mean, unit deviation, with blobs of about `cell` pixels."""
     height, width = shape
     small = rng.standard_normal((max(2, round(height / cell)), max(2, round(width / cell))))
     big = np.asarray(
@@ -137,7 +137,7 @@ def noise(rng: np.random.Generator, shape: tuple[int, int], cell: float) -> np.n
 
 
 def pyramid(texture: np.ndarray) -> list[np.ndarray]:
-    """The texture and its halvings, for drawing it small without sparkle."""
+    """Return the texture and smaller levels, each half the size, to draw it without flicker."""
     out = [np.ascontiguousarray(texture)]
     while len(out) < 5 and min(out[-1].shape[:2]) > 8:
         height, width = out[-1].shape[:2]
@@ -155,23 +155,23 @@ def _rgba(rgb: np.ndarray, alpha: np.ndarray | int = 255) -> np.ndarray:
 
 
 def _disc(x: float, y: float, rx: float, ry: float, n: int = 12) -> np.ndarray:
-    """An upright ellipse that faces the camera."""
+    """Return an upright ellipse that faces the camera."""
     a = np.linspace(0, 2 * math.pi, n, endpoint=False)
     return np.stack([x + rx * np.cos(a), y + ry * np.sin(a), np.zeros(n)], axis=1)
 
 
 def _flat(*points: tuple[float, float]) -> np.ndarray:
-    """An upright polygon that faces the camera."""
+    """Return an upright polygon that faces the camera."""
     return np.array([(x, y, 0) for x, y in points], float)
 
 
 def _plate(x0: float, y0: float, x1: float, y1: float) -> np.ndarray:
-    """An upright rectangle that faces the camera."""
+    """Return an upright rectangle that faces the camera."""
     return _flat((x0, y0), (x1, y0), (x1, y1), (x0, y1))
 
 
 def _limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> np.ndarray:
-    """A tapered stroke from one point to another, facing the camera."""
+    """Return a tapered stroke between two points, facing the camera."""
     dx, dy = x1 - x0, y1 - y0
     length = math.hypot(dx, dy) + 1e-6
     nx, ny = -dy / length / 2, dx / length / 2
@@ -187,7 +187,7 @@ def _limb(x0: float, y0: float, x1: float, y1: float, w0: float, w1: float) -> n
 
 
 def facade(rng: np.random.Generator) -> np.ndarray:
-    """A house front: masonry, windows with frames and sills, now and then a shop below."""
+    """Paint a house front: masonry, windows with frames and sills, sometimes a shop below."""
     floors, bays, cell = int(rng.integers(2, 5)), int(rng.integers(3, 7)), 3 * WALL_PX
     height, width = floors * cell + 14, bays * cell
     base = np.array(pick(rng, WALL_COLOURS))
@@ -223,7 +223,7 @@ def facade(rng: np.random.Generator) -> np.ndarray:
 
 
 def _window(rng: np.random.Generator, pane: np.ndarray, frame: np.ndarray) -> None:
-    """Fill a pane with dark glass that mirrors the sky, perhaps a curtain, and glazing bars."""
+    """Paint dark glass that reflects the sky, sometimes a curtain, and glazing bars."""
     height, width = pane.shape[:2]
     glass = rng.uniform(25, 80) + np.linspace(rng.uniform(0, 90), 0, height)[:, None, None]
     pane[:] = glass * np.array((0.92, 1.0, 1.1))
@@ -234,7 +234,7 @@ def _window(rng: np.random.Generator, pane: np.ndarray, frame: np.ndarray) -> No
 
 
 def _shop(rng: np.random.Generator, storey: np.ndarray, frame: np.ndarray) -> None:
-    """Turn a storey into a shop: fascia with something like lettering, glass, pillars."""
+    """Paint a shop over a storey: a fascia with imitated lettering, glass, pillars."""
     height, width = storey.shape[:2]
     storey[:] = np.array(pick(rng, _SHOP_COLOURS)) * 0.8
     glass = storey[10 : height - 6]
@@ -248,7 +248,7 @@ def _shop(rng: np.random.Generator, storey: np.ndarray, frame: np.ndarray) -> No
 
 
 def hedge(rng: np.random.Generator, green: Colour) -> np.ndarray:
-    """Ten meters of hedge with a ragged top."""
+    """Paint ten meters of hedge with a ragged top."""
     height, width = 32, 160
     light = 1 + 0.28 * noise(rng, (height, width), 2) + 0.16 * noise(rng, (height, width), 7)
     image = np.array(green) * (light * np.linspace(1.2, 0.55, height)[:, None])[..., None]
@@ -257,7 +257,7 @@ def hedge(rng: np.random.Generator, green: Colour) -> np.ndarray:
 
 
 def board_fence(rng: np.random.Generator) -> np.ndarray:
-    """Ten meters of wooden boards."""
+    """Paint ten meters of wooden boards."""
     height, width = 28, 160
     board = rng.uniform(0.75, 1.15, width // 4).repeat(4)
     wood = np.array(pick(rng, [(132, 98, 66), (150, 122, 92), (104, 84, 66), (92, 96, 84)]))
@@ -271,10 +271,9 @@ def board_fence(rng: np.random.Generator) -> np.ndarray:
 
 
 def railings(rng: np.random.Generator, colours: Sequence[Colour], step: int) -> np.ndarray:
-    """Ten meters of upright bars, one every `step` texture pixels.
+    """Paint ten meters of upright bars, one every `step` texture pixels.
 
-    Between the bars (alpha 128) one sees what is behind; the label still says fence there, as
-    CamVid's annotators do.
+    Between the bars (alpha 128) the background is visible but labeled as fence, as in CamVid.
     """
     height, width = 40, 160
     iron = np.array(pick(rng, colours))
@@ -292,7 +291,7 @@ def railings(rng: np.random.Generator, colours: Sequence[Colour], step: int) -> 
 
 
 def crown(rng: np.random.Generator, green: Colour) -> Sprite:
-    """A leafy crown: many shaded clumps, ragged at the rim."""
+    """Paint a leafy crown of many shaded clumps with a ragged edge."""
     side = 192
     rgb = np.zeros((side, side, 3), np.float32)
     alpha = np.zeros((side, side), np.uint8)
@@ -321,7 +320,7 @@ def crown(rng: np.random.Generator, green: Colour) -> Sprite:
 
 
 def bare_tree(rng: np.random.Generator) -> Sprite:
-    """A tree in winter; the twigs are painted and the whole crown is labeled."""
+    """Paint a tree in winter: only the twigs are painted, but the whole crown is labeled."""
     side = 224
     bark = np.array(pick(rng, [(74, 62, 52), (92, 84, 74), (58, 50, 46)]))
     alpha = np.zeros((side, side), np.uint8)
@@ -355,21 +354,21 @@ def bare_tree(rng: np.random.Generator) -> Sprite:
 
 
 def trunk(size: float, top: float, bark: Colour) -> list[Face]:
-    """The trunk of a tree of this size (1 is common), `top` meters high."""
+    """Build the trunk of a tree of this size (1 is average), `top` meters high."""
     return [
         (_limb(0, 0, 0, top, 0.42 * size, 0.2), scaled(bark, 0.7), TREE),
         (_limb(0.06, 0, 0.03, top, 0.22 * size, 0.1), scaled(bark, 1.1), TREE),
     ]
 
 
-# From here on a shape is a table of coordinates, which one value a line would hide.
+# Shapes from here on are tables of coordinates, unreadable with one value per line.
 # fmt: off
 
 # --- houses -------------------------------------------------------------------------------------
 
 def house_shell(length: float, height: float, pitch: float, side: float, masonry: Colour,
                 roof: Colour, light: Light) -> list[Face]:
-    """What shows of a house apart from its front: gable wall, roof (pitch m high), chimney.
+    """Build a house without its front: gable wall, roof (pitch m high), chimney.
 
     The house reaches from the street outward, to the left for side -1 and to the right for 1.
     """
@@ -430,7 +429,7 @@ _BODIES = [_HATCHBACK, _SALOON, _VAN, _BUS]
 
 
 def vehicle(rng: np.random.Generator, x: float, oncoming: bool, light: Light) -> list[Face]:
-    """A car, van or bus, its near end at z = 0; x is where it stands from the viewer.
+    """Build a car, van or bus with its near end at z = 0, x meters to the right of the viewer.
 
     An extruded side profile with glass, wheels, lamps and number plate.
     """
@@ -453,11 +452,11 @@ def vehicle(rng: np.random.Generator, x: float, oncoming: bool, light: Light) ->
         add([(x0, y0, z), (x1, y0, z), (x1, y1, z), (x0, y1, z)], colour)
 
     def screen(k: float, s: float) -> Point:
-        """A point of the near screen: k = 0 foot, 1 top; s = -1 left, 1 right."""
+        """Return a point of the near screen: k = 0 bottom, 1 top; s = -1 left, 1 right."""
         return (s * (half + (tuck - half) * k) * .9, belt + (roof - belt) * k,
                 near_foot + (near_top - near_foot) * k)
 
-    order = (-1, 1) if x < 0 else (1, -1)  # the side turned away first: the other covers it
+    order = (-1, 1) if x < 0 else (1, -1)  # far side first, so that the near side covers it
     for station in (.19, .81):
         for side in order:  # tyres
             bar(side * half, side * (half - .2), 0, .5, (22, 22, 24), length * station - .28)
@@ -503,7 +502,7 @@ def vehicle(rng: np.random.Generator, x: float, oncoming: bool, light: Light) ->
 def _side_windows(add: Callable[[list[Point], Colour], None], side: float, body: _Body,
                   cuts: tuple[float, ...], stations: tuple[float, float, float, float],
                   glass: Colour) -> None:
-    """Glass between the cuts, each pane a little short of its pillars."""
+    """Build the panes between the cuts, leaving room for the pillars."""
     near_foot, near_top, far_top, far_foot = stations
 
     def at(y: float, along: float) -> Point:
@@ -518,7 +517,7 @@ def _side_windows(add: Callable[[list[Point], Colour], None], side: float, body:
 
 
 def _wheel(x: float, z: float) -> list[Face]:
-    """Arch, tyre, rim and hub on a vehicle's side."""
+    """Build arch, tire, rim and hub on a vehicle's side."""
     a = np.linspace(0, 2 * math.pi, 14, endpoint=False)
     rings: list[tuple[float, Colour]] = [(.36, (30, 30, 31)), (.31, (20, 20, 22)),
                                          (.2, (150, 152, 155)), (.07, (70, 70, 72))]
@@ -529,7 +528,7 @@ def _wheel(x: float, z: float) -> list[Face]:
 # --- people -------------------------------------------------------------------------------------
 
 def walker(rng: np.random.Generator) -> list[list[Face]]:
-    """A pedestrian; one list of faces for each step of the gait."""
+    """Build a pedestrian; one list of faces per step of the gait."""
     size = rng.uniform(0.9, 1.08) * (0.7 if rng.random() < 0.12 else 1.0)  # a child
     coat, trousers = pick(rng, _CLOTHES), pick(rng, _CLOTHES[:7])
     skin, hair = pick(rng, _SKIN), pick(rng, _HAIR)
@@ -568,7 +567,7 @@ def walker(rng: np.random.Generator) -> list[list[Face]]:
 
 
 def cyclist(rng: np.random.Generator, turn: float) -> list[list[Face]]:
-    """A bicycle with its rider; turn is 1 side on and near 0 end on."""
+    """Build a bicycle with its rider; turn is 1 seen from the side and near 0 from the end."""
     coat = pick(rng, [*_CLOTHES, (230, 230, 60), (240, 120, 40)])
     trousers, skin = pick(rng, _CLOTHES[:6]), pick(rng, _SKIN)
     metal, helmet = pick(rng, _PAINT), pick(rng, _HELMETS)
@@ -622,14 +621,14 @@ def cyclist(rng: np.random.Generator, turn: float) -> list[list[Face]]:
 # --- posts and signs ----------------------------------------------------------------------------
 
 def _shaft(height: float, foot: float, top: float, colour: Colour) -> list[Face]:
-    """A round post: a dark stroke and a lighter one on it."""
+    """Build a round post from a dark stroke and a lighter one on it."""
     return [(_limb(0, 0, 0, height, foot, top), scaled(colour, .72), POLE),
             (_limb(foot * .15, 0, top * .15, height, foot * .6, top * .6), scaled(colour, 1.1),
              POLE)]
 
 
 def lamp_post(rng: np.random.Generator, side: float) -> list[Face]:
-    """A street lamp whose arm reaches over the road; side is where it stands, -1 or 1."""
+    """Build a street lamp with an arm over the road; side is -1 (left) or 1 (right)."""
     grey, height = pick(rng, _POSTS), rng.uniform(5.5, 8.0)
     return [*_shaft(1.0, .24, .22, grey), *_shaft(height, .17, .11, grey),
             (_limb(0, height, -side * 1.3, height + .3, .1, .08), grey, POLE),
@@ -638,7 +637,7 @@ def lamp_post(rng: np.random.Generator, side: float) -> list[Face]:
 
 
 def traffic_light(rng: np.random.Generator, side: float) -> list[Face]:
-    """A signal head on a post, one of its three lamps lit."""
+    """Build a signal head on a post, with one of three lamps lit."""
     grey, lit = pick(rng, _POSTS), int(rng.integers(3))
     lamps: list[Colour] = [(40, 235, 120), (250, 180, 50), (250, 50, 40)]
     return [*_shaft(2.3, .14, .12, grey), (_plate(-.24, 2.15, .24, 3.3), (20, 20, 22), SIGN),
@@ -648,7 +647,7 @@ def traffic_light(rng: np.random.Generator, side: float) -> list[Face]:
 
 
 def road_sign(rng: np.random.Generator, side: float) -> list[Face]:
-    """A sign on a post: prohibition, warning, order, or a direction board."""
+    """Build a sign on a post: prohibition, warning, mandatory, or a direction board."""
     grey, height = pick(rng, _POSTS), rng.uniform(2.0, 2.6)
     post = _shaft(height + .3, .09, .08, grey)
     shape, r = int(rng.integers(5)), rng.uniform(.32, .46)
@@ -672,7 +671,7 @@ def road_sign(rng: np.random.Generator, side: float) -> list[Face]:
 
 
 def _direction_board(rng: np.random.Generator, height: float) -> list[tuple[np.ndarray, Colour]]:
-    """A framed board with lines of something like lettering."""
+    """Build a framed board with lines of imitated lettering."""
     board = pick(rng, [(22, 96, 62), (24, 70, 150), (236, 236, 230), (226, 184, 40)])
     ink = _INK if sum(board) > 380 else _WHITE
     w, h = rng.uniform(.45, 1.1), rng.uniform(.5, .9)
@@ -683,12 +682,12 @@ def _direction_board(rng: np.random.Generator, height: float) -> list[tuple[np.n
 
 
 def bollard(rng: np.random.Generator, side: float) -> list[Face]:
-    """A knee-high post with a reflecting band."""
+    """Build a knee-high post with a reflective band."""
     return [*_shaft(.95, .2, .17, pick(rng, _POSTS)),
             (_limb(0, .74, 0, .84, .2, .2), (222, 222, 215), POLE)]
 
 
 def telegraph_pole(rng: np.random.Generator, side: float) -> list[Face]:
-    """A wooden pole with a crossbar."""
+    """Build a wooden pole with a crossbar."""
     return [*_shaft(rng.uniform(7, 9), .28, .2, (104, 84, 66)),
             (_limb(-.7, 6.6, .7, 6.6, .12, .12), (84, 68, 54), POLE)]

@@ -1,16 +1,16 @@
-"""A synthetic street, seen from a car that drives along it, with its exact label mask.
+"""Renders a synthetic street, seen from a driving car, with its exact label mask.
 
-`StreetScene(seed, size).render(t)` draws what a dashboard camera would see after `t` seconds, and
-for every pixel which of the 11 CamVid classes it shows.  Image and mask are drawn by the same
-calls with the same polygons, so the mask has no annotation error.
+`StreetScene(seed, size).render(t)` draws the view of a dashboard camera after `t` seconds, and the
+CamVid class (one of 11) of every pixel. Image and mask are drawn by the same calls with the same
+polygons, so the mask has no annotation error.
 
-Everything stands in meters in a road-fixed frame (x to the right, y up, z along the road).  Things
-are spawned by hashing (seed, stream, slot along the road), so the street has no end and any `t` can
-be rendered without the ones before it.  They are painted in bands from the outside of the street to
-its middle, and inside a band from far to near: a ray from the camera only ever moves outward, so
-this order hides what it must.
+Coordinates are in meters in a road-fixed frame (x to the right, y up, z along the road). Objects
+are generated from a hash of (seed, stream, slot along the road), so the street has no end and any
+`t` can be rendered without the frames before it. Objects are painted in bands from the outside of
+the street to its middle, and within a band from far to near. Viewing rays only move outward, so
+nearer objects always cover farther ones.
 
-This module knows nothing of ROS, files or networks; it needs only numpy and OpenCV.
+Uses only numpy and OpenCV; knows nothing of ROS, files or networks.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from bisenetv2_ros.street.parts import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SPEED = 8.0  # m/s, of the camera car
-_FAR = 110.0  # m, nothing is drawn beyond
-_BEHIND = 16.0  # m behind the camera at which slots still count: longer than anything in a slot
+SPEED = 8.0  # m/s, of the camera
+_FAR = 110.0  # m, far plane
+_BEHIND = 16.0  # m, slots this far behind the camera still count; longer than any object
 _NEAR = 0.6  # m, near plane
 _SHIFT = 4  # sub-pixel bits handed to OpenCV's polygon filler
-_LIMIT = 2.4e5  # fixed-point coordinates stay below this, or OpenCV's own arithmetic overflows
-_GROUND_X, _GROUND_Z = 24, 16  # ground texture pixels a meter, across and along
+_LIMIT = 2.4e5  # maximum fixed-point coordinate; OpenCV's arithmetic overflows above it
+_GROUND_X, _GROUND_Z = 24, 16  # ground texture pixels per meter, across and along the road
 _GROUND_HALF, _GROUND_PERIOD = 16.0, 64.0  # m, half width and length of the repeating ground
 
 
@@ -57,12 +57,12 @@ class StreetScene:
     """An endless street.
 
     Args:
-        seed: chooses layout, colors, light, weather and sensor noise; any non-negative integer.
+        seed: any non-negative integer; determines layout, colors, light, weather and sensor noise.
             The default is a sunny street that shows every class at once.
         size: (width, height) of the images in pixels, each at least 32.
 
     Raises:
-        ValueError: the size is too small or the seed negative.
+        ValueError: if the size is too small or the seed is negative.
     """
 
     def __init__(self, seed: int = 1, size: tuple[int, int] = (960, 720)) -> None:
@@ -79,17 +79,17 @@ class StreetScene:
         self._paint_background(rng)
         self._fix_ground()
         self._prepare_sensor(rng)
-        # A view needs about 250 slots; the ones left behind are forgotten.
+        # A view needs about 250 slots; the cache drops those that were passed.
         self._slot = lru_cache(maxsize=600)(self._build_slot)
 
     def render(self, t: float) -> tuple[np.ndarray, np.ndarray]:
-        """The view after t seconds of driving at 8 m/s.
+        """Render the view after t seconds of driving at 8 m/s.
 
         Returns:
             rgb: (H, W, 3) uint8.
             label: (H, W) uint8, the CamVid class of each pixel, 0..10.
 
-        The same (seed, size, t) gives the same arrays.
+        Deterministic: the same (seed, size, t) gives the same arrays.
         """
         rgb, label = self._background.copy(), self._background_label.copy()
         self._draw_ground(rgb, t)
@@ -109,7 +109,7 @@ class StreetScene:
     # --- what the seed chooses ------------------------------------------------------------------
 
     def _lay_out(self, rng: np.random.Generator) -> None:
-        """The street's cross-section and how much stands in it; pairs are (left, right)."""
+        """Choose the street's cross-section and the density of objects; pairs are (left, right)."""
         self._mirrored = bool(rng.random() < 0.5)  # drive on the right instead of on the left
         self._road = float(rng.uniform(4.6, 6.0))  # m, half the carriageway
         self._edge = self._road + float(rng.uniform(2.4, 3.8))  # m, outer edge of the pavement
@@ -162,7 +162,7 @@ class StreetScene:
         self._horizon = math.ceil(self._cy)  # the first row that shows ground
 
     def _prepare_sensor(self, rng: np.random.Generator) -> None:
-        """Vignette, exposure curve and noise, made once for all frames."""
+        """Precompute vignette, exposure curve and noise for all frames."""
         width, height = self.size
         ys, xs = np.mgrid[0:height, 0:width].astype(np.float32)
         radius = ((xs - width / 2) / width) ** 2 + ((ys - height / 2) / height) ** 2
@@ -179,7 +179,7 @@ class StreetScene:
     # --- backdrop and ground --------------------------------------------------------------------
 
     def _paint_background(self, rng: np.random.Generator) -> None:
-        """Sky and skyline: the camera never turns, so they stay."""
+        """Paint sky and skyline, which never change because the camera does not turn."""
         width, height = self.size
         rows = self._horizon
         up = np.linspace(0, 1, rows)[:, None, None]
@@ -200,7 +200,7 @@ class StreetScene:
             x += wide * rng.uniform(0.6, 1.0)
 
     def _paint_skyline(self, rng: np.random.Generator, x: float, wide: float, tall: float) -> None:
-        """A far block or clump of trees (pixels), which closes the end of the street."""
+        """Paint far blocks and clumps of trees behind the end of the street, in pixels."""
         leafy = rng.random() < 0.55
         colours = [(76, 92, 60)] if leafy else parts.WALL_COLOURS
         colour = self._hazy(np.array(pick(rng, colours)), 170)
@@ -225,7 +225,7 @@ class StreetScene:
             cv2.circle(self._background_label, centre, radius, (TREE,), -1)
 
     def _paint_ground(self, rng: np.random.Generator) -> list[np.ndarray]:
-        """The ground from above, and two copies smoothed for farther away."""
+        """Paint the ground from above, and two smoothed copies for larger distances."""
         height, width = int(_GROUND_PERIOD * _GROUND_Z), int(2 * _GROUND_HALF * _GROUND_X)
         shape = (height, width)
         across = ((np.arange(width) + 0.5) / _GROUND_X - _GROUND_HALF).astype(np.float32)
@@ -294,7 +294,7 @@ class StreetScene:
             stripe(-self._road / 2, self._road - 0.6, 26, 26.4, white)
 
     def _fix_ground(self) -> None:
-        """Which point of the ground each pixel shows; it only slides as the camera moves."""
+        """Map each pixel to a point of the ground; driving only shifts these points along z."""
         width, height = self.size
         top = self._horizon
         rows = np.arange(top, height) + 0.5 - self._cy
@@ -309,7 +309,7 @@ class StreetScene:
         self._background_label[top:] = np.where(
             off < self._road, ROAD, np.where(off < self._edge, PAVEMENT, TREE)
         )
-        # Rows at which the smoother textures end, so that the far ground does not sparkle.
+        # Rows above which the smoother textures are used, so that the far ground does not flicker.
         far, middle = (int(np.searchsorted(-z[:, 0], -limit)) for limit in (45.0, 14.0))
         self._ground_bands = [(0, far), (far, middle), (middle, height - top)]
         self._ground_fog = self._fog(z)[..., None].astype(np.float32)
@@ -317,7 +317,7 @@ class StreetScene:
     # --- what stands along the street -----------------------------------------------------------
 
     def _rng(self, *key: int) -> np.random.Generator:
-        # Seed sequences refuse negative numbers; slots behind the start have them.
+        # Seed sequences reject negative numbers, which slots behind the start have.
         return np.random.default_rng([self.seed, *(k & 0xFFFFFFFF for k in key)])
 
     def _build_slot(self, stream: int, right: int, index: int) -> list[Wall | Thing]:
@@ -327,7 +327,7 @@ class StreetScene:
         )
 
     def _visible(self, band: tuple[int, ...], t: float) -> Iterator[tuple[float, Wall | Thing]]:
-        """What a band's streams hold near the camera, each with its z from the camera in meters."""
+        """Yield a band's objects near the camera, each with its distance in z from it in meters."""
         for stream in band:
             slot = _STREAMS[stream].slot
             for right, speed in enumerate(_STREAMS[stream].speed):
@@ -338,7 +338,7 @@ class StreetScene:
                         yield what.z - ahead, what
 
     def _houses(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
-        """A house, or a garden with a hedge."""
+        """Build a house, or a garden with a hedge."""
         right = int(side > 0)
         if rng.random() < self._built[right]:
             levels = self._facades[int(rng.integers(len(self._facades)))]
@@ -386,7 +386,7 @@ class StreetScene:
         return Wall(x, z, length, height, self._hedges[int(rng.integers(2))], TREE, light)
 
     def _borders(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
-        """What parts the pavement from the gardens: a fence, a hedge or nothing."""
+        """Build the border between pavement and gardens: a fence, a hedge or nothing."""
         right = int(side > 0)
         if rng.random() < self._fenced[right]:
             levels, height = [(self._boards, 1.75), (self._railings, 1.15)][int(rng.integers(2))]
@@ -396,7 +396,7 @@ class StreetScene:
         return []
 
     def _guards(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
-        """Railings along the kerb."""
+        """Build railings along the kerb."""
         if rng.random() > 0.3 * self._fenced[int(side > 0)]:
             return []
         levels = self._guard_rail if rng.random() < 0.6 else self._railings
@@ -436,7 +436,7 @@ class StreetScene:
         return [self._vehicle(rng, x, z + rng.uniform(0, 1.2), oncoming=side > 0)]
 
     def _traffic(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
-        # The left lane is the camera's own: it keeps its distance to the car ahead.
+        # The left lane is the camera's own; the car ahead keeps its distance.
         if rng.random() > 0.6 or (side < 0 and z < 10):
             return []
         x = side * self._road * 0.32
@@ -468,7 +468,7 @@ class StreetScene:
     # --- drawing --------------------------------------------------------------------------------
 
     def _fog(self, z: np.ndarray | float) -> np.ndarray:
-        """How much of the color is air, 0..1, at a depth in meters."""
+        """Return the fraction of fog in the color, 0..1, at a depth in meters."""
         return 1 - np.exp(-np.asarray(z) / self._fog_range)
 
     def _hazy(self, colours: np.ndarray, z: float) -> np.ndarray:
@@ -476,7 +476,7 @@ class StreetScene:
         return np.clip(colours * (1 - fog) + self._low * fog, 0, 255)
 
     def _project(self, points: np.ndarray, x: float, z: float) -> np.ndarray:
-        """(n, 3) meters relative to (x, 0, z) -> (n, 2) pixels, int32 fixed point."""
+        """Project (n, 3) meters relative to (x, 0, z) to (n, 2) pixels, int32 fixed point."""
         depth = np.maximum(points[:, 2] + z, _NEAR)
         scale = (self._focal * (1 << _SHIFT)) / depth
         out = np.empty((len(points), 2))
@@ -494,7 +494,7 @@ class StreetScene:
         if thing.frames[step] and z + thing.depth > _NEAR:
             pixels = self._project(thing.points[step], thing.x, z)
             colours = self._hazy(thing.colours[step], z).tolist()
-            # Details of less than two pixels would only flicker.
+            # Skip details smaller than two pixels, which would flicker.
             seen = (thing.extents[step] * self._focal > 2 * max(z, _NEAR)).tolist()
             start = 0
             for (shape, _, kind), colour, show in zip(
@@ -530,7 +530,7 @@ class StreetScene:
         self._stamp(rgb[area], label[area], np.asarray(patch), z, 1.0, sprite.drawn, sprite.label)
 
     def _draw_wall(self, rgb: np.ndarray, label: np.ndarray, wall: Wall, z: float) -> None:
-        # Start where the wall enters the image, else the warp wastes itself on hidden parts.
+        # Start where the wall enters the image, to not warp its hidden parts.
         enters = 0.95 * abs(wall.x - self._at) * self._focal / (self.size[0] / 2)
         start, end = max(z, _NEAR, enters), z + wall.length
         if start >= end - 0.05:
@@ -575,7 +575,7 @@ class StreetScene:
     def _area(
         self, low: tuple[float, float] | np.ndarray, high: tuple[float, float] | np.ndarray
     ) -> tuple[slice, slice] | None:
-        """The (rows, columns) of the image between two corners (x, y), None if outside it."""
+        """Return the image's (rows, columns) between two corners (x, y), None if outside it."""
         x0, y0 = max(0, math.floor(low[0])), max(0, math.floor(low[1]))
         x1, y1 = min(self.size[0], math.ceil(high[0])), min(self.size[1], math.ceil(high[1]))
         return (slice(y0, y1), slice(x0, x1)) if x0 < x1 and y0 < y1 else None
@@ -590,7 +590,7 @@ class StreetScene:
         drawn: int,
         kind: int,
     ) -> None:
-        """Paint an RGBA patch by the rule of `Sprite.drawn`."""
+        """Paint an RGBA patch; `Sprite.drawn` explains the alpha values."""
         fog = float(self._fog(z))
         alpha = patch[..., 3]
         paint = cv2.convertScaleAbs(patch[..., :3], alpha=light * (1 - fog))
@@ -600,7 +600,7 @@ class StreetScene:
 
     def _draw_ground(self, rgb: np.ndarray, t: float) -> None:
         ground = rgb[self._horizon :]
-        come = np.float32((SPEED * t) % _GROUND_PERIOD)  # a wider type would spread to the map
+        come = np.float32((SPEED * t) % _GROUND_PERIOD)  # float64 would make the map float64
         along = (self._ground_z + come) * _GROUND_Z
         v = np.mod(along, np.float32(_GROUND_PERIOD * _GROUND_Z))
         for texture, (a, b) in zip(reversed(self._ground), self._ground_bands, strict=True):
@@ -612,12 +612,12 @@ class StreetScene:
                     cv2.INTER_LINEAR,
                     borderMode=cv2.BORDER_WRAP,
                 )
-        if self._fog_range < 200:  # else the ground is too near to show it
+        if self._fog_range < 200:  # thinner fog does not show on the ground
             clear = ground.astype(np.float32)
             ground[:] = clear + (self._low.astype(np.float32) - clear) * self._ground_fog
 
     def _draw_shadows(self, rgb: np.ndarray, things: list[tuple[float, Thing]]) -> None:
-        """All shadows on the ground at once: one mask, one blur, one product."""
+        """Draw all shadows on the ground with one mask, one blur and one multiplication."""
         width, height = self.size
         mask = np.zeros((height - self._horizon, width), np.uint8)
         origin = np.array((0, self._horizon << _SHIFT), np.int32)
@@ -641,7 +641,7 @@ class StreetScene:
         cv2.multiply(ground, cv2.cvtColor(lit, cv2.COLOR_GRAY2RGB), dst=ground, scale=1 / 255)
 
     def _develop(self, rgb: np.ndarray, t: float) -> np.ndarray:
-        """What lens and sensor do: blur, vignette, exposure curve, noise."""
+        """Apply the lens and the sensor: blur, vignette, exposure curve, noise."""
         width, height = self.size
         kernel = 3 if width < 700 else 5
         picture = cv2.GaussianBlur(rgb, (kernel, kernel), self._blur * max(1.0, width / 640))
@@ -652,17 +652,17 @@ class StreetScene:
 
 
 def _level(levels: list[np.ndarray], pixels: float) -> np.ndarray:
-    """The texture level whose height suits `pixels` on the screen."""
+    """Return the texture level for a height of `pixels` on the screen."""
     shrink = max(levels[0].shape[0] / max(pixels, 1.0), 1.0)
     return levels[min(int(math.log2(shrink)), len(levels) - 1)]
 
 
 def _far_first(item: tuple[float, Wall | Thing]) -> float:
-    return -item[0]  # sorting is stable: a house's shell stays before its front
+    return -item[0]  # sorting is stable, so a house's shell stays before its front
 
 
 def _columns(x0: float, x1: float) -> slice:
-    """Columns of the ground texture between two x in meters."""
+    """Return the columns of the ground texture between two x in meters."""
     a, b = (
         min(max(round((x + _GROUND_HALF) * _GROUND_X), 0), round(2 * _GROUND_HALF * _GROUND_X))
         for x in (x0, x1)
@@ -671,16 +671,16 @@ def _columns(x0: float, x1: float) -> slice:
 
 
 def _rows(z0: float, z1: float) -> slice:
-    """Rows of the ground texture between two z in meters."""
+    """Return the rows of the ground texture between two z in meters."""
     return slice(int(z0 * _GROUND_Z), int(z1 * _GROUND_Z))
 
 
 @dataclass(frozen=True)
 class _Weather:
-    share: float  # of the seeds
+    share: float  # fraction of the seeds
     contrast: float  # between walls in the sun and in the shade
-    reach: float  # m of shadow for each m of height
-    fog: float  # m, depth at which 63 % is air
+    reach: float  # m of shadow per m of height
+    fog: float  # m, depth at which the color is 63 % fog
     zenith: Colour
     horizon: Colour
     gain: float = 1.0
@@ -704,9 +704,9 @@ _FOLIAGE: list[list[Colour]] = [  # by season: summer, autumn, winter
 
 @dataclass(frozen=True)
 class _Stream:
-    """One kind of content along both sides of the street."""
+    """One kind of object along both sides of the street."""
 
-    slot: float  # m of road that one hash decides about
+    slot: float  # m of road per hash
     build: Callable[[StreetScene, np.random.Generator, float, float], list[Wall | Thing]]
     speed: tuple[float, float] = (0.0, 0.0)  # m/s along the road, on the left and right side
 
