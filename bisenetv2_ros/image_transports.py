@@ -1,11 +1,11 @@
-"""How images are sent: the transports of image_transport, their topics, message types and decoders.
+"""The supported transports of image_transport: topics, message types and decoders.
 
     raw          a/image_raw               sensor_msgs/Image
     compressed   a/image_raw/compressed    sensor_msgs/CompressedImage, JPEG, PNG or TIFF
     zstd         a/image_raw/zstd          sensor_msgs/CompressedImage
     ffmpeg       a/image_raw/ffmpeg        ffmpeg_image_transport_msgs/FFMPEGPacket, H.264 or H.265
 
-The node and bags share this, so that what one reads the other reads too. Imports no ROS.
+Shared by the node and bags, so that both read the same transports. Does not import ROS.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
 PACKET = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
 
-#: Message type of each transport, by preference; the name is also the last part of its topic.
+#: Message type of each transport, in order of preference; the name is also the topic's suffix.
 TRANSPORTS = {
     RAW: IMAGE,
     "compressed": COMPRESSED_IMAGE,
@@ -34,7 +34,7 @@ TRANSPORTS = {
 
 
 def camera_topic(topic: str) -> str:
-    """The camera's own topic: `topic` without a transport's name at its end."""
+    """Return `topic` without the transport's name at its end."""
     base, _, last = topic.rpartition("/")
     return base if base and last in TRANSPORTS and last != RAW else topic
 
@@ -43,11 +43,14 @@ def decode(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
     """Decode an Image, a CompressedImage, or a VideoFrame of `image_video`.
 
     Args:
-        message: the message or frame; any object with the fields of one.
-        encoding: replaces the encoding that the message names, unless it is ''.
+        message: the message or frame; any object with the same fields.
+        encoding: overrides the message's encoding unless it is ''.
 
-    Returns pixels (H, W, 3) uint8 and the order of their channels. Raises ImageError, and nothing
-    else, for any content.
+    Returns:
+        Pixels, (H, W, 3) uint8, and the order of their channels.
+
+    Raises:
+        ImageError: if the content is invalid; no other exception is raised.
     """
     if isinstance(message, VideoFrame):
         return message.decoded()

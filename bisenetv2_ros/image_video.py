@@ -1,7 +1,7 @@
-"""Images of ffmpeg_image_transport: packets of an H.264 or H.265 stream, decoded by PyAV.
+"""Decodes ffmpeg_image_transport: packets of an H.264 or H.265 stream, by PyAV.
 
-Every packet has to be decoded, even if its image is not used, because later ones depend on it.
-Decoding starts at a key frame, and starts over after a damaged or lost packet.
+Every packet must be decoded, even if its image is not used, because later packets depend on it.
+Decoding starts at a key frame, and waits for the next one after a damaged or lost packet.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ _MAX_WAITING = 64  # packets whose images may be held back
 
 @dataclass(frozen=True)
 class VideoFrame:
-    """The image of a packet, in place of a message; or the error that prevents it."""
+    """The decoded image of a packet, or the error that prevented decoding."""
 
-    header: Any  #: as given with the packet that it was in
+    header: Any  #: as passed with the image's packet
     pixels: np.ndarray | None  #: (H, W, 3) uint8 RGB
     error: ImageError | None = None
 
     def decoded(self) -> tuple[np.ndarray, ChannelOrder]:
-        """Pixels and the order of their channels. Raises ImageError if there are none."""
+        """Return pixels and the order of their channels. Raises ImageError if there are none."""
         if self.pixels is None:
             raise self.error or ImageError("decode", "no image")
         return self.pixels, "rgb"
 
 
 def missing_decoder() -> str:
-    """What to install for a VideoDecoder; '' if nothing is missing."""
+    """Return what to install for a VideoDecoder, or '' if nothing is missing."""
     try:
         importlib.import_module("av")
     except ImportError:
@@ -43,7 +43,7 @@ def missing_decoder() -> str:
 
 
 class VideoDecoder:
-    """Decodes the packets of one camera, in the order of their arrival."""
+    """Decodes the packets of one camera in order of arrival."""
 
     def __init__(self) -> None:
         self._av = importlib.import_module("av")
@@ -54,9 +54,9 @@ class VideoDecoder:
         self._reorders = False  # the stream has images that precede earlier packets
 
     def frames(self, packet: Any, header: Any) -> list[VideoFrame]:
-        """Return the images that a FFMPEGPacket completes: one, or none if it is held back.
+        """Decode an FFMPEGPacket; return the images it completes (none if they are held back).
 
-        header: whatever the image of this packet is to be returned with.
+        header: any object; returned with the image of this packet.
         """
         frames: list[VideoFrame] = []
         pts = int(packet.pts)
@@ -80,7 +80,7 @@ class VideoDecoder:
         return frames
 
     def rest(self) -> list[VideoFrame]:
-        """Return what is still held back when the stream ends: images, or why there are none."""
+        """Return the images, or errors, of packets held back when the stream ends."""
         frames: list[VideoFrame] = []
         try:
             if self._codec is not None:
@@ -90,8 +90,8 @@ class VideoDecoder:
             return frames + self._lost(error)
 
     def _lost(self, error: Exception) -> list[VideoFrame]:
-        """Give up what is held back, for `error`, and wait for the next key frame."""
-        if not isinstance(error, ImageError):  # PyAV's are many, one for each of FFmpeg's codes
+        """Return `error` for all packets held back, and wait for the next key frame."""
+        if not isinstance(error, ImageError):  # PyAV has an exception for each FFmpeg error code
             error = ImageError("decode", f"video: {' '.join(str(error).split())}")
         headers, self._headers, self._codec = self._headers, {}, None
         return [VideoFrame(header, None, error) for header in headers.values()]
@@ -106,11 +106,10 @@ class VideoDecoder:
         self._codec = codec
 
     def _check_order(self, pts: int, packet: Any) -> None:
-        """Raise ImageError if a packet is missing: FFmpeg silently conceals the missing H.264
-        image.
+        """Raise ImageError if a packet is missing, which FFmpeg conceals silently in H.264.
 
-        The encoder of ffmpeg_image_transport counts its frames. In a stream with reordering a loss
-        cannot be detected; its first reordered packet looks like one.
+        ffmpeg_image_transport's encoder numbers its frames. In a stream with reordered frames a
+        loss cannot be detected, and the first reordered packet looks like one.
         """
         step, self._newest = pts - self._newest, pts
         if packet.flags & KEY_FRAME:
@@ -129,7 +128,7 @@ class VideoDecoder:
 
 
 def _codec_name(encoding: str) -> str:
-    """FFmpeg's name of the decoder; `encoding` may be an encoder's name, such as 'libx264'."""
+    """Return FFmpeg's decoder name; `encoding` may be an encoder's name, such as 'libx264'."""
     name = encoding.split(";")[0].strip()
     for part, codec in (("264", "h264"), ("265", "hevc"), ("hevc", "hevc")):
         if part in name:

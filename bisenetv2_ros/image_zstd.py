@@ -1,7 +1,7 @@
-"""Images of zstd_image_transport: a header of 17 bytes, the encoding, and the compressed data.
+"""Decodes zstd_image_transport: a header of 17 bytes, the encoding, and the compressed data.
 
-Despite the name, its releases until 2025 compress with zlib; newer ones use zstd, which needs a
-Python module: compression.zstd (3.14), backports.zstd or zstandard.
+Despite the name, releases until 2025 compress with zlib. Newer ones use zstd, which needs a Python
+module: compression.zstd (3.14), backports.zstd or zstandard.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _MAX_BYTES = MAX_PIXELS * 8  # 16 bits of four channels
 
 
 def decode_zstd(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOrder]:
-    """Decode a sensor_msgs/CompressedImage of the format 'zstd'; returns what decode_image does.
+    """Decode a sensor_msgs/CompressedImage with the format 'zstd'. Returns as decode_image does.
 
-    encoding: replaces the one that the header names, unless it is ''. Raises ImageError for
-    anything else.
+    encoding: overrides the header's encoding unless it is ''.
+    Raises ImageError if the content is invalid.
     """
     data = bytes(message.data)
     try:
@@ -56,19 +56,19 @@ def decode_zstd(message: Any, encoding: str = "") -> tuple[np.ndarray, ChannelOr
 
 
 def _decompress(data: bytes, most: int) -> bytes:
-    """The first `most` bytes, or fewer; decode_image checks the number."""
+    """Decompress at most `most` bytes; decode_image checks the number."""
     try:
         if data.startswith(_ZSTD):
             return _zstd()(data, most)
         return zlib.decompressobj(_ZLIB).decompress(data, most)
     except ImageError:
         raise
-    except Exception as error:  # each module has its own types
+    except Exception as error:  # each module has its own exception types
         raise ImageError("decode", f"zstd image cannot be decompressed: {error}") from error
 
 
 def _zstd() -> Callable[[bytes, int], bytes]:
-    """The installed decompressor. Raises ImageError if there is none."""
+    """Return an installed decompressor. Raises ImageError if there is none."""
     for name in ("compression.zstd", "backports.zstd"):
         with contextlib.suppress(ImportError):
             module = importlib.import_module(name)

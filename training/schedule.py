@@ -1,9 +1,9 @@
-"""How far a run is: by its steps, or with `minutes` by the clock as well.
+"""Progress of a run, by its steps, or with `minutes` also by the clock.
 
-Without `minutes`, progress after a step is steps over `iterations`, to the last bit. With it, each
-step advances by an equal share of what is left, and how many steps are left follows from the time
-left and the pace of the last ones. So a machine that becomes busy ends the run in time, with a
-learning rate that has fallen to the end.
+Without `minutes`, progress is exactly steps / `iterations`. With it, the number of steps left is
+estimated from the time left and the duration of recent steps, and each step advances by an equal
+fraction of the progress left. If the machine becomes slower, the run still ends in time, with the
+learning rate decayed to its end.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from typing import Any
 
 from bisenetv2_ros.training.recipe import Recipe
 
-WINDOW = 20  # steps, at least, whose pace is taken for that of the steps to come
+WINDOW = 20  # minimum number of recent steps that the duration of a step is estimated from
 
 
 class Schedule:
-    """Progress of a run, 0..1; tells when it is over.
+    """Tracks the progress of a run, 0..1, and whether it is over.
 
     Args:
-        recipe: its `iterations` are the most steps that are taken.
-        done: steps done before, of a run that is resumed.
-        kept: what `capture` returned then.
+        recipe: its `iterations` are the maximum number of steps.
+        done: steps done before the run was resumed.
+        kept: what `capture` returned before.
     """
 
     def __init__(self, recipe: Recipe, done: int = 0, kept: dict[str, Any] | None = None) -> None:
@@ -33,16 +33,16 @@ class Schedule:
         self.progress = float(kept.get("progress", done / recipe.iterations))
         self._before = float(kept.get("seconds", 0.0))
         self._began = time.monotonic()
-        # a validation falls into the pace too
+        # long enough to include the time of a validation
         self._ends = collections.deque([self._began], max(WINDOW, recipe.validate_every) + 1)
 
     @property
     def over(self) -> bool:
-        """Whether no step is left."""
+        """Whether no steps are left."""
         return self.progress >= 1
 
     def steps_left(self) -> int:
-        """Steps to come, as far as is known now."""
+        """Return an estimate of the steps left."""
         left = self._recipe.iterations - self.done
         if self.over or not self._recipe.minutes:
             return 0 if self.over else left
@@ -53,12 +53,12 @@ class Schedule:
         return max(0, min(left, int(self.seconds_left() / max(pace, 1e-9))))
 
     def seconds_left(self) -> float:
-        """Time left of the recipe's minutes; negative after them."""
+        """Return the time left of the recipe's minutes; negative if they are over."""
         used = self._before + self._ends[-1] - self._began
         return 60 * self._recipe.minutes - used
 
     def advance(self) -> None:
-        """Count a step that has ended now."""
+        """Record the end of a step."""
         self.done += 1
         self._ends.append(time.monotonic())
         if not self._recipe.minutes:
@@ -69,7 +69,7 @@ class Schedule:
             self.progress = 1.0
 
     def capture(self) -> dict[str, Any]:
-        """Return what a resumed run needs, as JSON values."""
+        """Return the state that a resumed run needs, as JSON values."""
         if not self._recipe.minutes:
             return {}
         used = self._before + self._ends[-1] - self._began

@@ -1,8 +1,8 @@
-"""Frames resized on the GPU, to the pixels that resize.py makes of them on the CPU.
+"""Resizes frames on the GPU, to the same pixels as resize.py on the CPU.
 
-A frame is copied once, into page-locked memory. A GPU with memory of its own gets it from there;
-one that shares the system's, as on Jetson, reads it there. Each step of the resize is a launch of
-`resample` (kernels.cu), of which the last writes where the network reads.
+Each frame is copied once into page-locked memory. A GPU that shares the system's memory, as on
+Jetson, reads it there; for other GPUs it is uploaded. Each step of the resize is one launch of
+`resample` (kernels.cu); the last step writes to the network's input.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import numpy as np
 from bisenetv2_ros.backends.cuda import Cuda, Kernel
 from bisenetv2_ros.resize import resize_image, resize_steps
 
-_SIZES = 8  #: of frames whose tables are kept on the device
+_SIZES = 8  #: number of frame sizes whose tables are kept on the device
 _ALIGNMENT = 256  # bytes
-_LEAST = 1e-3  # of a pixel; OpenCV leaves out smaller parts of areas
+_LEAST = 1e-3  # pixels; OpenCV ignores smaller parts of an area
 _AREA, _HALVES, _LINEAR = range(3)  # as in kernels.cu
 
 
 class Taps(NamedTuple):
-    """How the pixels along one side are made: pixel i from those at first[i] and after it."""
+    """Source pixels and weights of each pixel along one side; those of i start at first[i]."""
 
     first: np.ndarray  #: (pixels,) int32
-    weights: np.ndarray  #: (pixels, taps) float32 that sum to 1, or to 2048 of linear interpolation
+    weights: np.ndarray  #: (pixels, taps) float32; sum to 1, or to 2048 in linear interpolation
 
 
 @functools.lru_cache(maxsize=64)
 def area_taps(source: int, target: int) -> Taps:
-    """Return the taps of one side for averages of areas, from and to numbers of pixels."""
+    """Return the taps of one side for area averaging of `source` to `target` pixels."""
     scale = source / target
     begin = np.arange(target)[:, np.newaxis] * scale
     end = np.minimum(begin + scale, source)
@@ -49,9 +49,9 @@ def area_taps(source: int, target: int) -> Taps:
 
 @functools.lru_cache(maxsize=64)
 def linear_taps(source: int, target: int, edges: bool) -> Taps:
-    """Return the taps of one side for linear interpolation; weights are of 11 bits.
+    """Return the taps of one side for linear interpolation, with 11-bit weights.
 
-    edges: whether pixels beyond the edges are in it, which are to be taken for those on them.
+    edges: whether taps may lie outside the image; the kernel then repeats the edge pixels.
     """
     at = ((np.arange(target) + 0.5) * (source / target) - 0.5).astype(np.float32)
     if not edges:
@@ -68,18 +68,18 @@ def linear_taps(source: int, target: int, edges: bool) -> Taps:
 
 @dataclass(frozen=True)
 class _Launch:
-    """A step of a plan, ready to be launched but for the frame and the last target."""
+    """A step of a plan; only the frame and the last target are still to be set."""
 
-    size: tuple[int, int]  #: (width, height) that it makes
+    size: tuple[int, int]  #: (width, height) of its result
     kind: int
     tables: tuple[int, int, int, int, int, int]  #: x first, weights, number of taps; y the same
-    target: int  #: address of what it makes; 0 for the last
+    target: int  #: address of its result; 0 for the last step
 
 
 class GpuResize:
-    """Resizes frames to one size. Not thread-safe; `cuda` has to be current.
+    """Resizes frames to one size. Not thread-safe; `cuda` must be current.
 
-    Nothing it has handed out to the device is freed before the stream has done its work.
+    Memory that the device uses is freed only after the stream has finished its work.
     """
 
     def __init__(self, cuda: Cuda, kernel: Kernel, size: tuple[int, int]) -> None:
@@ -91,11 +91,16 @@ class GpuResize:
     def __call__(
         self, image: np.ndarray, order: Literal["rgb", "bgr"], place: int, target: int
     ) -> None:
-        """Queue the resize of an (H, W, 3) uint8 frame of another size, of any strides.
+        """Queue the resize of an (H, W, 3) uint8 frame of another size, with any strides.
 
-        place: number of the frame in its batch. Frames of other places do not overwrite it.
-        target: address on the device of (height, width, 3) uint8 RGB.
-        Raises CudaError, as for too little memory. The frame itself is read here and now.
+        The frame may be reused when this returns.
+
+        Args:
+            place: index of the frame in its batch; each index has its own memory.
+            target: device address of the result, (height, width, 3) uint8 RGB.
+
+        Raises:
+            CudaError: if a CUDA call fails, such as for lack of memory.
         """
         height, width = image.shape[:2]
         launches = self._plan((width, height))
@@ -112,9 +117,9 @@ class GpuResize:
             source, first, next_ = made, 0, 1
 
     def is_right(self, target: int, host: np.ndarray) -> bool:
-        """Whether the device makes of frames what the CPU does, by each kind of step; waits.
+        """Return whether every kind of step gives the CPU's pixels, within one level. Blocks.
 
-        target, host: memory of one image on both sides, which is overwritten.
+        target, host: memory for one image on device and host; overwritten.
         """
         width, height = self._size
         right = True
@@ -148,7 +153,7 @@ class GpuResize:
                 sides += [area_taps(width, columns), area_taps(height, rows)]
                 halves = (width, height) == (2 * columns, 2 * rows)
                 kinds.append(_HALVES if halves else _AREA)
-            else:  # OpenCV cuts off columns and not rows
+            else:  # OpenCV clips columns, but not rows
                 sides += [linear_taps(width, columns, False), linear_taps(height, rows, True)]
                 kinds.append(_LINEAR)
             source = step.size
@@ -164,7 +169,7 @@ class GpuResize:
         return launches
 
     def _upload(self, arrays: list[np.ndarray]) -> list[int]:
-        """Put arrays on the device in one copy; return the address of each."""
+        """Upload arrays in one copy; return the device address of each."""
         ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
         begins = [0, *map(int, ends[:-1])]
         host = self._cuda.pinned((int(ends[-1]),))
@@ -175,7 +180,7 @@ class GpuResize:
         return [device + begin for begin in begins]
 
     def _frame(self, place: int, size: int) -> tuple[np.ndarray, int]:
-        """Page-locked memory for a frame, and where the device reads it."""
+        """Return page-locked memory for a frame, and the address at which the device reads it."""
         if place in self._frames and len(self._frames[place][0]) < size:
             self._cuda.wait()
             self._frames.pop(place)[2].close()

@@ -1,4 +1,4 @@
-"""The package's own kernels for a GPU: kernels.cu, which the driver takes as kernels.ptx."""
+"""Loads the package's own GPU kernels: kernels.cu, compiled to kernels.ptx."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 from bisenetv2_ros.backends.cuda import Cuda, Kernel
 
 SOURCE = Path(__file__).with_name("kernels.cu")
-PTX = SOURCE.with_suffix(".ptx")  #: by scripts/compile_kernels.py
+PTX = SOURCE.with_suffix(".ptx")  #: made by scripts/compile_kernels.py
 
 _SIDE = (c_void_p, c_void_p)  # tables of one side of an image
-#: Types of the arguments of each kernel.
+#: Argument types of each kernel.
 ARGUMENTS = {
     "resample": (
         *(c_void_p, c_int, c_int, c_int, c_int),
@@ -22,9 +22,9 @@ ARGUMENTS = {
 
 
 def load_kernels(cuda: Cuda) -> dict[str, Kernel]:
-    """Return each kernel by its name; they live as long as `cuda` is open.
+    """Return the kernels by name. They are valid while `cuda` is open.
 
-    Raises CudaError if the driver is older than the PTX, which is of CUDA 12.2.
+    Raises CudaError if the driver is older than CUDA 12.2, the version of the PTX.
     """
     module = cuda.load_module(PTX.read_bytes())
     return {name: cuda.kernel(module, name, types) for name, types in ARGUMENTS.items()}

@@ -1,8 +1,7 @@
-"""Finds what a command line gives to a node's parameters, and which node its files are for.
+"""Finds the parameter values that a command line gives to a node, and the nodes of its files.
 
-rclpy tells neither. Many nodes may share a file, so a name that this node does not know belongs to
-another node if it is under a wildcard, and is a mistake if it is under this node's name. Does not
-use ROS.
+rclpy reports neither. Several nodes may share a file: an unknown parameter under a wildcard may
+belong to another node, but under this node's name it is a mistake. Does not use ROS.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Given:
     """The values for one node in the parameter files of a command line."""
 
     own: set[str] = field(default_factory=set)  # parameters under a key that ends in its name
-    shared: set[str] = field(default_factory=set)  # under a key that ends in a wildcard
-    without: list[str] = field(default_factory=list)  # one line per file that passes it by
+    shared: set[str] = field(default_factory=set)  # parameters under a key that ends in a wildcard
+    without: list[str] = field(default_factory=list)  # warnings about values that do not reach it
 
 
 def given_to(node: str, words: Sequence[str]) -> Given:
-    """Read the parameter files among `words`, for a node such as /robot/segment."""
+    """Read the parameter files named in `words`, for a node such as /robot/segment."""
     given = Given()
     for path in _rules(words, "file"):
         keys = []
@@ -69,12 +68,12 @@ def given_to(node: str, words: Sequence[str]) -> Given:
 
 
 def last_given(name: str, words: Sequence[str]) -> list[str]:
-    """Return arguments for the node `name` itself: what `words` give last and rclpy may not take.
+    """Return ROS arguments that make the last value of each parameter in `words` apply.
 
-    rclpy applies values in the order in which their keys, such as /** or /robot/segment, appear
-    first: of `-p a:=1 --params-file segment.yaml -p b:=2` the file's b holds, if it stands under
-    the node's name. And it ignores `-p segment:a:=1` for a node in a namespace. What is given to
-    the node itself comes after all of that.
+    rclpy applies values in the order in which their keys, such as /** or /robot/segment, first
+    appear: in `-p a:=1 --params-file segment.yaml -p b:=2`, the file's b applies if it is under
+    the node's name. And rclpy ignores `-p segment:a:=1` for a node in a namespace. The arguments
+    returned are for the node `name` itself, and override all others.
     """
     node = full_name(name, words)
     last: dict[str, str] = {}
@@ -93,7 +92,7 @@ def full_name(name: str, words: Sequence[str]) -> str:
     """Return the name of the node `name` after the remappings among `words`, as /robot/segment."""
 
     def remapped(name: str, what: str, default: str) -> str:
-        for rule in _rules(words, "remapping"):  # the first that fits holds
+        for rule in _rules(words, "remapping"):  # the first that matches applies
             if found := re.fullmatch(rf"({name}:)?__{what}:=(.+)", rule):
                 return found[2]
         return default
@@ -104,7 +103,7 @@ def full_name(name: str, words: Sequence[str]) -> str:
 
 
 def _rules_of_all_kinds(words: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """The ROS arguments of `_FLAGS`, in their order: kind and text."""
+    """Yield kind and text of the ROS arguments in `_FLAGS`, in order."""
     is_ros = False
     for word, text in itertools.pairwise([*words, ""]):
         if word in ("--ros-args", "--"):
@@ -118,7 +117,7 @@ def _rules(words: Sequence[str], kind: str) -> Iterator[str]:
 
 
 def _given_by(kind: str, rule: str, node: str) -> tuple[bool, list[tuple[str, str]]]:
-    """What one argument gives to `node`, as text; and whether it is `-p NODE:NAME:=VALUE`."""
+    """Return whether the argument is `-p NODE:NAME:=VALUE`, and its values for `node`, as text."""
     if kind == "file":
         own = (values for key, values in _file(rule) if _matches(key, node))
         return False, [
@@ -134,15 +133,15 @@ def _matches(key: str, node: str) -> bool:
     try:
         return bool(re.fullmatch(key.replace("/*", r"(/\w+)"), node))  # as rclpy does it
     except re.error:
-        return False  # rclpy refuses it
+        return False  # rclpy reports it
 
 
 def _file(path: str) -> Iterator[tuple[str, yaml.Node]]:
-    """Each node's key in a file, such as /robot/segment or /**, with its parameters."""
+    """Yield the keys of a file, such as /robot/segment or /**, with their parameters."""
     try:
         document = read_yaml_nodes(Path(path))
     except (OSError, YamlError):
-        return  # rclpy has refused it already
+        return  # rclpy reports it
     yield from _nodes("", document)
 
 
@@ -168,7 +167,7 @@ def _items(tree: yaml.Node | None) -> Iterator[tuple[str, yaml.Node]]:
 
 
 def _text(value: yaml.Node) -> str:
-    """The value in one line, quoted as it was: `"5"` is a string."""
+    """Return the value in one line, with its quotes, because `"5"` is a string."""
     if isinstance(value, yaml.SequenceNode):
         value.flow_style = True
     elif isinstance(value, yaml.ScalarNode) and value.style in ("|", ">"):

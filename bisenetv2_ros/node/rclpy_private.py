@@ -1,7 +1,7 @@
-"""What the node takes from rclpy by names that are not public, and what it does without them.
+"""Access to private names of rclpy, with fallbacks.
 
-The names are the same from Humble to Rolling, but nobody promises that. Each function warns if its
-name is missing, and does what can be done with the public ones.
+The names are the same from Humble to Rolling, but may change in any release. If the name that a
+function needs is missing, it warns and does what the public API allows.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from rclpy.subscription import Subscription
 
 
 def given_values(node: Node, names: Iterable[str]) -> Mapping[str, Any]:
-    """Return what was given for parameters of `node`, also wrong ones; None for an empty list.
+    """Return the values given for parameters of `node`, including unknown parameters.
 
-    Without the private name: for those of `names` that are not declared yet. (To have rclpy declare
-    all that were given fails for an empty list.)
+    An empty list is returned as None. Without the private name, only those of `names` that are not
+    declared yet are returned (rclpy's own declaration of all given values fails for empty lists).
     """
     try:
         return {name: each.value for name, each in node._parameter_overrides.items()}
@@ -43,9 +43,10 @@ def _given(node: Node, name: str) -> Any:
 def declare_qos_overrides(
     node: Node, topic: str, profile: QoSProfile, options: QoSOverridingOptions
 ) -> None:
-    """Declare the parameters that override the QoS of a subscription; `profile` takes them.
+    """Declare the parameters that override a subscription's QoS, and apply them to `profile`.
 
-    rclpy does so while it makes one, which this node does later, and again when publishers change.
+    rclpy does this when it creates a subscription; this node creates its subscriptions later, and
+    again whenever publishers change.
     """
     declare = getattr(qos_overriding_options, "_declare_qos_parameters", None)
     if declare is None:
@@ -55,10 +56,10 @@ def declare_qos_overrides(
 
 
 def free_state_machine(node: Node) -> None:
-    """Free the state machine of a lifecycle node that was destroyed.
+    """Free the state machine of a destroyed lifecycle node.
 
-    rclpy leaves this to the garbage collector, and until then the node keeps its shared memory,
-    which outlives a process that has to end at once.
+    rclpy leaves this to the garbage collector. Until then the node holds shared memory, which stays
+    behind if the process exits immediately.
     """
     machine = getattr(node, "_state_machine", None)
     if machine is None:

@@ -1,4 +1,4 @@
-"""ROS's part of a command line: taken off the rest, and given to ROS; refused in one line."""
+"""Separates a command line's ROS arguments and starts ROS with them; errors are one line."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _LINE = re.compile(r"\bline(?:_num)? (\d+)")
 
 
 class RosRefusal(RuntimeError):
-    """ROS does not start with what it was given; one line."""
+    """Raised if ROS refuses its arguments or environment; a one-line message."""
 
 
 def without_ros_args(words: Sequence[str]) -> list[str]:
-    """The arguments that are not ROS's, in their order. Raises RosRefusal if ROS's are invalid."""
+    """Return the arguments that are not for ROS. Raises RosRefusal if those for ROS are invalid."""
     with _errors_in_one_line(words):
         return list(remove_ros_args(list(words)))
 
 
 def init(words: Sequence[str], program: str) -> None:
-    """Start ROS with the ROS arguments among `words`. Raises RosRefusal if it does not.
+    """Start ROS with the ROS arguments in `words`. Raises RosRefusal if it does not start.
 
-    program: names who warns on stderr.
+    program: name at the beginning of warnings on stderr.
     """
     _check_security(os.environ, program)
     with _errors_in_one_line(words):
@@ -48,7 +48,7 @@ def _errors_in_one_line(words: Sequence[str]) -> Iterator[None]:
         except UnicodeEncodeError:
             raw = os.fsencode(word)
             raise RosRefusal(f"argument {raw!r} is not UTF-8, which ROS expects") from None
-    set_logger_level("rcl", LoggingSeverity.FATAL)  # it would log half of the error beforehand
+    set_logger_level("rcl", LoggingSeverity.FATAL)  # otherwise rcl also logs part of the error
     try:
         yield
     except RuntimeError as error:
@@ -63,7 +63,7 @@ def _errors_in_one_line(words: Sequence[str]) -> Iterator[None]:
 
 
 def _unknown(text: str) -> str:
-    """Say what to write instead of the arguments that rclpy lists."""
+    """Return a message that says what to write instead of the arguments that rclpy lists."""
     unknown = [str(word) for word in ast.literal_eval(text)]
     shown = " ".join(unknown)
     if any(":=" in word for word in unknown):
@@ -78,7 +78,7 @@ def _unknown(text: str) -> str:
 
 
 def _refused_file(path: Path, reason: str) -> str:
-    """Show the line of a parameter file that rcl names, and what rcl's parser cannot tell."""
+    """Return a message with the line of a parameter file that rcl's parser refuses, and why."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:
@@ -96,7 +96,7 @@ def _refused_file(path: Path, reason: str) -> str:
 
 
 def _check_security(environment: Mapping[str, str], program: str) -> None:
-    """Refuse, or warn of, security that is asked for and has no keystore: rcl does not name it."""
+    """Refuse, or warn, if security is enabled without a keystore; rcl's error does not name it."""
     if environment.get("ROS_SECURITY_ENABLE") != "true":
         return
     keystore = environment.get("ROS_SECURITY_KEYSTORE", "")
