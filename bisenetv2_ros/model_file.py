@@ -82,7 +82,7 @@ class ModelInfo:
             )
 
     def memorized(self, metric: str) -> str:
-        """The split in a metric's name that the weights were trained on; '' if there is none.
+        """Return the split in a metric's name if the weights were trained on it, otherwise ''.
 
         Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for.
         """

@@ -80,7 +80,7 @@ def check_image(image: np.ndarray) -> None:
 
 
 def _readable_by_opencv(image: np.ndarray) -> np.ndarray:
-    """The image, copied if OpenCV cannot read its strides: it takes padded rows, but not others."""
+    """Return the image, copied if OpenCV cannot read its strides (it reads only padded rows)."""
     image = readable(image)
     whole_pixels = image.strides[1:] == (3, 1) and image.strides[0] >= 3 * image.shape[1]
     return image if whole_pixels else np.ascontiguousarray(image)

@@ -145,7 +145,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Read the JSON values of a checkpoint folder, `step` among them; CheckpointError names it."""
+    """Read a checkpoint folder's JSON values, including `step`. Raises CheckpointError."""
     state = _read_json(folder / "state.json")
     if not isinstance(state.get("step"), int):
         raise CheckpointError(f"{folder / 'state.json'}: no step in it")

@@ -24,7 +24,7 @@ from bisenetv2_ros.labels import Colour, LabelSet
 from bisenetv2_ros.training.datasets import DatasetError, Decode, FileDataset, Pixels, read_label
 from bisenetv2_ros.training.settings import SettingsError, read_inherited
 
-NEAR = 12  # levels of a channel between a colour and what a JPEG makes of it
+NEAR = 12  # maximum difference per channel between a color and its JPEG version
 UNKNOWN = 254  # in lookup tables: a value that is neither a class nor ignored
 
 Value = Annotated[int, Field(ge=0, le=65535)]
@@ -35,7 +35,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_rgb(value: Any) -> Any:
-    """A colour as `'#4682b4'` too."""
+    """Convert a color such as `'#4682b4'` to a tuple; return other values unchanged."""
     if isinstance(value, str) and re.fullmatch("#?[0-9a-fA-F]{6}", value):
         return tuple(bytes.fromhex(value.removeprefix("#")))
     return value
@@ -60,7 +60,7 @@ class ClassEntry(BaseModel):
 
     @property
     def label_colours(self) -> list[Rgb]:
-        """The colours that mean it in label files."""
+        """The colors of the class in label files."""
         return self.colours or ([self.colour] if self.colour else [])
 
 
@@ -363,7 +363,9 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
             + (f" (splits: {', '.join(splits)})" if splits and split not in splits else "")
         )
     pairs = [(frame, _label_path(root, labels.fill(values))) for frame, values in found]
-    named = {label for _, label in pairs}  # beside their frames, labels may look like frames too
+    named = {
+        label for _, label in pairs
+    }  # labels in the folder of their frames match the frames' pattern too
     pairs = [(frame, label) for frame, label in pairs if frame not in named]
     whole = not (layout.names_in or layout.only)
     return FileDataset(
@@ -484,7 +486,7 @@ def _colour_decoder(content: DatasetFile) -> Decode:
 
 
 def _if_near(colour: tuple[int, ...], content: DatasetFile) -> str:
-    """What makes colours that are nearly a class's; '' if this one is none."""
+    """Return the likely cause of a color close to a class's color, or '' if it is not close."""
     for entry in content.kept:
         for own in entry.label_colours:
             if max(abs(a - b) for a, b in zip(colour, own, strict=True)) <= NEAR:

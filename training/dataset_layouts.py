@@ -199,7 +199,7 @@ def folder(root: Path, split: str) -> FileDataset:
 
 
 def _name_below(folder: Path, path: Path) -> str:
-    """A file's path below a folder without suffix, an accent as one character."""
+    """Return a file's path below a folder, without suffix, with accents as single characters."""
     name = path.relative_to(folder).with_suffix("").as_posix()
     return unicodedata.normalize("NFC", name)
 
@@ -273,7 +273,7 @@ def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
 
 
 def _only_train(root: Path) -> bool:
-    """Whether there is a folder of the split train, and of no other."""
+    """Return whether train is the only split that has a folder."""
     found = {path.parent.name for path in root.glob("*/images")}
     if (root / "images").is_dir():
         found |= {path.name for path in (root / "images").iterdir() if path.is_dir()}

@@ -208,7 +208,9 @@ def _train(
             stopping = place.any(bool(stop.asked))
             schedule.advance()
             if recipe.minutes:
-                schedule.progress = place.from_first(schedule.progress)  # one clock for all
+                schedule.progress = place.from_first(
+                    schedule.progress
+                )  # all ranks use the first one's clock
             done, last = schedule.done, schedule.over
             if log:
                 log.step(done, losses, rate, schedule.steps_left())

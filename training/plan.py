@@ -34,7 +34,7 @@ STEPS, STEPS_FRAMES = 300, 40  # steps for so many frames; for n times as many, 
 FEWEST_STEPS = 100
 WARMUP = 0.05  # fraction of the steps
 LOOKS = 10  # checkpoints and validations in a run
-CPU_MINUTES = 20.0  # of training on a CPU
+CPU_MINUTES = 20.0  # duration of training on a CPU
 
 
 def plan(

@@ -135,12 +135,12 @@ class Recipe:
     """Weight decay, on convolution weights only (5.1)."""
 
     iterations: Annotated[Int, within(1, 10**8)]
-    """Optimizer steps; with `minutes`, at most."""
+    """Number of optimizer steps; with `minutes`, the maximum."""
 
     minutes: Annotated[Float, within(0, 10**6)] = 0.0
-    """Minutes in which the steps have to end, validations included, or 0 for no limit. If the
-    machine does not make `iterations` in that time, the rate falls faster, so that it has reached
-    its end when the time is up. How many steps are made then depends on the machine."""
+    """Time limit in minutes, including validations, or 0 for none. If the machine is too slow for
+    `iterations` in that time, the learning rate decays faster, to reach its end when the time is
+    up. The number of steps then depends on the machine."""
 
     batch_size: Annotated[Int, within(1, 10**5)] = 16
     """Frames a step, over all processes and accumulation."""
@@ -185,7 +185,7 @@ class Recipe:
     """`float32`, or autocast to `bfloat16` or `float16` (the latter scales the loss; CUDA only)."""
 
     compile: Bool = False
-    """torch.compile the network. For a GPU: a CPU compiles for minutes, and gains nothing."""
+    """Compile the network for a GPU; on a CPU, compiling takes minutes and gains nothing."""
 
     seed: Annotated[Int, within(-(2**63), 2**64)] = 0
     """Seed of everything random."""

@@ -38,13 +38,13 @@ def how_to_resume(run: Path) -> str:
 
 
 def is_complete(run: Path, recipe: Recipe) -> bool:
-    """Whether the newest checkpoint of a run is its last."""
+    """Return whether the newest checkpoint of a run is its last."""
     saved = list_checkpoints(run)
     try:
         state = read_state(saved[-1])
         return Schedule(recipe, state["step"], state).over
     except (IndexError, CheckpointError):
-        return False  # what is damaged is told when it is loaded
+        return False  # loading reports the damage
 
 
 def start_from_weights(

@@ -181,7 +181,7 @@ class RunLog:
         self._open.close()
 
     def step(self, step: int, losses: dict[str, float], rate: float, left: int) -> None:
-        """Record optimizer step `step`, counted from 1, after which `left` are to come."""
+        """Record optimizer step `step`, counted from 1, with `left` steps still to come."""
         now = time.monotonic()
         speed = self.recipe.batch_size / (now - self.last_time)
         self.last_time = now

@@ -42,7 +42,7 @@ from bisenetv2_ros.street.scene import StreetScene
 SECONDS = 460.0  #: for all parts together
 ENVIRONMENT = "BISENETV2_GPU_CHECK"  #: set in the parts' processes
 _FRAMES = 4
-_CAMERAS = ((1280, 720), (1920, 1080), (3840, 2160))  # width, height of frames that are resized
+_CAMERAS = ((1280, 720), (1920, 1080), (3840, 2160))  # (width, height) of the frames resized
 _AGREEMENT = {"float32": 0.999, "float16": 0.99, "int8": 0.98}  # minimum, with float32 on the CPU
 
 #: Two kernels, compiled by the driver: one takes a while, one writes to an illegal address.
@@ -102,7 +102,7 @@ class Checks:
 
 
 def check_driver(check: Checks) -> None:
-    """Memory on both sides, copies, recordings and waiting, without TensorRT."""
+    """Check memory on host and device, copies, graph capture and waiting, without TensorRT."""
 
     def gpu() -> str:
         found = Gpu()
@@ -185,7 +185,7 @@ def check_driver(check: Checks) -> None:
 
 
 def check_model(check: Checks, precision: str) -> None:
-    """A model of the package in one precision: loaded, compared, in batches, with confidence."""
+    """Check a model of the package in one precision: loading, masks, batches, confidence."""
     model = _model(precision)
     images, expected = _expected()
     reports: list[str] = []
@@ -238,7 +238,7 @@ def check_model(check: Checks, precision: str) -> None:
 
 
 def check_batches(check: Checks) -> None:
-    """Engines for several images, fixed and not."""
+    """Check engines of fixed and variable batch sizes."""
     model = _model("float16")
     images, expected = _expected()
     for numbers in ((1, 4, 4), (2, 2, 2)):
@@ -259,7 +259,7 @@ def check_batches(check: Checks) -> None:
 
 
 def check_life(check: Checks) -> None:
-    """Threads, several backends, memory that comes back."""
+    """Check threads, several backends, and that memory is freed."""
     model = _model("float16")
     images, expected = _expected()
 
@@ -305,7 +305,7 @@ def check_life(check: Checks) -> None:
 
 
 def check_resize(check: Checks) -> None:
-    """Frames of cameras: resized by the CPU, and by the GPU to the same pixels."""
+    """Check that the GPU resizes camera frames to the same pixels as the CPU, and time both."""
     model = _model("float32")
     width, height = model.info.input_size
     for size in _CAMERAS:
@@ -346,7 +346,7 @@ def check_resize(check: Checks) -> None:
 
 
 def check_broken_model(check: Checks) -> None:
-    """A model with NaN logits: no class anywhere, even if the GPU's maximum skips NaN."""
+    """Check that a model with NaN logits gives no class, even if the GPU's maximum skips NaN."""
 
     def nan() -> str:
         with tempfile.TemporaryDirectory() as directory:
@@ -361,7 +361,7 @@ def check_broken_model(check: Checks) -> None:
 
 
 def check_full_memory(check: Checks) -> None:
-    """A device without room: the error names it."""
+    """Check that loading a model into full device memory fails with an error that says so."""
 
     def full() -> str:
         cuda = Cuda()
@@ -390,7 +390,7 @@ def check_full_memory(check: Checks) -> None:
 
 
 def check_lost_device(check: Checks) -> None:
-    """A kernel that writes to an illegal address: the device is lost to this process."""
+    """Check that a kernel writing to an illegal address is reported as a lost device."""
 
     def lost() -> str:
         image = _expected()[0][:1]
@@ -434,7 +434,7 @@ def _load(
 
 
 def _least(work: Callable[[], object], after: Callable[[], object] = lambda: None) -> float:
-    """Least milliseconds that `work` takes, `after` between its runs not among them."""
+    """Return the minimum milliseconds of `work`, without `after`, which runs in between."""
     times = []
     for _ in range(25):
         started = time.perf_counter()

@@ -1,4 +1,4 @@
-"""`bisenetv2 crossvalidate`: a recipe's score on recordings that it has not seen."""
+"""`bisenetv2 crossvalidate`: scores a recipe on recordings held out of training."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ examples:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train and score fold by fold; 1 if a run breaks off or is stopped."""
+    """Train and score fold by fold; 1 if a run fails or is stopped."""
     from bisenetv2_ros.cli.main import main
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
     from bisenetv2_ros.training.folds import FoldError, fold_splits, last_scores, table

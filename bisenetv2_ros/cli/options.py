@@ -28,7 +28,7 @@ def metric(text: str) -> tuple[str, float]:
 
 
 def picture_size(text: str) -> tuple[int, int]:
-    """WIDTHxHEIGHT in pixels, for argparse's `type`; the callers know their limits."""
+    """Parse WIDTHxHEIGHT in pixels, as argparse's `type`; callers check their own limits."""
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if not match:
         raise argparse.ArgumentTypeError(f"got '{text}', expected WIDTHxHEIGHT in pixels")

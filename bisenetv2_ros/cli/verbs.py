@@ -1,4 +1,4 @@
-"""The table of verbs: name, module and one-line help. Add a verb here and in a module beside."""
+"""The table of verbs: name, module and one-line help. To add a verb, add a row and a module."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Verb(NamedTuple):
 
     module: str  # imported on use; has add_arguments(parser) and run(args)
     help: str  # one line for `bisenetv2 --help`
-    is_ros_node: bool = False  # takes `--ros-args ...`; args.ros_args has them among all words
+    is_ros_node: bool = False  # accepts `--ros-args ...`; args.ros_args has the whole command line
 
 
 VERBS: dict[str, Verb] = {

@@ -55,7 +55,7 @@ class QuantizationError(RuntimeError):
 
 
 def can_quantize() -> bool:
-    """Whether the installed ONNX Runtime makes the form that the head of this file describes."""
+    """Return whether the installed ONNX Runtime can write the graph described at the top."""
     return tuple(map(int, onnxruntime.__version__.split(".")[:2])) >= OLDEST
 
 

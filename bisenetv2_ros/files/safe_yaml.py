@@ -38,7 +38,7 @@ def parse_yaml(text: str | bytes) -> Any:
 
 
 def read_yaml_nodes(path: Path) -> yaml.Node | None:
-    """Read a file as it is written, with its quotes and order; None if it is empty.
+    """Read a file as YAML nodes, which keep quotes and order; None if it is empty.
 
     Raises YamlError, or OSError if it cannot be read.
     """

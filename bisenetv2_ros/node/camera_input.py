@@ -26,7 +26,7 @@ SILENCE = 2.0  # seconds without a frame after which another transport is tried
 LOOK_PERIOD = 0.1  # seconds between checks of the graph while waiting for frames
 IDLE_LOOK_PERIOD = 1.0  # while frames come, or are not needed
 VIDEO_DEPTH = 30  # queue depth of video packets: none may be lost
-UNSUPPORTED = ("theora", "compressedDepth")  # transports that are named if they are all there is
+UNSUPPORTED = ("theora", "compressedDepth")  # transports reported if a camera has no other
 _MAX_CALIBRATIONS = 8  # frame_ids that may share a calibration topic
 
 OnImage = Callable[[Any], None]

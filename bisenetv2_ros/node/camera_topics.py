@@ -142,7 +142,7 @@ class CameraTopics:
         self.statistics = CameraStatistics()
         self.rate_limit = RateLimit()
         self._latency = FrameLatency()
-        self._warned = -math.inf  # when it was last
+        self._warned = -math.inf  # time of the last warning
         self.bit_depth = BitDepth()
         self.input = CameraInput(node, topic, settings.image_transport, self._deliver)
         #: The camera's full topic, which identifies it in diagnostics.
@@ -362,7 +362,7 @@ class CameraTopics:
             self._lack = None
 
     def warn(self, text: str) -> None:
-        """Log a warning, at most one per camera in WARN_PERIOD; rclpy throttles all as one."""
+        """Log a warning, at most one per camera and WARN_PERIOD; rclpy cannot throttle per camera."""
         now = time.monotonic()
         if now - self._warned >= WARN_PERIOD:
             self._warned = now

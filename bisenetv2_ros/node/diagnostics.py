@@ -84,7 +84,7 @@ class CameraReport:
     dropped: Mapping[str, int]  #: by cause
     recent_drops: Mapping[str, int]  #: by cause
     failures_in_row: int  #: frames since the last mask that failed, not counting chosen causes
-    last_failure: str  #: cause of the newest such failure, and why; '' for none
+    last_failure: str  #: cause and reason of the newest frame without a mask; '' if none
     input_rate: float
     output_rate: float
     latency_p50: float
@@ -133,7 +133,7 @@ class CameraStatistics:
             self._arrivals.append(self._clock())
 
     def dropped(self, cause: str, why: str = "") -> None:
-        """Record a frame without a mask, by a short stable `cause`; `why` is for people."""
+        """Record a frame without a mask, under a short fixed `cause`; `why` is the full reason."""
         with self._lock:
             self._dropped[cause] += 1
             self._drops.append((self._clock(), cause))

@@ -265,7 +265,7 @@ def problem(field: Field, value: Any) -> str | None:
 
 
 def _hint(field: Field, value: Any) -> str:
-    """What to write instead of a value that is wrong only in its form."""
+    """Return what to write instead of a value that only has the wrong form."""
     if not isinstance(value, str) or value in ("~", "null"):
         return ""
     if isinstance(field.default, tuple):

@@ -26,7 +26,7 @@ from bisenetv2_ros.training.label_forms.common import (
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """COCO's JSON, with polygons and run lengths."""
+    """Read COCO's JSON, with polygons and run lengths."""
     export = Export("COCO", [])
     panoptic: list[Path] = []
     paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
@@ -40,7 +40,9 @@ def read(root: Path, images: ImageFinder) -> Export:
                 continue
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             used = {int(a["category_id"]) for a in content["annotations"]}
-            by_image: dict[str, list[dict[str, Any]]] = {}  # some tools write numbers, some texts
+            by_image: dict[
+                str, list[dict[str, Any]]
+            ] = {}  # some tools write numbers, others strings
             for annotation in content["annotations"]:
                 by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
             listed = [
@@ -102,7 +104,7 @@ def _coco(annotations: list[dict[str, Any]], categories: dict[int, str], path: P
 def _coco_mask(
     annotation: dict[str, Any], size: tuple[int, int], path: Path, left_out: Counter[str]
 ) -> Pixels | None:
-    """Pixels of an annotation, (H, W) uint8 0 or 1; None if it has no segmentation."""
+    """Return an annotation's pixels, (H, W) uint8 0 or 1, or None if it has no segmentation."""
     from pycocotools import mask as coco
 
     segmentation = annotation.get("segmentation")

@@ -73,7 +73,7 @@ class Export:
 
 
 def _composed(name: str) -> str:
-    """A name with its accents as one character each; macOS stores them as two."""
+    """Return a name with accents as single characters; macOS stores them as two."""
     return unicodedata.normalize("NFC", name)
 
 
@@ -124,7 +124,7 @@ def fill(
     left_out: Counter[str],
     where: str,
 ) -> None:
-    """Paint a polygon, with its outline, as labelme and CVAT do; count one that is none."""
+    """Paint a polygon and its outline, as labelme and CVAT do; count those of too few points."""
     from PIL import Image, ImageDraw
 
     if len(points) < 3:
@@ -136,7 +136,7 @@ def fill(
 
 
 def check_points(values: Any, where: str) -> list[tuple[float, float]]:
-    """Points as (x, y); LabelImportError unless they are finite numbers."""
+    """Convert points to (x, y). Raises LabelImportError unless they are finite numbers."""
     try:
         points = [(float(x), float(y)) for x, y in values]
     except (TypeError, ValueError) as error:
@@ -147,7 +147,7 @@ def check_points(values: Any, where: str) -> list[tuple[float, float]]:
 
 
 def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
-    """The (width, height) that an export states; None if it states none."""
+    """Return the (width, height) stated in an export, or None."""
     try:
         size = int(width), int(height)
     except (TypeError, ValueError):
@@ -189,15 +189,17 @@ def list_files(root: Path) -> list[Path]:
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises LabelImportError if it is invalid."""
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))  # Windows writes a mark in front
+        return json.loads(
+            path.read_text(encoding="utf-8-sig")
+        )  # Windows programs write a byte order mark
     except (OSError, ValueError, RecursionError) as error:
         raise LabelImportError(f"{path}: not JSON: {error}") from error
 
 
 def safe_name(name: str, path: Path) -> str:
-    """A frame's name as a path below the data set, without suffix.
+    """Return a frame's name as a path below the dataset, without suffix.
 
-    Of an absolute path, on whatever machine, the file's name is taken.
+    Of an absolute path, only the file name is used.
     """
     relative = Path(name.replace("\\", "/"))
     if relative.is_absolute() or re.match("[A-Za-z]:", name):

@@ -28,12 +28,12 @@ from bisenetv2_ros.training.label_forms.common import (
     stated_size,
 )
 
-# labelme's, and those of tools that write its files
+# labelme's shapes, and those of tools that write its format
 RECTANGLES = ("rectangle", "oriented_rectangle", "rotation")
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """labelme's JSON files, one a frame."""
+    """Read labelme's JSON files, one per frame."""
     export = Export("labelme", [])
     paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
     for path in paths:
@@ -58,12 +58,12 @@ def read(root: Path, images: ImageFinder) -> Export:
         paint = _labelme(content["shapes"], path)
         image = file or path.with_suffix(".jpg" if embedded.startswith(b"\xff\xd8") else ".png")
         export.frames.append(LabelledFrame(image, path.stem, split, paint, size, embedded))
-    export.names.sort()  # their order in the files says nothing
+    export.names.sort()  # their order in the files has no meaning
     return export
 
 
 def _image_data(content: dict[str, Any], path: Path) -> bytes:
-    """The image's file that is embedded, b'' if there is none."""
+    """Return the embedded image file, or b''."""
     try:
         return base64.b64decode(content.get("imageData") or "", validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
@@ -79,7 +79,7 @@ def _labelme(shapes: list[dict[str, Any]], path: Path) -> Paint:
             kind = str(shape.get("shape_type") or "polygon")
             value = class_of(str(shape.get("label")), index, str(path))
             points = check_points(shape.get("points") or [], str(path))
-            # two opposite corners; newer versions, and a turned one, have all four
+            # two opposite corners; newer versions and rotated rectangles have all four
             if kind == "rectangle" and len(points) == 2:
                 (a, b), (c, d) = points
                 points = [(a, b), (c, b), (c, d), (a, d)]

@@ -51,7 +51,7 @@ def read(root: Path, images: ImageFinder) -> Export:
 
 
 def _is_heading(rows: list[list[str]]) -> bool:
-    """Whether the first row is that of the columns' names."""
+    """Return whether the first row has the column names."""
     return bool(rows) and not rows[0][0].strip().isdecimal()
 
 

@@ -26,7 +26,7 @@ from bisenetv2_ros.training.label_forms.common import (
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """SegmentationClass in colors of labelmap.txt; also CVAT's "Segmentation mask 1.1"."""
+    """Read SegmentationClass in the colors of labelmap.txt; also CVAT's "Segmentation mask 1.1"."""
     export = Export("Pascal VOC", [])
     folders = sorted({p.parent for p in list_files(root) if p.parent.name == "SegmentationClass"})
     if not folders:
@@ -53,10 +53,10 @@ def read(root: Path, images: ImageFinder) -> Export:
 
 
 def _labelmap(path: Path) -> tuple[dict[str, Colour], bool]:
-    """Colours by class of `labelmap.txt`; without it the 21 classes of the challenge.
+    """Read the colors by class of `labelmap.txt`; without the file, the challenge's 21 classes.
 
-    Without colours, a class has that of its place in the challenge's palette, and masks may hold
-    its place instead, which the second value says.
+    A class without a color has the one at its index in the challenge's palette. Masks may then also
+    contain class indices; the second value returned says so.
     """
     if not path.is_file():
         return dict(zip(VOC_NAMES, _voc_palette(), strict=False)), True
@@ -97,7 +97,7 @@ def _voc_palette() -> list[Colour]:
 
 
 def _voc_splits(folder: Path) -> dict[str, str]:
-    """The split of each frame, by the lists in ImageSets/Segmentation."""
+    """Return the split of each frame, from the lists in ImageSets/Segmentation."""
     splits: dict[str, str] = {}
     for path in sorted(folder.glob("*.txt")):
         split = SPLITS.get(path.stem.lower(), "")
@@ -119,9 +119,9 @@ def _voc(path: Path, colours: dict[str, Colour], numbered: bool) -> Paint:
 def _by_colour(
     path: Path, colours: dict[str, Colour], numbered: bool, index: dict[str, int], start: int
 ) -> Pixels:
-    """A label map of a picture in the colours of classes.
+    """Convert an image in the colors of classes to a label map.
 
-    Black is without a label, the challenge's border is ignored, unless they are classes.
+    Black is unlabeled, and the challenge's border color is ignored, unless they are classes.
     """
     rgb = read_label(path, colours=not numbered).astype(np.int32)
     if rgb.ndim == 2:
