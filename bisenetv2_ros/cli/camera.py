@@ -71,7 +71,7 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
         "--seed",
         type=_int_from_zero,
         default=1,
-        help="of the synthetic street (default: %(default)s)",
+        help="seed of the synthetic street (default: %(default)s)",
     )
     parser.add_argument(
         "--reliability",

@@ -362,7 +362,7 @@ class CameraTopics:
             self._lack = None
 
     def warn(self, text: str) -> None:
-        """Log a warning, at most one per camera and WARN_PERIOD; rclpy cannot throttle per camera."""
+        """Log a warning, at most one per camera and WARN_PERIOD; rclpy would share the limit."""
         now = time.monotonic()
         if now - self._warned >= WARN_PERIOD:
             self._warned = now
