@@ -144,6 +144,18 @@ def two_frames_of_a_label(root: Path) -> None:
     shutil.copy(root / "train/images/train_004.png", root / "train/images/train_003.bmp")
 
 
+def a_frame_written_anew_in_both(root: Path) -> None:
+    """The bytes differ, the pixels do not."""
+    for kind in ("images", "labels"):
+        pixels = cv2.imread(str(root / f"train/{kind}/train_003.png"), cv2.IMREAD_UNCHANGED)
+        assert cv2.imwrite(str(root / f"val/{kind}/val_900.bmp"), pixels)
+
+
+def white_of_one_class(root: Path) -> None:
+    (root / "classes.yaml").write_text("classes: [road]\n")
+    black_and_white(root)
+
+
 def a_label_as_jpeg(root: Path) -> None:
     path = root / "train/labels/train_003.png"
     cv2.imwrite(str(path.with_suffix(".jpg")), cv2.imread(str(path), cv2.IMREAD_UNCHANGED))
@@ -159,6 +171,8 @@ FAULTS = {
     transparent: "train_000.png: has transparent pixels, of which training sees the color",
     swap_red_and_blue: r"train: in (\d+) of \1 frames with a colored sky it is redder than blue",
     swap_red_and_blue_of_val: "val: red and blue are swapped against train",
+    white_of_one_class: "train: the only label values are 0 and 255, expected those of 1 class;",
+    a_frame_written_anew_in_both: "val_900.bmp: the same image as .*train_003.png of train",
     the_same_frame_in_both: "val_900.png: the same image as .*train_003.png of train",
     the_same_frame_twice: "train_900.png: the same image as .*train_003.png, paired twice",
     two_frames_of_a_label: "train_003.png: the label of two frames, .*train_003.bmp and .*train_0",

@@ -297,14 +297,91 @@ def test_labels_beside_their_frames_are_no_frames(tmp_path):
         (("ignored: [0]", "without: [bx]"), "without: 'bx', expected the name of a class"),
         (("name: yard", "base: moon"), "moon: No such file"),
         (("layouts:", "layouts: []\nnotes:"), "notes"),
+        (('"{split}/{day}/rgb', '"/data/{split}/{day}/rgb'), "frames: a path below the folder of"),
+        (('"{split}/{day}/id', '"/data/{split}/{day}/id'), "labels: a path below the folder of"),
+        (('"{split}/{day}/rgb', '"{split}\\\\{day}\\\\rgb'), "frames: folders are separated by /"),
+        (("rgb_{name}", "rgb_{1}"), "frames: a placeholder is a word of letters, digits and _"),
+        (("rgb_{name}", "rgb_{frame-name}"), "frames: a placeholder is a word of"),
+        (("rgb_{name}", "rgb_{name"), "frames: a placeholder is a word of"),
+        (("{split}/{day}/rgb", "{split}/**/rgb"), "frames: each folder on the way needs a placeh"),
+        (
+            ("classes:", "    only: {train: {scene: [a]}}\nclasses:"),
+            "only: 'scene', expected a plac",
+        ),
+        (
+            ("classes:", "    encoding: colors\nclasses:"),
+            "class 'box' has none, expected a `colour",
+        ),
+        (("name: box", "name: yes"), r"classes.1.name: a name needs text, in quotes if it is yes"),
+        (("name: box", "name: ''"), r"classes.1.name: a name needs text"),
+        (("splits:", "splits: [a]\nsplits:"), r"not YAML: the key 'splits' twice.*\(line 4\)"),
+        (("ignored: [0]", "ignored: [0"), r"not YAML: .*\(line \d+\)"),
     ],
 )
 def test_a_faulty_file_is_named(tmp_path, change, message):
     path = tmp_path / "yard.yaml"
     path.write_text(OWN.replace(*change))
+    write(tmp_path / "a/monday/rgb_1.png", *FRAME)
     with pytest.raises(DatasetError, match=message) as error:
         load_dataset(str(path), tmp_path, "train")
     assert "\n" not in str(error.value) and str(tmp_path) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ("id/*.png", r"id/a.png: the label of two frames, .*a.png and .*b.png, expected `labels:`"),
+        ("id/{nam}.png", "the label of two frames"),
+        ("rgb/{name}.png", "no frames: rgb/{name}.png names the frames themselves"),
+    ],
+)
+def test_labels_that_do_not_tell_frames_apart(tmp_path, labels, message):
+    """Each would be paired with the first label, and trained on it."""
+    (tmp_path / "yard.yaml").write_text(
+        f"classes: [ground, box]\nlayouts: [{{frames: 'rgb/{{name}}.png', labels: '{labels}'}}]\n"
+    )
+    for name in ("a", "b"):
+        write(tmp_path / f"rgb/{name}.png", *FRAME)
+        write(tmp_path / f"id/{name}.png", 0, 1, 1, 255)
+    with pytest.raises(DatasetError, match=message):
+        load_dataset(str(tmp_path / "yard.yaml"), tmp_path, "train")
+
+
+def test_frames_of_which_a_split_takes_none_are_counted(tmp_path):
+    (tmp_path / "yard.yaml").write_text(
+        "classes: [ground, box]\nlayouts:\n  - frames: 'rgb/{name}.png'\n"
+        "    labels: 'id/{name}.png'\n    only: {train: {name: ['day*']}}\n"
+    )
+    write(tmp_path / "rgb/night.png", *FRAME)
+    with pytest.raises(
+        DatasetError, match=r"1 frames as .*, none of which `only:` takes for train"
+    ):
+        load_dataset(str(tmp_path / "yard.yaml"), tmp_path, "train")
+
+
+@pytest.mark.parametrize("place", ["", "    "], ids=["of all", "of the layout"])
+@pytest.mark.parametrize("word", ["colors", "colours"])
+def test_an_encoding_holds_for_layouts(tmp_path, place, word):
+    (tmp_path / "yard.yaml").write_text(
+        "layouts:\n  - frames: 'rgb/{name}.png'\n    labels: 'id/{name}.png'\n"
+        f"{place}encoding: {word}\n"
+        "classes: [{name: ground, color: [0, 0, 0]}, {name: box, color: [9, 0, 0]}]\n"
+    )
+    write(tmp_path / "rgb/a.png", *FRAME)
+    write(tmp_path / "id/a.png", (0, 0, 0), (9, 0, 0), (9, 0, 0), (0, 0, 0))
+    label = load_dataset(str(tmp_path / "yard.yaml"), tmp_path, "train")[0].label
+    assert label[0].tolist() == [0, 1, 1, 0]
+
+
+def test_a_folder_takes_classes_yml_too(tmp_path):
+    (tmp_path / "classes.yml").write_text("classes: [path, grass]\n")
+    write(tmp_path / "images/1.png", *FRAME)
+    write(tmp_path / "labels/1.png", 0, 1, 1, 255)
+    dataset = load_dataset("folder", tmp_path, "train")
+    assert dataset.labels.names == ("path", "grass")
+    (tmp_path / "classes.yaml").write_text("classes: [path, stone]\n")
+    with pytest.raises(DatasetError, match=r"classes.yaml and classes.yml, expected one of them"):
+        load_dataset("folder", tmp_path, "train")
 
 
 def test_classes_may_be_names_alone(tmp_path):

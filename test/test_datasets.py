@@ -295,6 +295,21 @@ def test_a_label_that_may_mean_either_is_refused(camvid, depth, options, message
         load_dataset("camvid", camvid, "val")[0]
 
 
+@pytest.mark.parametrize(
+    "classes",
+    ["[path, grass]", "[{name: path, value: 0}, {name: grass, value: 255}]"],
+    ids=["white is 1", "white is 255"],
+)
+def test_white_of_a_mask_of_one_bit_is_the_other_class_of_two(tmp_path, classes):
+    (tmp_path / "classes.yaml").write_text(f"classes: {classes}\n")
+    write(tmp_path / "images/a.png", frame())
+    (tmp_path / "labels").mkdir()
+    values = row(0, 1, 1, 0, 1, 0)
+    write_png(tmp_path / "labels/a.png", values, 1)
+    assert np.array_equal(load_dataset("folder", tmp_path, "train")[0].label, values)
+    assert cli.main(["check-data", "--dataset", "folder", "--data", str(tmp_path)]) == 0
+
+
 def test_an_empty_label_of_one_bit_is_read(camvid):
     write_png(camvid / "val/labels/a.png", row(0, 0, 0, 0, 0, 0), 1)
     assert not load_dataset("camvid", camvid, "val")[0].label.any()

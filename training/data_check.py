@@ -23,7 +23,14 @@ from numpy.typing import NDArray
 from bisenetv2_ros.files.encoded import ImageError, decode, upright
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.opencv import resize
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, FileDataset, Sample, read_label
+from bisenetv2_ros.training.datasets import (
+    Dataset,
+    DatasetError,
+    FileDataset,
+    Sample,
+    read_label,
+    white_of,
+)
 
 SMALL = (32, 24)  # size of thumbnails, pixels
 TINY = (16, 12)  # for similarity only
@@ -62,7 +69,7 @@ class SplitFacts:
         sizes: number of frames by (width, height).
         paths, tiny: of every frame, its file and (12, 16, 3) uint8 RGB.
         thumbs: by frame, (24, 32, 3) uint8 RGB and (24, 32) uint8 class index, 255 = ignored.
-        digests: frames by the hash of their bytes.
+        digests: frames by the hash of their pixels.
         samples: a few frames for the contact sheet.
         notes: suspicious, but no fault.
     """
@@ -131,9 +138,12 @@ def _look_at(
     frame, label_path = dataset.pairs[index]
     data = frame.read_bytes()
     if _shows_something(tiny):
-        facts.digests.setdefault(hashlib.sha256(data).hexdigest(), []).append(str(frame))
+        pixels = sample.image.tobytes()  # a file written anew has other bytes
+        facts.digests.setdefault(hashlib.sha256(pixels).hexdigest(), []).append(str(frame))
     if dataset.values is not None:
-        values, counts = np.unique(read_label(label_path), return_counts=True)
+        values, counts = np.unique(
+            read_label(label_path, white=white_of(dataset.values)), return_counts=True
+        )
         facts.values.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
     if label_path in used:
         return f"{label_path}: the label of two frames, {used[label_path]} and {frame}"
@@ -221,10 +231,11 @@ def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
     if not isinstance(dataset, FileDataset) or dataset.values is None or not facts.values:
         return
     count = len(facts.labels)
-    if count > 1 and set(facts.values) == {0, 255} and [255] not in dataset.values:
+    if set(facts.values) == {0, 255} and not any(255 in values for values in dataset.values):
         yield (
             f"{facts.name}: the only label values are 0 and 255, expected those of "
-            f"{count} classes; of masks in black and white, give the class of white `value: 255`"
+            f"{count} class{'es' * (count > 1)}; of masks in black and white, give the class of "
+            "white `value: 255`"
         )
         return
     own = sum(facts.values[value] for values in dataset.values for value in values)

@@ -17,11 +17,27 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.labels import Colour, LabelSet
-from bisenetv2_ros.training.datasets import DatasetError, Decode, FileDataset, Pixels, read_label
+from bisenetv2_ros.training.datasets import (
+    DatasetError,
+    Decode,
+    FileDataset,
+    Pixels,
+    read_label,
+    white_of,
+)
 from bisenetv2_ros.training.settings import SettingsError, read_inherited
 
 NEAR = 12  # maximum difference per channel between a color and its JPEG version
@@ -34,6 +50,17 @@ def _as_list(value: Any) -> Any:
     return value if isinstance(value, list) else [value]
 
 
+def _as_name(value: Any) -> Any:
+    """A name as text; YAML reads `yes`, `no`, `on` and `off` as truth values."""
+    if value is None or isinstance(value, bool) or value == "":
+        raise ValueError("a name needs text, in quotes if it is yes, no, on or off")
+    return str(value)
+
+
+def _as_encoding(value: Any) -> Any:
+    return "colours" if value == "colors" else value
+
+
 def _as_rgb(value: Any) -> Any:
     """Convert a color such as `'#4682b4'` to a tuple; return other values unchanged."""
     if isinstance(value, str) and re.fullmatch("#?[0-9a-fA-F]{6}", value):
@@ -43,7 +70,7 @@ def _as_rgb(value: Any) -> Any:
 
 Level = Annotated[int, Field(ge=0, le=255)]
 Rgb = Annotated[tuple[Level, Level, Level], BeforeValidator(_as_rgb)]
-Encoding = Literal["values", "index", "colours"]
+Encoding = Annotated[Literal["values", "index", "colours"], BeforeValidator(_as_encoding)]
 
 
 class ClassEntry(BaseModel):
@@ -51,7 +78,7 @@ class ClassEntry(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, BeforeValidator(str)]
+    name: Annotated[str, BeforeValidator(_as_name)]
     colour: Rgb | None = Field(None, validation_alias=AliasChoices("colour", "color"))
     values: Annotated[list[Value], BeforeValidator(_as_list)] | None = Field(
         None, validation_alias=AliasChoices("values", "value")
@@ -72,7 +99,7 @@ class Layout(BaseModel):
             for a part of one file or folder name; `{name:a|b}` for one of these. Those of `frames`
             may be used in `labels`, where `*` stands for anything.
         encoding: what label files hold: the `values` of the classes, their place in the list
-            (`index`), or their `colors`.
+            (`index`), or their `colors`. None takes that of the dataset, or `values`.
         splits: the splits there are; a mapping tells what `{split}` is for each, where that is not
             its name. None takes those of the dataset.
         names_in: file with the frames of a split, one a line, the first word of which is `entry`.
@@ -86,12 +113,36 @@ class Layout(BaseModel):
 
     frames: str
     labels: str
-    encoding: Encoding = "values"
+    encoding: Encoding | None = None
     splits: dict[str, str] | None = None
     names_in: str = ""
     entry: str = "{name}"
     only: dict[str, dict[str, list[str]]] = {}
     panoptic: str = ""
+
+    @field_validator("frames", "labels", "entry")
+    @classmethod
+    def _is_pattern(cls, text: str) -> str:
+        """Refuse a pattern that could match no file, whatever the folder holds."""
+        rest = _PLACEHOLDER.sub("", text)
+        if not text or text.startswith(("/", "~")):
+            raise ValueError("a path below the folder of the dataset (--data) is expected")
+        if "\\" in text:
+            raise ValueError("folders are separated by / on every system")
+        if "{" in rest or "}" in rest:
+            raise ValueError("a placeholder is a word of letters, digits and _ in braces: {name}")
+        if "**" in text:
+            raise ValueError("each folder on the way needs a placeholder of its own, not **")
+        return text
+
+    @model_validator(mode="after")
+    def _names_placeholders(self) -> Layout:
+        """Refuse values of placeholders that the frames do not have."""
+        known = Pattern(self.frames).names
+        for name in (name for values in self.only.values() for name in values):
+            if name not in known:
+                raise ValueError(f"only: {name!r}, expected a placeholder of {self.frames}")
+        return self
 
 
 class DatasetFile(BaseModel):
@@ -108,13 +159,14 @@ class DatasetFile(BaseModel):
         absent: names of classes that no label has; `check-data` does not miss them.
         splits: see `Layout`; a list of names, or a mapping.
         layouts: tried in turn.
-        encoding: of the labels of a folder without `layouts`; None goes by the labels themselves.
+        encoding: of layouts that state none, and of a folder without `layouts`; there None goes by
+            the labels themselves.
         ignore_index: label value that is ignored. 255 is, unless a class has it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: Annotated[str, BeforeValidator(str)]
+    name: Annotated[str, BeforeValidator(_as_name)]
     title: str = ""
     where: str = ""
     licence: str = ""
@@ -122,8 +174,8 @@ class DatasetFile(BaseModel):
     classes: list[ClassEntry] = Field(min_length=1)
     first_value: int = 0
     ignored: Annotated[list[Value | Rgb], BeforeValidator(_as_list)] = []
-    without: list[str] = []
-    absent: list[str] = []
+    without: Annotated[list[str], BeforeValidator(_as_list)] = []
+    absent: Annotated[list[str], BeforeValidator(_as_list)] = []
     splits: dict[str, str] = {}
     layouts: list[Layout] = []
     encoding: Encoding | None = None
@@ -154,6 +206,15 @@ class DatasetFile(BaseModel):
             for i, entry in enumerate(self.classes)
         }
         return [values[entry.name] for entry in self.kept]
+
+    def check_colours(self) -> None:
+        """Raise ValueError if labels in colours could not show one of the classes."""
+        for entry in self.kept:
+            if not entry.label_colours and entry.name not in self.absent:
+                raise ValueError(
+                    f"labels are in colours, and class {entry.name!r} has none, expected a "
+                    "`colour:` of each class"
+                )
 
     def ignored_values(self) -> set[int]:
         """Label values that are neither trained nor scored."""
@@ -215,6 +276,14 @@ def kind_of(labels: LabelSet) -> str:
     return ""
 
 
+_FORMS = {
+    "classes": "`classes:` as a list of {name, colour: [r, g, b]}",
+    "layouts": "`layouts:` as a list of {frames: PATTERN, labels: PATTERN}",
+    "splits": "`splits:` as a list of names",
+    "ignored": "`ignored:` as a list of label values or of colours [r, g, b]",
+}
+
+
 def read_dataset_file(path: Path) -> DatasetFile:
     """Read a dataset's YAML file; DatasetError names the file, the key and what is expected."""
 
@@ -241,6 +310,8 @@ def read_dataset_file(path: Path) -> DatasetFile:
                 if name not in known:
                     raise ValueError(f"{key}: {name!r}, expected the name of a class")
         _ = content.labels, content.ignored_values()
+        if "colours" in (content.encoding, *(layout.encoding for layout in content.layouts)):
+            content.check_colours()
     except ValidationError as error:
         first = min(error.errors(), key=lambda e: e["type"] != "extra_forbidden")
         key = ".".join(str(part) for part in first["loc"] if not str(part).startswith("function"))
@@ -248,8 +319,9 @@ def read_dataset_file(path: Path) -> DatasetFile:
         if re.fullmatch(r"classes\.\d+", key) and isinstance(first["input"], (bool, int, float)):
             first["msg"] = "a name needs quotes if it is a number, yes, no, on or off"
         raise DatasetError(
-            f"{path}: {key or 'content'}: {first['msg']}, got {shown[:60]!r}; expected `classes:` "
-            "as a list of {name, colour: [r, g, b]}, and so on (docs/datasets.md)"
+            f"{path}: {key or 'content'}: {first['msg'].removeprefix('Value error, ')}, got "
+            f"{shown[:60]!r}; expected {_FORMS.get(key.partition('.')[0], _FORMS['classes'])}, and "
+            "so on (docs/datasets.md)"
         ) from error
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
@@ -258,7 +330,7 @@ def read_dataset_file(path: Path) -> DatasetFile:
 
 # --- patterns -------------------------------------------------------------------------------------
 
-_PLACEHOLDER = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::([^}]*))?\}", re.ASCII)
 
 
 class Pattern:
@@ -351,10 +423,15 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
         )
     else:
         found = list(frames.find(root))
+        every = len(found)
         if layout.only and split not in layout.only:
             raise DatasetError(f"split {split!r}, expected one of {', '.join(layout.only)}")
         for name, patterns in layout.only.get(split, {}).items():
             found = [(path, values) for path, values in found if _belongs(values[name], patterns)]
+        if every and not found:
+            raise DatasetError(
+                f"{root}: {every} frames as {frames.text}, none of which `only:` takes for {split}"
+            )
     if not found:
         folder = root / frames.glob.partition("*")[0].rpartition("/")[0]
         what = "no frames" if folder.is_dir() else "no such folder"
@@ -367,13 +444,23 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
         label for _, label in pairs
     }  # labels in the folder of their frames match the frames' pattern too
     pairs = [(frame, label) for frame, label in pairs if frame not in named]
+    if not pairs:
+        raise DatasetError(f"{root}: no frames: {layout.labels} names the frames themselves")
+    used: dict[Path, Path] = {}
+    for frame, label in pairs:
+        if used.setdefault(label, frame) != frame:
+            raise DatasetError(
+                f"{label}: the label of two frames, {used[label]} and {frame}, expected `labels:` "
+                f"to tell them apart by the placeholders of {layout.frames}, got {layout.labels}"
+            )
+    encoding = layout.encoding or content.encoding or "values"
     whole = not (layout.names_in or layout.only)
     return FileDataset(
         content.labels,
         pairs,
-        make_decoder(content, layout.encoding, root / layout.panoptic if layout.panoptic else None),
+        make_decoder(content, encoding, root / layout.panoptic if layout.panoptic else None),
         (lambda: [path for path, _ in labels.find(root)]) if whole else None,
-        content.values() if layout.encoding == "values" and not layout.panoptic else None,
+        content.values() if encoding == "values" and not layout.panoptic else None,
         content.absent,
     )
 
@@ -428,13 +515,14 @@ def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = No
         known[of_class] = True
     table[list(ignored)] = labels.ignore_index
     known[list(ignored)] = True
+    white = white_of(values)
     segments = _panoptic_segments(panoptic) if panoptic else None
 
     def decode(path: Path) -> Pixels:
         if segments:
             label = segments(path)
         else:
-            label = _read_matlab(path) if path.suffix == ".mat" else read_label(path)
+            label = _read_matlab(path) if path.suffix == ".mat" else read_label(path, white=white)
         if label.ndim == 3:
             raise DatasetError(f"{path}: label map is in colours, expected grey, one byte a pixel")
         wrong = ~known[label]
@@ -453,6 +541,10 @@ def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = No
 
 
 def _colour_decoder(content: DatasetFile) -> Decode:
+    try:
+        content.check_colours()
+    except ValueError as error:
+        raise DatasetError(f"{content.name}: {error}") from error
     colours: dict[int, int] = {}
     for ignored in content.ignored:
         if isinstance(ignored, tuple):
@@ -509,7 +601,9 @@ def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
             str(a["file_name"]): {int(s["id"]): int(s["category_id"]) for s in a["segments_info"]}
             for a in annotations
         }
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except OSError as error:
+        raise DatasetError(f"{path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path}: expected annotations in COCO's panoptic format") from error
 
     def read(label: Path) -> NDArray[np.uint16]:

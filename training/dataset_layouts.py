@@ -92,7 +92,7 @@ def _load_split(kind: str, root: Path, split: str) -> Dataset:
     if kind == SYNTHETIC:
         return SceneDataset(split)
     if kind == FOLDER:
-        content = read_dataset_file(root / "classes.yaml")
+        content = read_dataset_file(classes_file(root))
         return open_dataset(content, root, split) if content.layouts else folder(root, split)
     return open_dataset(dataset_file(kind), root, split)
 
@@ -162,7 +162,7 @@ def folder(root: Path, split: str) -> FileDataset:
     any split, train and val are both the whole; without one of val, val is train. Further folders
     below are looked through; a label has its frame's name, also with an ending such as `_mask`.
     """
-    content = read_dataset_file(root / "classes.yaml")
+    content = read_dataset_file(classes_file(root))
     images, labels = _split_folders(root, split)
     frames = _pictures(images, SUFFIXES)
     if not frames:
@@ -196,6 +196,14 @@ def folder(root: Path, split: str) -> FileDataset:
         content.values() if encoding == "values" else None,
         content.absent,
     )
+
+
+def classes_file(root: Path) -> Path:
+    """`classes.yaml` of a folder, or `classes.yml`. Raises DatasetError if both are there."""
+    usual, other = root / "classes.yaml", root / "classes.yml"
+    if usual.is_file() and other.is_file():
+        raise DatasetError(f"{root}: classes.yaml and classes.yml, expected one of them")
+    return other if other.is_file() else usual
 
 
 def _name_below(folder: Path, path: Path) -> str:

@@ -182,9 +182,16 @@ def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
     return f"; EXIF turns the frame (orientation {header.orientation}), and the label is not turned"
 
 
-def read_label(path: Path, colours: bool = False) -> NDArray[Any]:
+def white_of(values: list[list[int]]) -> int | None:
+    """The label value of white in a mask of one bit: that of the other class of two, one of which
+    is 0. None if white may mean a class or ignored."""
+    every = sorted(value for of_class in values for value in of_class)
+    return every[1] if len(values) == len(every) == 2 and every[0] == 0 else None
+
+
+def read_label(path: Path, colours: bool = False, white: int | None = None) -> NDArray[Any]:
     """Read a label map by `files.images.read_label_map`. Raises DatasetError if it fails."""
     try:
-        return read_label_map(path, colours)
+        return read_label_map(path, colours, white)
     except ImageFileError as error:
         raise DatasetError(str(error)) from error

@@ -73,7 +73,7 @@ def read_label(path: Path) -> np.ndarray:
     return label
 
 
-def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
+def read_label_map(path: Path, colors: bool = False, white: int | None = None) -> np.ndarray:
     """Read a label map: (H, W) uint8 or uint16 values, or (H, W, 3) uint8 RGB.
 
     The values of a palette are its indices. If all channels of an image are equal, they are taken
@@ -82,6 +82,7 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
     Args:
         path: any lossless image.
         colors: return colors, also of a palette or a gray image.
+        white: value of white in a gray PNG of one bit per pixel; None if it is not known.
 
     Raises:
         ImageFileError: if the file cannot be read completely, or its values are ambiguous: a gray
@@ -97,6 +98,8 @@ def read_label_map(path: Path, colors: bool = False) -> np.ndarray:
     if kind == _PNG_PALETTE:
         return _read_indices(path, data, depth)
     label, header = _decode(path, data)
+    if kind == _PNG_GREY and depth == 1 and white is not None:
+        return np.where(label > 0, white, 0).astype(np.uint16 if white > 255 else np.uint8)
     if kind == _PNG_GREY and depth < 8 and label.any():
         raise ImageFileError(
             f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "

@@ -19,12 +19,22 @@ class YamlError(ValueError):
 
 
 class _PlainLoader(yaml.SafeLoader):
-    """A SafeLoader without aliases, which could expand to any size."""
+    """A SafeLoader without aliases, which could expand to any size, and without repeated keys."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(problem="an alias (*), expected the value itself")
         return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if (key.tag, key.value) in keys:
+                    problem = f"the key {key.value!r} twice, expected it once"
+                    raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
+                keys.add((key.tag, key.value))
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: Path) -> Any:
@@ -58,6 +68,8 @@ def _parse(parse: Callable[..., Any], text: str | bytes) -> Any:
     try:
         return parse(text, _PlainLoader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise YamlError(f"not YAML: {str(error).splitlines()[0]}") from error
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark else ""
+        raise YamlError(f"not YAML: {str(error).splitlines()[0]}{where}") from error
     except RecursionError as error:
         raise YamlError("not YAML: nested too deeply") from error
