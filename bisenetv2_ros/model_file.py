@@ -145,6 +145,8 @@ def model_files(name_or_path: str | Path = "") -> dict[str, Path]:
     name = str(name_or_path) or DEFAULT_MODEL
     path = Path(name).expanduser()
     if path.is_file():
+        if path.suffix == ".safetensors":
+            _refuse_run(path.parent, path)
         return {"": path}
     if path.is_dir():
         return _precisions_in(path)
@@ -181,16 +183,23 @@ def _precisions_in(folder: Path) -> dict[str, Path]:
                 "the files of one model: name the file"
             )
         found[precision] = file
-    if not found and (folder / "recipe.json").is_file():
-        raise ModelFileError(
-            f"model {folder}: a training run, expected a model: make one of it with "
-            f"`bisenetv2 deploy {folder} -o my_model`"
-        )
     if not found:
+        _refuse_run(folder, folder)
         raise ModelFileError(
             f"model {folder}: a folder without a model, expected NAME_PRECISION.onnx in it"
         )
     return found
+
+
+def _refuse_run(folder: Path, named: Path) -> None:
+    """Raise ModelFileError if a folder is that of a training run, of its checkpoints or of one."""
+    for run in (folder, folder.parent, folder.parent.parent):
+        if (run / "recipe.json").is_file():
+            usable = folder if (folder / "model.safetensors").is_file() else run
+            raise ModelFileError(
+                f"model {named}: a training run, expected a model: make one of it with "
+                f"`bisenetv2 deploy {usable} -o my_model`"
+            )
 
 
 def read_model_file(path: str | Path) -> ModelFile:

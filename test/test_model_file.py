@@ -393,6 +393,23 @@ def test_folders_that_hold_no_one_model_are_named(models: Path):
         model_path("run")
 
 
+@pytest.mark.parametrize(
+    ("named", "usable"),
+    [
+        ("run/checkpoints", "run"),
+        ("run/checkpoints/step_1", "run/checkpoints/step_1"),
+        ("run/checkpoints/step_1/model.safetensors", "run/checkpoints/step_1"),
+    ],
+)
+def test_parts_of_a_run_are_no_model_either(models: Path, named: str, usable: str):
+    checkpoint = Path("run/checkpoints/step_1")
+    checkpoint.mkdir(parents=True)
+    Path("run/recipe.json").write_text("{}")
+    (checkpoint / "model.safetensors").write_bytes(b"\0" * 64)
+    with pytest.raises(ModelFileError, match=f"{named}: a training run.*deploy {usable} -o my_mo"):
+        model_path(named)
+
+
 def test_a_score_on_what_was_trained_on_is_refused(tmp_path):
     """It measures memory. Of a part of a split nothing is known by its name."""
     model = tiny_model()
