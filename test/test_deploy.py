@@ -117,6 +117,12 @@ def test_data_that_is_gone_is_asked_for(place: Path, tmp_path, capsys):
         (place / "moved").rename(place / "my_set")
 
 
+def test_a_dataset_that_is_not_where_data_says_is_named(tmp_path, capsys):
+    words = ["deploy", str(tmp_path), "-o", f"{tmp_path}-m", "--data", str(tmp_path / "none")]
+    assert main(words) == 2
+    assert f"{tmp_path}/none: no such folder, expected that of" in capsys.readouterr().err
+
+
 def test_a_run_is_no_model(place: Path, tmp_path, capsys):
     run = str(place / "run")
     words = ["synthetic", "--model", run, "--frames", "1", "-o", str(tmp_path / "out")]

@@ -82,6 +82,8 @@ def deploy(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DeployError(f"{folder}: in use, expected a new folder")
+    if data is not None and not data.is_dir():
+        raise DeployError(f"{data}: no such folder, expected that of the dataset")
     trained = load_network(run)
     recipe, labels = trained.recipe, trained.labels
     data = data or trained.data_folder
