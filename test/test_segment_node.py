@@ -658,7 +658,8 @@ def test_bad_frames_are_dropped_and_counted_by_cause_and_the_next_good_one_is_an
             lambda cause=cause: int(ros.status("/image_raw")[2].get(f"dropped: {cause}", 0)) >= 3,
         ), f"{cause} was not counted: {ros.status('/image_raw')}"
         assert not masks, f"a mask came from a frame of bad {cause}"
-    assert ros.status("/image_raw")[0] == ERROR, "no mask from the last frames"
+    failed = publish_until(ros, publisher, message, lambda: ros.status("/image_raw")[0] == ERROR)
+    assert failed, "no mask from the last frames"
     assert publish_until(ros, publisher, good, lambda: masks)
     assert publish_until(ros, publisher, good, lambda: ros.status("/image_raw")[0] == WARN)
     assert "/image_raw: frame dropped: encoding is '32FC1', expected one of rgb8" in program.output

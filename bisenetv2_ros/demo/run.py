@@ -8,6 +8,7 @@ import itertools
 import json
 import math
 import os
+import re
 import signal
 import sys
 import time
@@ -74,6 +75,7 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     measured = observer.measured
     if measured.first_mask is None:
         return 130
+    measured.sent = _frames_sent(camera) or measured.sent
     summary = _summary(args, model, measured, results, memory)
     try:
         summary["scores"] = None if interrupted else _score(args, measured)
@@ -265,6 +267,12 @@ def _ended_early(child: Child) -> str:
         f"the {child.name} ended with exit code {child.exit_code()}; last lines of {child.log}:\n"
         f"{child.last_lines()}"
     )
+
+
+def _frames_sent(camera: Child) -> int | None:
+    """Return the camera's own count: not every frame that it sends need arrive here."""
+    said = re.search(r"^ *camera: (\d+) frames sent", camera.last_lines(), re.MULTILINE)
+    return int(said[1]) if said else None
 
 
 def _wait_for_diagnostics(observer: Observer, executor: Executor) -> None:
