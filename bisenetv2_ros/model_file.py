@@ -84,11 +84,13 @@ class ModelInfo:
     def memorized(self, metric: str) -> str:
         """Return the split in a metric's name if the weights were trained on it, otherwise ''.
 
-        Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for.
+        Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for, nor
+        are splits of the synthetic street, unless it is the dataset.
         """
-        if ":" in self.trained_on:  # a part of each split
-            return ""
         words = metric.replace("_", " ").split()
+        another = "synthetic" in words and self.dataset != "synthetic"
+        if another or ":" in self.trained_on:  # a part of each split
+            return ""
         return next((s for s in self.trained_on.split("+") if s in words and s != "train"), "")
 
 

@@ -420,6 +420,7 @@ def test_a_score_on_what_was_trained_on_is_refused(tmp_path):
         with pytest.raises(ValueError, match=r"is a score on val, on which it was trained \(train"):
             dataclasses.replace(written.info, metrics={name: 0.9})
     dataclasses.replace(written.info, metrics={"synthetic_test_miou": 0.9, "interval": 1.0})
+    dataclasses.replace(written.info, dataset="camvid", metrics={"synthetic_val_miou": 0.9})
     dataclasses.replace(written.info, trained_on="train", metrics={"camvid_val_miou": 0.9})
     parts = dataclasses.replace(written.info, trained_on="train+val:!a*")
     dataclasses.replace(parts, metrics={"camvid train+val:a* mIoU": 0.9})
