@@ -84,8 +84,8 @@ class ModelInfo:
     def memorized(self, metric: str) -> str:
         """Return the split in a metric's name if the weights were trained on it, otherwise ''.
 
-        Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for, nor
-        are splits of the synthetic street, unless it is the dataset.
+        Splits are words in the name, such as `camvid_val_miou`. `train` itself is not looked for,
+        nor splits of the synthetic street, unless it is the dataset.
         """
         words = metric.replace("_", " ").split()
         another = "synthetic" in words and self.dataset != "synthetic"
