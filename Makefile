@@ -37,15 +37,16 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
 	@. ./env.sh && { code=0; { $(LINT); } || code=1; \
-	  $(PYTEST) --ignore $(RUNS) || code=1; $(PYTEST) $(RUNS) || code=1; \
+	  $(PYTEST) $(RUNS:%=--ignore %) || code=1; $(PYTEST) $(RUNS) || code=1; \
 	  exit $$code; }
 
 # Many tests wait for processes: a few at once leave no core idle.
 PYTEST = python -m pytest -n 3 --dist worksteal
 
 # In processes of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
-# process, torch once crashed in a bfloat16 convolution on a CPU with AMX.
-RUNS = test/test_training_run.py
+# process, torch once crashed in a bfloat16 convolution on a CPU with AMX, and a process ended twice
+# without a word, for a reason not yet known, at the first test of the telemetry.
+RUNS = test/test_training_run.py test/test_telemetry.py
 
 soak: | python ## long versions of tests (overload, 100000 bad frames), all tests as on Humble [~2 h]
 	@$(BOOTSTRAP) test
