@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import add_training_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,15 +45,7 @@ examples:
     parser.add_argument(
         "--from", dest="start", metavar="RUN|MODEL", help="starting weights, as in `train`"
     )
-    parser.add_argument(
-        "--device", default="", help="cpu, cuda or cuda:N (default: cuda if present)"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="change a key of the recipe, such as iterations=1000",
-    )
+    add_training_options(parser, "iterations=1000")
 
 
 def run(args: argparse.Namespace) -> int:

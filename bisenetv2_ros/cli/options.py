@@ -47,6 +47,19 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_training_options(parser: argparse.ArgumentParser, example: str) -> None:
+    """Declare `--device` and the `overrides` of a recipe; `example` is one of these."""
+    parser.add_argument(
+        "--device", default="", help="cpu, cuda or cuda:N (default: cuda if present)"
+    )
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help=f"change a key of the recipe, such as {example}",
+    )
+
+
 def refuse_overwriting(path: Path, *sources: Path) -> None:
     """Raise UserError if `path`, of a new file, is one of its sources."""
     from bisenetv2_ros.files.paths import refuse_overwriting

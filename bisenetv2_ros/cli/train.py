@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import add_training_options
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.recipe import Recipe
@@ -74,15 +75,7 @@ and exit. Next: `bisenetv2 deploy RUN -o my_model`.
         action="store_true",
         help="continue from the newest checkpoint in the output folder",
     )
-    parser.add_argument(
-        "--device", default="", help="cpu, cuda or cuda:N (default: cuda if present)"
-    )
-    parser.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="change a key of the recipe, such as batch_size=8",
-    )
+    add_training_options(parser, "batch_size=8")
 
 
 def run(args: argparse.Namespace) -> int:
