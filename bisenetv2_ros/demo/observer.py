@@ -24,8 +24,8 @@ from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node.diagnostics import drops_in
 
 _PENDING = 32  # unmatched frames that are kept; the node has dropped older ones
-# So that all losses are the node's own drops.
-_RELIABLE = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
+# So that all losses are the node's own drops, also if this process has to wait for the processor.
+_RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass

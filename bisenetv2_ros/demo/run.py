@@ -27,6 +27,7 @@ from bisenetv2_ros.model_file import ModelFile
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.sources.frame_source import SYNTHETIC, is_endless, open_source
 from bisenetv2_ros.system.child_process import Child, end_all
+from bisenetv2_ros.system.signals import asked_to_stop, interrupt_once
 
 if TYPE_CHECKING:
     from rclpy.executors import Executor
@@ -40,7 +41,7 @@ ENDLESS_FRAMES = 100  # shown of a source without end ...
 ENDLESS_SECONDS = 8.0  # ... unless this time after the first mask comes first
 FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
 SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
-LAST_MASK_TIMEOUT = 2.0  # seconds without a mask after the camera has ended
+LAST_MASK_TIMEOUT = 2.0  # seconds without another mask after the camera has ended
 SKIPPED = 1  # exit code of a camera that has skipped images
 DIAGNOSTICS_TIMEOUT = 10.0  # seconds, for a busy machine; the node reports once a second
 
@@ -58,18 +59,20 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
             "camera", _camera_command(args, total), os.environ, args.output / "camera.log"
         )
         children.append(camera)
-        with _observer(results) as (observer, executor):
+        with _observer(results) as (observer, executor), asked_to_stop() as signals:
             try:
                 seconds = ENDLESS_SECONDS if is_endless(args.source) and not args.frames else None
-                _watch(node, camera, observer, executor, total, seconds)
-            except KeyboardInterrupt:
-                interrupted = True
-            if observer.measured.received:
-                _wait_for_diagnostics(observer, executor)
+                _watch(node, camera, observer, executor, total, seconds, signals)
+                if observer.measured.received:
+                    _wait_for_the_rest(observer, executor, results)
+            except KeyboardInterrupt:  # the second Ctrl-C
+                pass
+            interrupted = bool(signals)
             memory = node.peak_memory()
     finally:
-        # From here on every process ends by itself, in seconds; a second Ctrl-C would leave some.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        # From here on every process ends by itself, in seconds; a second signal would leave some.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         end_all(children)
         files = results.close()
     measured = observer.measured
@@ -88,6 +91,8 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     with naming(path), replacing(path) as partial:
         partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     _print_summary(summary, path)
+    if missing := measured.received - results.frames:
+        print(f"  {missing} masks are not shown: their camera images did not arrive here")
     if results.note:
         print(f"  {results.note}")
     if interrupted:
@@ -106,7 +111,7 @@ def _score(args: argparse.Namespace, measured: Measurements) -> dict[str, Any] |
     synthetic = args.source == SYNTHETIC
     if not (args.labels or synthetic):
         return None
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    interrupt_once(signal.SIGINT, signal.SIGTERM)
     backend = measured.node_values.get("backend", "auto")
     with Segmenter(args.model, backend=backend) as segmenter:
         names = segmenter.model.info.labels.names
@@ -212,8 +217,9 @@ def _watch(
     executor: Executor,
     total: int | None,
     seconds: float | None,
+    signals: list[int],
 ) -> None:
-    """Spin until the camera's last frame is answered.
+    """Spin until the camera's last frame is answered, or `signals` is no longer empty.
 
     total: number of frames expected. seconds: from the first mask until the camera is stopped; None
     lets it run. Raises DemoError if a process fails or masks stay away.
@@ -222,7 +228,7 @@ def _watch(
     camera_ended: float | None = None
     shown = 0  # masks
     with tqdm(total=total, unit="frame", disable=None) as bar:
-        while True:
+        while not signals:
             executor.spin_once(timeout_sec=0.05)
             if measured.received and not shown:
                 bar.write(f"first mask {measured.mask_times[0] - node.started:.1f} s after start")
@@ -242,10 +248,13 @@ def _watch(
             last_sign = measured.mask_times[-1] if measured.mask_times else node.started
             if camera_ended is not None:
                 finished = measured.received > 0 and not observer.waiting
-                if finished or now - max(last_sign, camera_ended) > LAST_MASK_TIMEOUT:
+                patience = LAST_MASK_TIMEOUT if measured.received else SILENCE_TIMEOUT
+                if finished or now - max(last_sign, camera_ended) > patience:
                     break
             elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
                 break
+    if signals:
+        return
     if camera.exit_code() and not measured.received:
         raise DemoError(_ended_early(camera))
     if camera_ended is None or not measured.received:
@@ -275,11 +284,13 @@ def _frames_sent(camera: Child) -> int | None:
     return int(said[1]) if said else None
 
 
-def _wait_for_diagnostics(observer: Observer, executor: Executor) -> None:
-    """Spin until diagnostics newer than the last mask arrive, for the counts of drops."""
+def _wait_for_the_rest(observer: Observer, executor: Executor, results: Results) -> None:
+    """Spin until one frame is complete and diagnostics newer than the last mask have the drops."""
     measured = observer.measured
     give_up = time.monotonic() + DIAGNOSTICS_TIMEOUT
-    while measured.node_values_time < measured.mask_times[-1] and time.monotonic() < give_up:
+    while time.monotonic() < give_up and not (
+        results.frames and measured.node_values_time > measured.mask_times[-1]
+    ):
         executor.spin_once(timeout_sec=0.05)
 
 
@@ -312,6 +323,7 @@ def _summary(
         "frames": {
             "sent": measured.sent,
             "received": measured.received,
+            "shown": results.frames,
             "dropped": measured.dropped,
         },
         "rate_hz": round(measured.rate, 2),

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import signal
 import sqlite3
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,6 +15,7 @@ from tqdm import tqdm
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.segmenter import InferenceError
 from bisenetv2_ros.sources.frame import SourceDamage
+from bisenetv2_ros.system.signals import asked_to_stop
 
 if TYPE_CHECKING:
     from bisenetv2_ros.segmenter import Segmentation, Segmenter
@@ -111,7 +111,7 @@ def segment_frames(
     if limit is not None:
         total = min(limit, total or limit)
     # disable=None: no bar if the output is not a terminal.
-    with _asked_to_stop() as signals, tqdm(total=total, unit="frame", disable=None) as bar:
+    with asked_to_stop() as signals, tqdm(total=total, unit="frame", disable=None) as bar:
         try:
             with naming(output):
                 present = _segment_all(source, segmenter, results, faults, limit, signals, bar)
@@ -176,28 +176,3 @@ def _segment_one(frame: Frame, segmenter: Segmenter, results: Results, faults: F
     except OSError as error:
         error.strerror = f"{error.strerror or error} (results of {frame.name})"
         raise
-
-
-@contextlib.contextmanager
-def _asked_to_stop() -> Iterator[list[int]]:
-    """Collect the signals that ask to stop, so that the current frame is finished first.
-
-    Ctrl-C, SIGTERM, and SIGHUP unless it is ignored (nohup). A second Ctrl-C interrupts as usual;
-    the others may come twice, as when a terminal is closed.
-    """
-    signals: list[int] = []
-
-    def handle(number: int, _: object) -> None:
-        signals.append(number)
-        if number == signal.SIGINT:
-            signal.signal(number, signal.default_int_handler)
-
-    numbers = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
-        numbers.append(signal.SIGHUP)
-    before = {number: signal.signal(number, handle) for number in numbers}
-    try:
-        yield signals
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

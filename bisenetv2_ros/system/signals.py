@@ -1,9 +1,11 @@
-"""Signal handlers of programs: end at once, or interrupt once."""
+"""Signal handlers of programs: end at once, interrupt once, or finish the current frame."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+from collections.abc import Iterator
 from types import FrameType
 
 
@@ -32,3 +34,28 @@ def interrupt_once(*numbers: signal.Signals) -> None:
     for number in numbers:
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, interrupt)
+
+
+@contextlib.contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Collect the signals that ask to stop, so that the current frame is finished first.
+
+    Ctrl-C, SIGTERM, and SIGHUP unless it is ignored (nohup). A second Ctrl-C interrupts as usual;
+    the others may come twice, as when a terminal is closed.
+    """
+    signals: list[int] = []
+
+    def handle(number: int, _: object) -> None:
+        signals.append(number)
+        if number == signal.SIGINT:
+            signal.signal(number, signal.default_int_handler)
+
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield signals
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
