@@ -12,8 +12,9 @@ import pytest
 
 from bisenetv2_ros.cli import main as cli
 from bisenetv2_ros.training.data_check import find_faults
-from bisenetv2_ros.training.dataset_files import _belongs, known_dataset, known_datasets
+from bisenetv2_ros.training.dataset_files import known_dataset, known_datasets
 from bisenetv2_ros.training.dataset_layouts import load_dataset
+from bisenetv2_ros.training.dataset_splits import _belongs
 from bisenetv2_ros.training.datasets import DatasetError
 
 HEIGHT = 3

@@ -1,22 +1,17 @@
-"""A dataset as a YAML file: where its frames and labels are, and the meaning of label values.
+"""A dataset's YAML file: where its frames and labels are, and the meaning of label values.
 
-Known datasets are in `config/datasets/`; docs/datasets.md explains the keys. Knows nothing of
-joined splits, training or networks.
+Known datasets are in `config/datasets/`; docs/datasets.md explains the keys. `dataset_splits.py`
+finds the files, `label_values.py` reads the labels.
 """
 
 from __future__ import annotations
 
 import colorsys
 import functools
-import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
-from numpy.typing import NDArray
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -30,18 +25,9 @@ from pydantic import (
 
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.labels import Colour, LabelSet
-from bisenetv2_ros.training.datasets import (
-    DatasetError,
-    Decode,
-    FileDataset,
-    Pixels,
-    read_label,
-    white_of,
-)
+from bisenetv2_ros.training.datasets import DatasetError
+from bisenetv2_ros.training.path_patterns import Pattern, check_pattern
 from bisenetv2_ros.training.settings import SettingsError, read_inherited
-
-NEAR = 12  # maximum difference per channel between a color and its JPEG version
-UNKNOWN = 254  # in lookup tables: a value that is neither a class nor ignored
 
 Value = Annotated[int, Field(ge=0, le=65535)]
 
@@ -123,16 +109,7 @@ class Layout(BaseModel):
     @field_validator("frames", "labels", "entry")
     @classmethod
     def _is_pattern(cls, text: str) -> str:
-        """Refuse a pattern that could match no file, whatever the folder holds."""
-        rest = _PLACEHOLDER.sub("", text)
-        if not text or text.startswith(("/", "~")):
-            raise ValueError("a path below the folder of the dataset (--data) is expected")
-        if "\\" in text:
-            raise ValueError("folders are separated by / on every system")
-        if "{" in rest or "}" in rest:
-            raise ValueError("a placeholder is a word of letters, digits and _ in braces: {name}")
-        if "**" in text:
-            raise ValueError("each folder on the way needs a placeholder of its own, not **")
+        check_pattern(text)
         return text
 
     @model_validator(mode="after")
@@ -326,322 +303,3 @@ def read_dataset_file(path: Path) -> DatasetFile:
     except ValueError as error:
         raise DatasetError(f"{path}: {error}") from error
     return content
-
-
-# --- patterns -------------------------------------------------------------------------------------
-
-_PLACEHOLDER = re.compile(r"\{([A-Za-z_]\w*)(?::([^}]*))?\}", re.ASCII)
-
-
-class Pattern:
-    """A path with placeholders; matches files and extracts the placeholders' values."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        expression, end, seen = "", 0, set()
-        for match in _PLACEHOLDER.finditer(text):
-            name, choices = match.groups()
-            expression += _literal(text[end : match.start()])
-            if name in seen:
-                expression += f"(?P={name})"
-            else:
-                choice = "|".join(map(re.escape, choices.split("|"))) if choices else "[^/]+"
-                expression += f"(?P<{name}>{choice})"
-            seen.add(name)
-            end = match.end()
-        self.names = seen
-        self._expression = re.compile(expression + _literal(text[end:]))
-        self.glob = _PLACEHOLDER.sub("*", text)
-
-    def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Matching files below `root`, sorted; skips hidden ones."""
-        for path in sorted(root.glob(self.glob)):
-            relative = path.relative_to(root)
-            found = self.match(relative.as_posix())
-            if found is not None and not any(part.startswith(".") for part in relative.parts):
-                yield path, found
-
-    def match(self, text: str) -> dict[str, str] | None:
-        """The values of the placeholders, or None if the text does not match."""
-        match = self._expression.fullmatch(text)
-        return match.groupdict() if match else None
-
-    def fill(self, found: dict[str, str]) -> str:
-        """The path with the placeholders filled in; others become `*`."""
-        return _PLACEHOLDER.sub(lambda match: found.get(match[1], "*"), self.text)
-
-
-def _literal(text: str) -> str:
-    return "[^/]*".join(map(re.escape, text.split("*")))
-
-
-def _belongs(value: str, patterns: Iterable[str]) -> bool:
-    """Whether a value matches one of the patterns of `Layout.only`."""
-
-    def fits(pattern: str) -> bool:
-        first, dots, last = pattern.partition("..")
-        return first <= value <= last if dots else fnmatchcase(value, pattern)
-
-    return any(fits(p.removeprefix("!")) != p.startswith("!") for p in patterns)
-
-
-# --- a split --------------------------------------------------------------------------------------
-
-
-def open_dataset(content: DatasetFile, root: Path, split: str) -> FileDataset:
-    """The frames of one split and their labels, by the first layout that has both.
-
-    Raises:
-        DatasetError: no such folder, no frame of the split in any layout.
-    """
-    if not root.is_dir():
-        raise DatasetError(f"{root}: no such folder")
-    best: FileDataset | None = None
-    problems = []
-    for layout in content.layouts:
-        try:
-            found = _open_layout(content, layout, root, split)
-        except DatasetError as error:
-            problems.append(str(error))
-            continue
-        if any(label.is_file() for _, label in found.pairs):
-            return found
-        best = best or found
-    if best is None:
-        raise DatasetError("; ".join(dict.fromkeys(problems)) or f"{root}: no layouts")
-    return best  # frames without a label are reported when they are read
-
-
-def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -> FileDataset:
-    splits = layout.splits if layout.splits is not None else content.splits
-    known = {"split": splits.get(split, split)}
-    frames = Pattern(Pattern(layout.frames).fill({**_kept(layout.frames), **known}))
-    labels = Pattern(Pattern(layout.labels).fill({**_kept(layout.labels), **known}))
-    if layout.names_in:
-        found = _listed(
-            root / layout.names_in.replace("{split}", known["split"]), layout, frames, root
-        )
-    else:
-        found = list(frames.find(root))
-        every = len(found)
-        if layout.only and split not in layout.only:
-            raise DatasetError(f"split {split!r}, expected one of {', '.join(layout.only)}")
-        for name, patterns in layout.only.get(split, {}).items():
-            found = [(path, values) for path, values in found if _belongs(values[name], patterns)]
-        if every and not found:
-            raise DatasetError(
-                f"{root}: {every} frames as {frames.text}, none of which `only:` takes for {split}"
-            )
-    if not found:
-        folder = root / frames.glob.partition("*")[0].rpartition("/")[0]
-        what = "no frames" if folder.is_dir() else "no such folder"
-        raise DatasetError(
-            f"{folder}: {what}, expected {frames.text}"
-            + (f" (splits: {', '.join(splits)})" if splits and split not in splits else "")
-        )
-    pairs = [(frame, _label_path(root, labels.fill(values))) for frame, values in found]
-    named = {
-        label for _, label in pairs
-    }  # labels in the folder of their frames match the frames' pattern too
-    pairs = [(frame, label) for frame, label in pairs if frame not in named]
-    if not pairs:
-        raise DatasetError(f"{root}: no frames: {layout.labels} names the frames themselves")
-    used: dict[Path, Path] = {}
-    for frame, label in pairs:
-        if used.setdefault(label, frame) != frame:
-            raise DatasetError(
-                f"{label}: the label of two frames, {used[label]} and {frame}, expected `labels:` "
-                f"to tell them apart by the placeholders of {layout.frames}, got {layout.labels}"
-            )
-    encoding = layout.encoding or content.encoding or "values"
-    whole = not (layout.names_in or layout.only)
-    return FileDataset(
-        content.labels,
-        pairs,
-        make_decoder(content, encoding, root / layout.panoptic if layout.panoptic else None),
-        (lambda: [path for path, _ in labels.find(root)]) if whole else None,
-        content.values() if encoding == "values" and not layout.panoptic else None,
-        content.absent,
-    )
-
-
-def _kept(text: str) -> dict[str, str]:
-    """Each placeholder of a pattern as its own value, so that `fill` keeps it."""
-    return {match[1]: match[0] for match in _PLACEHOLDER.finditer(text)}
-
-
-def _label_path(root: Path, text: str) -> Path:
-    if "*" not in text:
-        return root / text
-    found = sorted(root.glob(text))
-    return found[0] if found else root / text
-
-
-def _listed(
-    path: Path, layout: Layout, frames: Pattern, root: Path
-) -> list[tuple[Path, dict[str, str]]]:
-    """The frames that a split's list names."""
-    if not path.is_file():
-        raise DatasetError(f"{path}: missing, expected the list of the frames of the split")
-    entry = Pattern(layout.entry)
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.strip():
-            continue
-        values = entry.match(line.split()[0])
-        if values is None:
-            raise DatasetError(f"{path}: {line.split()[0]!r}, expected {layout.entry}")
-        found.append((root / frames.fill(values), values))
-    return found
-
-
-# --- label values ---------------------------------------------------------------------------------
-
-
-def make_decoder(content: DatasetFile, encoding: str, panoptic: Path | None = None) -> Decode:
-    """Make a function from a label file to its (H, W) uint8 class indices.
-
-    It raises DatasetError for a value or color that is neither a class nor ignored.
-    """
-    labels = content.labels
-    if encoding == "colours":
-        return _colour_decoder(content)
-    values = [[i] for i in range(len(labels))] if encoding == "index" else content.values()
-    ignored = {255} if encoding == "index" else content.ignored_values()
-    table = np.full(65536, UNKNOWN, np.uint8)
-    known = np.zeros(65536, bool)
-    for i, of_class in enumerate(values):
-        table[of_class] = i
-        known[of_class] = True
-    table[list(ignored)] = labels.ignore_index
-    known[list(ignored)] = True
-    white = white_of(values)
-    segments = _panoptic_segments(panoptic) if panoptic else None
-
-    def decode(path: Path) -> Pixels:
-        if segments:
-            label = segments(path)
-        else:
-            label = _read_matlab(path) if path.suffix == ".mat" else read_label(path, white=white)
-        if label.ndim == 3:
-            raise DatasetError(f"{path}: label map is in colours, expected grey, one byte a pixel")
-        wrong = ~known[label]
-        if wrong.any():
-            first = labels.ignore_index
-            others = sorted(ignored - {first})
-            raise DatasetError(
-                f"{path}: label value {int(label[wrong][0])}, expected "
-                f"{_ranges(v for of_class in values for v in of_class)}"
-                + (f" or {first}" if first in ignored else "")
-                + (f", or {_ranges(others)} (ignored)" if others else "")
-            )
-        return table[label]
-
-    return decode
-
-
-def _colour_decoder(content: DatasetFile) -> Decode:
-    try:
-        content.check_colours()
-    except ValueError as error:
-        raise DatasetError(f"{content.name}: {error}") from error
-    colours: dict[int, int] = {}
-    for ignored in content.ignored:
-        if isinstance(ignored, tuple):
-            colours[_packed(ignored)] = content.labels.ignore_index
-    for index, entry in enumerate(content.kept):
-        for colour in entry.label_colours:
-            other = colours.setdefault(_packed(colour), index)
-            if other not in (index, content.labels.ignore_index):
-                raise DatasetError(
-                    f"{content.name}: colour {colour} is that of classes "
-                    f"{content.kept[other].name!r} and {entry.name!r}, expected one class"
-                )
-            colours[_packed(colour)] = index
-    keys = np.array(sorted(colours), np.int64)
-    classes = np.array([colours[key] for key in keys.tolist()], np.uint8)
-
-    def decode(path: Path) -> Pixels:
-        rgb = read_label(path, colours=True).astype(np.int64)
-        packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-        where = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
-        wrong = keys[where] != packed
-        if wrong.any():
-            colour = tuple(int(v) for v in rgb[wrong][0])
-            raise DatasetError(
-                f"{path}: colour {colour}, expected one of the {len(keys)} of {content.name}; one "
-                f"that means nothing belongs under `ignored:`{_if_near(colour, content)}"
-            )
-        return classes[where]
-
-    return decode
-
-
-def _if_near(colour: tuple[int, ...], content: DatasetFile) -> str:
-    """Return the likely cause of a color close to a class's color, or '' if it is not close."""
-    for entry in content.kept:
-        for own in entry.label_colours:
-            if max(abs(a - b) for a, b in zip(colour, own, strict=True)) <= NEAR:
-                return (
-                    f"; it is nearly that of {entry.name!r}: a mask that was a JPEG, or was "
-                    "resized with smooth edges, has lost its values"
-                )
-    return ""
-
-
-def _packed(colour: Sequence[int]) -> int:
-    return (colour[0] << 16) | (colour[1] << 8) | colour[2]
-
-
-def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
-    """A function from a label file of segment numbers (COCO's panoptic format) to its values."""
-    try:
-        annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
-        segments = {
-            str(a["file_name"]): {int(s["id"]): int(s["category_id"]) for s in a["segments_info"]}
-            for a in annotations
-        }
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path}: expected annotations in COCO's panoptic format") from error
-
-    def read(label: Path) -> NDArray[np.uint16]:
-        if label.name not in segments:
-            raise DatasetError(f"{label}: not among the annotations of {path}")
-        rgb = read_label(label, colours=True).astype(np.int64)
-        number = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
-        category = segments[label.name]
-        used, inverse = np.unique(number, return_inverse=True)
-        missing = [int(n) for n in used if n and int(n) not in category]
-        if missing:
-            raise DatasetError(f"{label}: segment {missing[0]} is not in {path}")
-        values = np.array([category.get(int(n), 0) for n in used], np.uint16)
-        return values[inverse.reshape(number.shape)]
-
-    return read
-
-
-def _read_matlab(path: Path) -> NDArray[Any]:
-    """The label map `S` of one of COCO-Stuff 10k's MATLAB files."""
-    try:
-        from scipy.io import loadmat
-
-        return np.asarray(loadmat(path)["S"]).astype(np.uint16)
-    except ModuleNotFoundError as error:
-        raise DatasetError(f"{path}: MATLAB files need scipy: `pip install scipy`") from error
-    except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError, NotImplementedError) as error:
-        raise DatasetError(f"{path}: not a MATLAB file with a label map S: {error}") from error
-
-
-def _ranges(values: Iterable[int]) -> str:
-    """Format values as 0..3, 7, 9..10."""
-    parts: list[list[int]] = []
-    for value in sorted(set(values)):
-        if parts and value == parts[-1][1] + 1:
-            parts[-1][1] = value
-        else:
-            parts.append([value, value])
-    return ", ".join(f"{a}..{b}" if a < b else f"{a}" for a, b in parts)

@@ -19,10 +19,9 @@ from bisenetv2_ros.training.dataset_files import (
     kind_of,
     known_dataset,
     known_datasets,
-    make_decoder,
-    open_dataset,
     read_dataset_file,
 )
+from bisenetv2_ros.training.dataset_splits import open_dataset
 from bisenetv2_ros.training.datasets import (
     Dataset,
     DatasetError,
@@ -30,6 +29,7 @@ from bisenetv2_ros.training.datasets import (
     SceneDataset,
     read_label,
 )
+from bisenetv2_ros.training.label_values import make_decoder
 
 FOLDER, SYNTHETIC = "folder", "synthetic"
 SPLIT_NAMES = {
