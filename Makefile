@@ -36,11 +36,14 @@ demo: | python ## see a street scene segmented [SOURCE=folder|video LABELS=folde
 
 test: | python ## lint, then run every test
 	@$(BOOTSTRAP) test
-	@. ./env.sh && { code=0; { $(LINT); } || code=1; \
-	  $(PYTEST) $(RUNS:%=--ignore %) || code=1; $(PYTEST) $(RUNS) || code=1; \
+	@. ./env.sh && { code=0; failed=; { $(LINT); } || code=1; \
+	  $(PYTEST) $(RUNS:%=--ignore %) || failed=1; $(PYTEST) $(RUNS) || failed=1; \
+	  test -z "$$failed" || { echo 'make: what failed runs once more, alone'; \
+	    python -m pytest --last-failed --last-failed-no-failures none || code=1; }; \
 	  exit $$code; }
 
-# Many tests wait for processes: a few at once leave no core idle.
+# Many tests wait for processes: a few at once leave no core idle. What fails in such company runs
+# once more alone, so that a fault is told from a machine that was busy; both results are printed.
 PYTEST = python -m pytest -n 3 --dist worksteal
 
 # In processes of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
