@@ -80,7 +80,7 @@ def seconds_to_blue(path: Path, seconds: float) -> int:
     """The blue that makes inference take about this long on this machine."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     width, height = tiny_info().input_size
     probe = 20
     image = np.full((1, height, width, 3), probe, np.uint8)
