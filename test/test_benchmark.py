@@ -228,6 +228,7 @@ def test_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     results = json.loads(out.read_text())["results"]
     assert [measured["precision"] for measured in results] == ["float32", "int8"]
     assert results[0]["stages_ms"]["tail"]["median"] == 0, "the tiny model has none to tell apart"
+    assert json.loads(out.read_text())["roofline_ms"] == {}, "it multiplies and adds nothing"
 
 
 def test_every_network_has_a_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

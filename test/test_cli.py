@@ -20,6 +20,8 @@ from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
 from bisenetv2_ros.cli.options import sample_frames
 from bisenetv2_ros.cli.verbs import Verb
+from bisenetv2_ros.sources.frame_source import DEFAULT_SCENE_SIZE
+from bisenetv2_ros.street.scene import StreetScene
 
 ROOT = Path(__file__).resolve().parents[1]
 PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main"]
@@ -268,6 +270,21 @@ def test_sample_frames_are_spread_over_the_source(tmp_path, count, taken):
         cv2.imwrite(str(tmp_path / f"{value}.png"), np.full((8, 8, 3), value, np.uint8))
     frames = sample_frames(str(tmp_path), count)
     assert [frame[0, 0, 0] for frame in frames] == list(taken)
+
+
+def test_of_a_source_without_an_end_no_other_frame_is_rendered(monkeypatch):
+    scene = StreetScene(1, DEFAULT_SCENE_SIZE)
+    expected = [scene.render(float(second))[0] for second in range(3)]
+    rendered = []
+    render = StreetScene.render
+
+    def count(scene, moment):
+        rendered.append(moment)
+        return render(scene, moment)
+
+    monkeypatch.setattr(StreetScene, "render", count)
+    np.testing.assert_array_equal(sample_frames("synthetic", 3), expected)
+    assert rendered == [0.0, 1.0, 2.0]
 
 
 def test_the_metric_in_the_help_is_one_that_benchmark_reads(capsys):

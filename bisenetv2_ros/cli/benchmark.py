@@ -364,12 +364,15 @@ def _rooflines(results: list[Result]) -> tuple[dict[tuple[Path, str], float], li
         on_cpu = case.device.upper() in ("", "CPU") and not result.device_seconds
         if case.backend in REFERENCES or not (on_cpu or result.device_seconds):
             continue
+        work = work_of(case.path)
+        if on_cpu and not work.multiply_adds:
+            continue  # a CPU's roofline is that of multiply-adds alone
         kind = "GPU" if not on_cpu else "int8" if result.precision == "int8" else "float32"
         if kind not in rates:
             threads = case.threads or available_cores()
             rates[kind] = measure_cpu(kind, threads) if on_cpu else measure_gpu()
         if rate := rates[kind]:
-            rooflines[case.path, case.backend] = roofline_seconds(work_of(case.path), rate)
+            rooflines[case.path, case.backend] = roofline_seconds(work, rate)
     needed = {"GPU": "a torch that sees the GPU"}
     return rooflines, [
         str(rate) if rate else f"not measured: it takes {needed.get(kind, 'openvino')}"

@@ -78,16 +78,18 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     """
     from itertools import islice
 
+    from bisenetv2_ros.sources.frame import Excerpt, Moment
     from bisenetv2_ros.sources.frame_source import open_source
 
     try:
         source = open_source(spec)
         if source.count:
             wanted = {i * source.count // count for i in range(count)}  # fewer if frames are few
+            passing = enumerate(islice(source, max(wanted) + 1))
+            frames = [frame.image for index, frame in passing if index in wanted]
         else:
-            wanted = {i * max(1, round(source.fps)) for i in range(count)}
-        passing = enumerate(islice(source, max(wanted) + 1))
-        frames = [frame.image for index, frame in passing if index in wanted]
+            source.excerpt = Excerpt(every=Moment(seconds=1))  # the street renders no others
+            frames = [frame.image for frame in islice(source.excerpt.pick(source), count)]
     except ValueError as error:
         raise UserError(str(error)) from error
     if not frames:
