@@ -44,7 +44,7 @@ test: | python ## lint, then run every test
 
 # Many tests wait for processes: a few at once leave no core idle. What fails in such company runs
 # once more alone, so that a fault is told from a machine that was busy; both results are printed.
-PYTEST = python -m pytest -n 3 --dist worksteal
+PYTEST = python -m pytest -n 4 --dist worksteal
 
 # In processes of their own: after hundreds of other tests, with OpenVINO's oneDNN and torch's in one
 # process, torch once crashed in a bfloat16 convolution on a CPU with AMX, and a process ended twice
