@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import os
 import re
 import signal
@@ -20,6 +22,7 @@ from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
 from bisenetv2_ros.cli.options import sample_frames
 from bisenetv2_ros.cli.verbs import Verb
+from bisenetv2_ros.files.paths import check_output, replacing
 from bisenetv2_ros.sources.frame_source import DEFAULT_SCENE_SIZE
 from bisenetv2_ros.street.scene import StreetScene
 
@@ -291,3 +294,90 @@ def test_the_metric_in_the_help_is_one_that_benchmark_reads(capsys):
     with pytest.raises(SystemExit):
         cli.main(["export", "--help"])
     assert "camvid_val_miou=" in capsys.readouterr().out
+
+
+OUTPUTS = {"--output", "--json", "--plot", "--report", "--submission", "--sheet", "--save"}
+
+
+def paths_of(options: set[str]) -> list[tuple[str, str, str]]:
+    """(verb, option, metavar) of every option of these names that is a path."""
+    actions = []
+    for name, entry in cli.VERBS.items():
+        parser = argparse.ArgumentParser()
+        importlib.import_module(entry.module).add_arguments(parser)
+        actions += [(name, action) for action in parser._actions]
+    return [
+        (name, option, action.metavar)
+        for name, action in actions
+        for option in sorted(options & set(action.option_strings))
+        if isinstance(action.metavar, str) and "KIND" not in action.metavar
+    ]
+
+
+@pytest.mark.parametrize(("name", "option", "metavar"), paths_of(OUTPUTS))
+def test_an_output_that_cannot_be_written_is_refused_before_any_work(
+    name, option, metavar, tmp_path, capsys, monkeypatch
+):
+    file, folder, locked = tmp_path / "file.png", tmp_path / "folder.png", tmp_path / "locked"
+    file.touch()
+    folder.mkdir()
+    locked.mkdir()
+    nowhere = tmp_path / "link.png"
+    nowhere.symlink_to("missing.png")
+    is_folder = metavar in ("DIR", "RUN")
+    suffix = Path(metavar).suffix or ".png"
+    writable = os.access
+
+    def access(path, mode, **options):  # root may write everywhere
+        return Path(path) != locked and writable(path, mode, **options)
+
+    monkeypatch.setattr(os, "access", access)
+    wrong = {
+        str(file / f"x{suffix}"): f"{file} is a file, expected a folder",
+        str(file / "x" / f"y{suffix}"): f"{file} is a file, expected a folder",
+        str(locked / f"x{suffix}"): f"the folder {locked} cannot be written to",
+        "n" * 300 + suffix: "File name too long",
+        "": "got ''",
+    }
+    if is_folder:
+        wrong[str(file)] = "is a file, expected a folder"
+        wrong[str(nowhere)] = "is a link to missing.png, which does not exist"
+    else:
+        wrong[str(folder)] = "is a folder, expected a file"
+        wrong[str(tmp_path / "none" / f"x{suffix}")] = f"there is no folder {tmp_path / 'none'}"
+    before = sorted(tmp_path.rglob("*"))
+    for path, message in wrong.items():
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([name, option, path])
+        error = capsys.readouterr().err
+        assert f"{option}: " in error and path in error and message in error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [(n, o) for n, o, _ in paths_of({"--data", "--images", "--adjust-logits"}) if n != "quantize"],
+)
+def test_a_folder_of_data_that_is_not_there_is_named_with_its_option(
+    name, option, tmp_path, capsys
+):
+    (tmp_path / "file").touch()
+    for path, was in (("none", "no such folder"), ("file", "is a file")):
+        with pytest.raises(SystemExit, match="2"):
+            cli.main([name, option, str(tmp_path / path)])
+        error = capsys.readouterr().err
+        assert f"argument {option}: {tmp_path / path}: {was}, expected that of the data" in error
+
+
+def test_a_device_is_written_to_and_never_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    check_output(pipe)
+    with replacing(pipe) as path:
+        path.write_text("scores")
+    assert pipe.is_fifo() and os.read(reader, 10) == b"scores"
+    os.close(reader)
+    with replacing(Path("/dev/stdout")) as path:
+        assert path == Path("/dev/stdout")

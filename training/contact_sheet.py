@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.datasets import Sample
 from bisenetv2_ros.visualization import draw_legend, overlay
 
 WIDTH, COLUMNS, CAPTION = 320, 4, 22  # of a cell in pixels, cells in a row, height of a name
 OPACITY = 0.5
+PAGES = (".html", ".htm")
+SUFFIXES = (*PAGES, ".png", ".jpg", ".jpeg")
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 Picture = NDArray[np.uint8]
@@ -25,15 +28,14 @@ Split = tuple[str, LabelSet, Sequence[Sample], NDArray[np.float64]]  # name, ..,
 
 
 def write_sheet(path: Path, splits: Sequence[Split]) -> None:
-    """Write the sheet, as `.html` with embedded images, or as an image.
+    """Write the sheet, as `.html` with embedded images, or as an image; one of `SUFFIXES`.
 
-    Raises OSError if it cannot be written, ValueError for an unknown suffix.
+    Raises OSError if it cannot be written.
     """
-    if path.suffix.lower() in (".html", ".htm"):
-        path.write_text(_page(splits), encoding="utf-8")
+    if path.suffix.lower() in PAGES:
+        with naming(path), replacing(path) as partial:
+            partial.write_text(_page(splits), encoding="utf-8")
         return
-    if path.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise ValueError(f"{path}: expected a name that ends in .html, .png or .jpg")
     write_picture(path, np.concatenate([_picture(*split) for split in splits]))
 
 

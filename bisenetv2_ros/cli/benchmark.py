@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
 from bisenetv2_ros.cli.options import (
+    output_file,
     picture_size,
     refuse_overwriting,
     sample_frames,
     set_up_private_graph,
 )
-from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.files.paths import naming, replacing
 
 if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Case, Result
@@ -118,10 +119,12 @@ def _add_frame_options(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="also measure this run in torch: eager, and on a GPU also compiled, both in float16",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures to FILE")
+    parser.add_argument(
+        "--json", type=output_file, metavar="FILE", help="write all figures to FILE"
+    )
     parser.add_argument(
         "--plot",
-        type=Path,
+        type=lambda text: output_file(text, (".png", ".jpg", ".svg", ".pdf")),
         metavar="FILE",
         help="plot the stages, and accuracy over latency if the models state it",
     )
@@ -339,8 +342,8 @@ def _graph(args: argparse.Namespace) -> int:
 
 def _plot(draw: Callable[[Path], None], path: Path) -> None:
     try:
-        with naming(path):
-            draw(path)
+        with naming(path), replacing(path) as partial:
+            draw(partial)
     except ModuleNotFoundError as error:
         raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
 
@@ -412,5 +415,5 @@ def _training(args: argparse.Namespace) -> int:
 
 def _write_json(path: Path | None, content: dict[str, Any]) -> None:
     if path:
-        with naming(path):
-            path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with naming(path), replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_training_options
+from bisenetv2_ros.cli.options import add_training_options, dataset_folder, output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +25,7 @@ examples:
 """
     parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe")
     parser.add_argument(
-        "--data", type=Path, required=True, metavar="DIR", help="folder of the dataset"
+        "--data", type=dataset_folder, required=True, metavar="DIR", help="folder of the dataset"
     )
     parser.add_argument(
         "--folds",
@@ -40,7 +39,11 @@ examples:
         help="splits whose frames are divided into folds (default: %(default)s)",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="folder of the runs, one per fold"
+        "--output",
+        type=output_folder,
+        required=True,
+        metavar="DIR",
+        help="folder of the runs, one per fold",
     )
     parser.add_argument(
         "--from", dest="start", metavar="RUN|MODEL", help="starting weights, as in `train`"

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import dataset_folder, output_folder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,13 @@ examples:
 """
     parser.add_argument("run", type=Path, help="folder of a run or of one checkpoint")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to make"
+        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to make"
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
+        "--data",
+        type=dataset_folder,
+        metavar="DIR",
+        help="folder of the dataset (default: the run's)",
     )
     parser.add_argument(
         "--licence",

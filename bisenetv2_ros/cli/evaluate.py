@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import refuse_overwriting
-from bisenetv2_ros.files.paths import naming
+from bisenetv2_ros.cli.options import dataset_folder, output_file, output_folder, refuse_overwriting
+from bisenetv2_ros.files.paths import naming, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +48,10 @@ examples:
         help="name of a dataset, or its YAML file (default: what the model was trained on)",
     )
     parser.add_argument(
-        "--data", type=Path, metavar="DIR", help="folder of the dataset (default: the run's)"
+        "--data",
+        type=dataset_folder,
+        metavar="DIR",
+        help="folder of the dataset (default: the run's)",
     )
     parser.add_argument(
         "--split", help="split to score (default: the run's validation split, or val)"
@@ -60,12 +63,15 @@ examples:
         help="score only this part of each frame: left, top, right, bottom as fractions, as in the "
         "node's parameter crops",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all scores to FILE")
+    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all scores to FILE")
     parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="write plots and report.html to DIR"
+        "--report", type=output_folder, metavar="DIR", help="write plots and report.html to DIR"
     )
     parser.add_argument(
-        "--submission", type=Path, metavar="DIR", help="write Cityscapes' label-id PNGs to DIR"
+        "--submission",
+        type=output_folder,
+        metavar="DIR",
+        help="write Cityscapes' label-id PNGs to DIR",
     )
     checkpoints = parser.add_argument_group("checkpoints only")
     checkpoints.add_argument(
@@ -145,8 +151,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(result, matrix, labels))
     if args.json:
         content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
-        with naming(args.json):
-            args.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        with naming(args.json), replacing(args.json) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     if args.report:
         try:
             print(write_report(args.report, Path(args.model).stem, matrix, gallery, facts))

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.options import (
     add_metric_option,
+    dataset_folder,
+    output_file,
     picture_size,
     refuse_overwriting,
     sample_frames,
@@ -50,7 +52,7 @@ examples:
     )
     parser.add_argument(
         "--adjust-logits",
-        type=Path,
+        type=dataset_folder,
         metavar="DIR",
         help="add an offset to each class's logits that maximizes the mean IoU on "
         f"{ADJUSTING_FRAMES} training frames of the run's dataset, which is in DIR",
@@ -58,7 +60,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="file to write (default: bisenetv2_DATASET_WxH_PRECISION.onnx in the current folder)",
     )
@@ -96,6 +98,9 @@ def run(args: argparse.Namespace) -> int:
         recipe = trained.recipe
         width, height = args.size or recipe.input_size
         dataset = Path(recipe.dataset).stem  # of one's own dataset it is the path of a YAML file
+        path = args.output or Path(f"bisenetv2_{dataset}_{width}x{height}_{args.precision}.onnx")
+        trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
+        refuse_overwriting(path, Path(args.frames), *trained_files)
         info = ModelInfo(
             labels=trained.labels,
             dataset=dataset,
@@ -119,9 +124,6 @@ def run(args: argparse.Namespace) -> int:
                 f"logits adjusted: mean IoU {adjustment.before:.4f} -> {adjustment.after:.4f} on "
                 f"frames of training; {', '.join(f'{name} {shift:+.2f}' for name, shift in shifts)}"
             )
-        path = args.output or Path(f"bisenetv2_{dataset}_{width}x{height}_{args.precision}.onnx")
-        trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
-        refuse_overwriting(path, Path(args.frames), *trained_files)
         agreement = export_model(
             deployed,
             info,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import picture_size, sample_frames
+from bisenetv2_ros.cli.options import output_folder, picture_size, sample_frames
 
 COMPARED = 4  # frames on which torch and the runtimes are compared
 
@@ -35,7 +35,11 @@ examples:
 """
     parser.add_argument("name", choices=list(known), help="weights to download, see below")
     parser.add_argument(
-        "-o", "--output", type=Path, metavar="DIR", help="folder to make (default: NAME here)"
+        "-o",
+        "--output",
+        type=output_folder,
+        metavar="DIR",
+        help="folder to make (default: NAME here)",
     )
     parser.add_argument(
         "--size",
@@ -68,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.files.download import DownloadError, download
+    from bisenetv2_ros.files.paths import check_output
     from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.deploy import write_precisions
@@ -77,6 +82,10 @@ def run(args: argparse.Namespace) -> int:
     entry = _known()[args.name]
     url = args.url or str(entry["url"])
     output = args.output or Path(args.name)
+    try:
+        check_output(output, is_folder=True)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: is not empty, expected a new folder (-o)")
     if not all(digit in "0123456789abcdefABCDEF" for digit in args.sha256):

@@ -11,6 +11,7 @@ import zipfile
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import dataset_folder, output_folder
 
 FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
 
@@ -37,10 +38,13 @@ examples:
 """
     parser.add_argument("export", type=Path, help="folder, .zip, or one .json or .xml file")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="DIR", help="folder to make"
+        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to make"
     )
     parser.add_argument(
-        "--images", type=Path, metavar="DIR", help="folder of the frames, if not in the export"
+        "--images",
+        type=dataset_folder,
+        metavar="DIR",
+        help="folder of the frames, if not in the export",
     )
     parser.add_argument(
         "--form", choices=FORMS, default="", help="format of the export (default: detected)"

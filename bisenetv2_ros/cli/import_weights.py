@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import picture_size
+from bisenetv2_ros.cli.options import output_folder, picture_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,12 @@ examples:
 """
     parser.add_argument("file", type=Path, help=".pth file, or its tensors as .safetensors")
     parser.add_argument(
-        "-o", "--output", type=Path, required=True, metavar="RUN", help="folder of the run to make"
+        "-o",
+        "--output",
+        type=output_folder,
+        required=True,
+        metavar="RUN",
+        help="folder of the run to make",
     )
     parser.add_argument(
         "--size",

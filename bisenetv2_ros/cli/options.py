@@ -6,6 +6,7 @@ import argparse
 import os
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,11 +61,52 @@ def add_training_options(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
+def output_file(text: str, suffixes: Sequence[str] = ()) -> Path:
+    """The path of a file that can be written, as argparse's `type`.
+
+    suffixes: it must have one of these, if there are any.
+    """
+    path = _output(text, is_folder=False)
+    if suffixes and path.suffix.lower() not in suffixes:
+        expected = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
+        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in {expected}")
+    return path
+
+
+def output_folder(text: str) -> Path:
+    """The path of a folder that can be written to or made, as argparse's `type`."""
+    return _output(text, is_folder=True)
+
+
+def dataset_folder(text: str) -> Path:
+    """The folder of a dataset, or of a part of it, which must exist, as argparse's `type`."""
+    path = Path(text)
+    if not text or not path.is_dir():
+        was = "is a file" if text and path.exists() else "no such folder"
+        raise argparse.ArgumentTypeError(
+            f"{text or repr(text)}: {was}, expected that of the dataset"
+        )
+    return path
+
+
+def _output(text: str, *, is_folder: bool) -> Path:
+    from bisenetv2_ros.files.paths import check_output
+
+    if not text:
+        raise argparse.ArgumentTypeError(f"got '', expected a {'folder' if is_folder else 'file'}")
+    try:
+        check_output(Path(text), is_folder=is_folder)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return Path(text)
+
+
 def refuse_overwriting(path: Path, *sources: Path) -> None:
-    """Raise UserError if `path`, of a new file, is one of its sources."""
-    from bisenetv2_ros.files.paths import refuse_overwriting
+    """Raise UserError if the new file `path` is one of its sources or cannot be written."""
+    from bisenetv2_ros.files.paths import check_output, refuse_overwriting
 
     try:
+        check_output(path)
         refuse_overwriting([path], sources)
     except ValueError as error:
         raise UserError(str(error)) from error

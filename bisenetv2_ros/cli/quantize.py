@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import add_metric_option, refuse_overwriting, sample_frames
+from bisenetv2_ros.cli.options import (
+    add_metric_option,
+    output_file,
+    refuse_overwriting,
+    sample_frames,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +38,7 @@ example:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="file to write (default: the model's name with int8 instead of float32, or with _int8 "
         "at its end; beside the model, or in the current folder for the package's models)",

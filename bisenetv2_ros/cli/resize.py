@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_metric_option, picture_size, refuse_overwriting
+from bisenetv2_ros.cli.options import (
+    add_metric_option,
+    output_file,
+    picture_size,
+    refuse_overwriting,
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +41,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=Path,
+        type=output_file,
         metavar="FILE",
         help="file to write (default: the model's name with the new size, in the current folder)",
     )

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_training_options
+from bisenetv2_ros.cli.options import add_training_options, dataset_folder, output_folder
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.recipe import Recipe
@@ -53,10 +53,10 @@ and exit. Next: `bisenetv2 deploy RUN -o my_model`.
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
     )
-    parser.add_argument("--data", type=Path, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--data", type=dataset_folder, metavar="DIR", help="folder of the dataset")
     parser.add_argument(
         "--output",
-        type=Path,
+        type=output_folder,
         metavar="DIR",
         help="folder of the run (default: runs/NAME with the name of the recipe, or of the data "
         f"folder for {OWN_DATA})",
@@ -102,6 +102,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     """Print the plan; return the recipe to run, folders of data and run, and starting weights."""
     from tqdm import tqdm
 
+    from bisenetv2_ros.files.paths import check_output
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
     from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
     from bisenetv2_ros.training.distributed import find_place
@@ -122,6 +123,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
     if recipe.adapt and data and "name" not in given:
         recipe = dataclasses.replace(recipe, name=data.resolve().name)
     output = output or Path("runs") / recipe.name
+    check_output(output, is_folder=True)
     done = 0
     if args.resume and (saved := list_checkpoints(output)):
         done = int(saved[-1].name.partition("_")[2])

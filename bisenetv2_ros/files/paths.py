@@ -46,12 +46,48 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+def check_output(path: Path, *, is_folder: bool = False) -> None:
+    """Raise ValueError if a file, or with `is_folder` a folder, cannot be written at `path`.
+
+    Creates nothing. The parents of a folder may be missing, that of a file may not.
+    """
+    try:
+        found = path
+        while not found.exists() and found != found.parent:
+            found = found.parent
+        if found == path:
+            if path.is_dir() != is_folder:
+                was, wanted = ("file", "folder") if is_folder else ("folder", "file")
+                raise ValueError(f"{path}: is a {was}, expected a {wanted}")
+            if _is_device(path):
+                return
+            found = path if is_folder else path.parent
+        if not found.is_dir():
+            raise ValueError(f"{path}: {found} is a file, expected a folder")
+        if is_folder and path.is_symlink() and not path.exists():
+            raise ValueError(f"{path}: is a link to {path.readlink()}, which does not exist")
+        if not is_folder and found != path.parent:
+            raise ValueError(f"{path}: there is no folder {path.parent}")
+        if not os.access(found, os.W_OK | os.X_OK):
+            raise ValueError(f"{path}: the folder {found} cannot be written to")
+    except OSError as error:  # a name that is too long, a folder that may not be looked into
+        raise ValueError(f"{path}: {error.strerror}") from error
+
+
+def _is_device(path: Path) -> bool:
+    """Whether `path` is a device, a pipe or such as /dev/stdout, which must not be replaced."""
+    return path.parent == Path("/dev") or (path.exists() and not path.is_file())
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a file beside `path` to write to; it replaces `path` if the block succeeds.
 
-    Otherwise it is removed and `path` stays unchanged.
+    Otherwise it is removed and `path` stays unchanged. A device or pipe is written to directly.
     """
+    if _is_device(path):
+        yield path
+        return
     partial = path.with_name(f".partial-{path.name}")
     try:
         yield partial
