@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -269,6 +271,31 @@ def test_a_file_of_ones_own(tmp_path, capsys):
         load_dataset(kind, tmp_path / "data", "val")
     assert cli.main(["datasets", kind]) == 0
     assert "2 classes (yard): ground, box" in capsys.readouterr().out
+
+
+def test_two_labels_of_one_frame_are_refused_and_named(tmp_path):
+    (tmp_path / "yard.yaml").write_text(OWN)
+    monday = tmp_path / "data/a/monday"
+    write(monday / "rgb_1.png", *FRAME)
+    write(monday / "id_1_bert.png", 5, 5, 255, 0)
+    write(monday / "._id_1_bert.png", 5, 5, 255, 0)  # a sidecar of macOS
+    load = partial(load_dataset, str(tmp_path / "yard.yaml"), tmp_path / "data", "train")
+    assert load()[0].label[0].tolist() == [0, 0, 1, 255]
+    write(monday / "id_1_anna.png", 4, 5, 255, 0)
+    both = f"{monday / 'id_1_anna.png'} and {monday / 'id_1_bert.png'}, expected one"
+    with pytest.raises(DatasetError, match=re.escape(both)):
+        load()
+
+
+def test_brackets_in_names_are_no_pattern(tmp_path):
+    (tmp_path / "yard.yaml").write_text(
+        'layouts: [{frames: "day [1]/{name}.png", labels: "id [1]?/{name}*.png"}]\n'
+        "classes: [ground, box]\n"
+    )
+    write(tmp_path / "data/day [1]/a[0-9].png", *FRAME)
+    write(tmp_path / "data/id [1]?/a[0-9]_by_anna.png", 0, 1, 1, 255)
+    dataset = load_dataset(str(tmp_path / "yard.yaml"), tmp_path / "data", "train")
+    assert dataset[0].label[0].tolist() == [0, 1, 1, 255]
 
 
 def test_labels_beside_their_frames_are_no_frames(tmp_path):

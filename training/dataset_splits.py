@@ -46,26 +46,27 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
         )
     else:
         found = list(frames.find(root))
-        every = len(found)
+        total = len(found)
         if layout.only and split not in layout.only:
             raise DatasetError(f"split {split!r}, expected one of {', '.join(layout.only)}")
         for name, patterns in layout.only.get(split, {}).items():
             found = [(path, values) for path, values in found if _belongs(values[name], patterns)]
-        if every and not found:
+        if total and not found:
             raise DatasetError(
-                f"{root}: {every} frames as {frames.text}, none of which `only:` takes for {split}"
+                f"{root}: {total} frames as {frames.text}, none of which `only:` takes for {split}"
             )
     if not found:
-        folder = root / frames.glob.partition("*")[0].rpartition("/")[0]
+        folder = root / frames.folder
         what = "no frames" if folder.is_dir() else "no such folder"
         raise DatasetError(
             f"{folder}: {what}, expected {frames.text}"
             + (f" (splits: {', '.join(splits)})" if splits and split not in splits else "")
         )
-    pairs = [(frame, _label_path(root, labels.fill(values))) for frame, values in found]
+    fitting = [(frame, _labels_of(frame, root, labels.fill(values))) for frame, values in found]
     # labels in the folder of their frames match the frames' pattern too
-    named = {label for _, label in pairs}
-    pairs = [(frame, label) for frame, label in pairs if frame not in named]
+    named = {label for _, every in fitting for label in every}
+    fitting = [(frame, every) for frame, every in fitting if frame not in named]
+    pairs = [(frame, every[0]) for frame, every in fitting]
     if not pairs:
         raise DatasetError(f"{root}: no frames: {layout.labels} names the frames themselves")
     used: dict[Path, Path] = {}
@@ -74,6 +75,12 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
             raise DatasetError(
                 f"{label}: the label of two frames, {used[label]} and {frame}, expected `labels:` "
                 f"to tell them apart by the placeholders of {layout.frames}, got {layout.labels}"
+            )
+    for frame, every in fitting:
+        if len(every) > 1:
+            raise DatasetError(
+                f"{frame}: {len(every)} labels fit {layout.labels}, {every[0]} and {every[1]}, "
+                "expected one"
             )
     encoding = layout.encoding or content.encoding or "values"
     whole = not (layout.names_in or layout.only)
@@ -87,11 +94,12 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
     )
 
 
-def _label_path(root: Path, text: str) -> Path:
+def _labels_of(frame: Path, root: Path, text: str) -> list[Path]:
+    """The labels that fit a pattern, or the pattern if there are none, which is reported later."""
     if "*" not in text:
-        return root / text
-    found = sorted(root.glob(text))
-    return found[0] if found else root / text
+        return [root / text]
+    found = [path for path, _ in Pattern(text).find(root) if path != frame]
+    return found or [root / text]
 
 
 def _listed(

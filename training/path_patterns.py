@@ -40,11 +40,14 @@ class Pattern:
             end = match.end()
         self.names = seen
         self._expression = re.compile(expression + _literal(text[end:]))
-        self.glob = PLACEHOLDER.sub("*", text)
+        every = PLACEHOLDER.sub("*", text)
+        #: The folder of the files, as far as it is the same for all.
+        self.folder = every.partition("*")[0].rpartition("/")[0]
+        self._glob = re.sub(r"([?[])", r"[\1]", every)  # of a glob's characters, only * is one here
 
     def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
         """Matching files below `root`, sorted; skips hidden ones."""
-        for path in sorted(root.glob(self.glob)):
+        for path in sorted(root.glob(self._glob)):
             relative = path.relative_to(root)
             found = self.match(relative.as_posix())
             if found is not None and not any(part.startswith(".") for part in relative.parts):
