@@ -206,6 +206,10 @@ def test_network_of_a_run_and_of_a_checkpoint(run):
     assert (trained.step, trained.labels, trained.revision) == (6, CAMVID, "abc")
     assert not trained.network.training
     assert trained.network.head[2].bias.tolist() == [1.0] * 11
+    assert load_network(run / "checkpoints").step == 6
+    (run / "report").mkdir()
+    with pytest.raises(CheckpointError, match="report: expected a run folder"):
+        load_network(run / "report")
     older = load_network(run / "checkpoints" / "step_00000005")
     assert older.step == 5
     assert older.network.head[2].bias.tolist() == [2.0] * 11, "the moving average comes first"

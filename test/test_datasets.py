@@ -310,6 +310,34 @@ def test_white_of_a_mask_of_one_bit_is_the_other_class_of_two(tmp_path, classes)
     assert cli.main(["check-data", "--dataset", "folder", "--data", str(tmp_path)]) == 0
 
 
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+@pytest.mark.parametrize("palette", [None, [BLACK, WHITE], [WHITE, BLACK], [BLACK, (128,) * 3]])
+@pytest.mark.parametrize(
+    ("classes", "expected"),
+    [
+        ("[path, grass]", (0, 1)),
+        ("[{name: grass, value: 255}, {name: path, value: 0}]", (1, 0)),
+        ("[{name: grass, value: 7}]\nignored: [0]", (255, 0)),
+        ("[{name: grass, color: [255, 255, 255]}, {name: path, color: [0, 0, 0]}]", (1, 0)),
+    ],
+)
+def test_a_mask_of_one_bit_is_black_and_white_with_and_without_a_palette(
+    tmp_path, classes, expected, palette
+):
+    if "color" in classes and palette and (128,) * 3 in palette:
+        return  # that gray is no class's color
+    (tmp_path / "classes.yaml").write_text(f"classes: {classes}\n")
+    write(tmp_path / "images/a.png", frame())
+    (tmp_path / "labels").mkdir()
+    white = row(0, 1, 1, 0, 1, 0)
+    bits = 1 - white if palette and palette[0] == WHITE else white
+    write_png(tmp_path / "labels/a.png", bits, 1, **({"palette": palette} if palette else {}))
+    label = load_dataset("folder", tmp_path, "train")[0].label
+    assert np.array_equal(label, np.where(white, expected[1], expected[0]))
+
+
 def test_an_empty_label_of_one_bit_is_read(camvid):
     write_png(camvid / "val/labels/a.png", row(0, 0, 0, 0, 0, 0), 1)
     assert not load_dataset("camvid", camvid, "val")[0].label.any()

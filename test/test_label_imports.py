@@ -427,6 +427,32 @@ def test_label_studios_png_export_lacks_the_images_names(tmp_path, capsys):
     assert "expected its JSON export" in capsys.readouterr().err
 
 
+def test_label_studios_png_export_is_paired_in_order_and_said(tmp_path, capsys):
+    for name in ("img_2.png", "img_10.png"):
+        frame(tmp_path / "images" / name)
+    prefix = tmp_path / "e/task-"
+    prefix.parent.mkdir()
+    masks = {
+        "9-annotation-30-by-a@b.org-tag-grass-0": TRUTH == 0,
+        "9-annotation-30-by-a@b.org-tag-stone-0": TRUTH == 1,
+        "10-annotation-2-by-1-tag-grass-0": np.ones_like(TRUTH),
+        "10-annotation-2-by-1-tag-stone-1": TRUTH == 1,
+    }
+    for name, mask in masks.items():
+        write_picture(Path(f"{prefix}{name}.png"), mask.astype(np.uint8) * 255)
+    words = (tmp_path / "e", "--images", tmp_path / "images", "-o")
+    assert import_labels(*words, tmp_path / "set") == 0
+    assert "from task 9, img_2.png, to task 10, img_10.png" in capsys.readouterr().err
+    for name, truth in (("img_2", TRUTH), ("img_10", np.where(TRUTH == 1, 1, 0))):
+        found = cv2.imread(str(tmp_path / f"set/labels/{name}.png"), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(found, truth)
+    frame(tmp_path / "images/img_11.png")
+    assert import_labels(*words, tmp_path / "other") == 2
+    error = capsys.readouterr().err
+    assert "2 tasks and 3 images, expected its JSON export, or as many images" in error
+    assert not (tmp_path / "other").exists()
+
+
 @pytest.mark.parametrize("name", ["nothing", "empty", "broken.zip"])
 def test_what_is_no_export_is_said(tmp_path, capsys, name):
     (tmp_path / "empty").mkdir()

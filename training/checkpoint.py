@@ -180,8 +180,28 @@ def read_run_header(run: Path) -> dict[str, Any]:
     return header
 
 
+def run_of(path: Path) -> Path:
+    """The run folder that a path names: itself, its `checkpoints`, or a checkpoint in there.
+
+    Raises CheckpointError, naming the path and what was expected there.
+    """
+    if not path.exists():
+        raise CheckpointError(
+            f"{path}: there is none, expected a run folder with recipe.json, or a checkpoint"
+        )
+    full = path.absolute()
+    runs = [path]
+    runs += [folder.parent for folder in (full, full.parent) if folder.name == "checkpoints"]
+    for run in runs:
+        if (run / "recipe.json").is_file():
+            return run
+    raise CheckpointError(f"{path}: expected a run folder with recipe.json, or a checkpoint")
+
+
 def load_network(path: str | Path) -> TrainedNetwork:
-    """Load the trained network of a run folder, or of one of its checkpoint folders, on the CPU.
+    """Load the trained network of a run, or of one of its checkpoints, on the CPU.
+
+    path: see `run_of`; a run and its folder `checkpoints` name the newest checkpoint.
 
     Uses the moving average if there is one. Booster heads are loaded too, but not used in
     evaluation mode.
@@ -190,19 +210,10 @@ def load_network(path: str | Path) -> TrainedNetwork:
         CheckpointError: naming the path, and what was expected there.
     """
     path = Path(path)
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: there is none, expected a run folder with recipe.json, or a checkpoint"
-        )
-    run = path
-    while not (run / "recipe.json").is_file():
-        if run.parent == run or run == path.parent.parent.parent:
-            raise CheckpointError(
-                f"{path}: expected a run folder with recipe.json, or a checkpoint"
-            )
-        run = run.parent
+    run = run_of(path)
     header = read_run_header(run)
-    checkpoint = load_newest(run) if path == run else load_checkpoint(path)
+    is_one = path.absolute().parent == run.absolute() / "checkpoints"
+    checkpoint = load_checkpoint(path) if is_one else load_newest(run)
     if checkpoint is None:
         raise CheckpointError(f"{run}: no checkpoint in {run / 'checkpoints'}")
     recipe = recipe_from_dict(header["recipe"], str(run / "recipe.json"))

@@ -229,7 +229,7 @@ def _encoding(content: DatasetFile, labels: list[Path]) -> str:
         return "values"
     for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
         with contextlib.suppress(DatasetError):  # told when it is read
-            label = read_label(path)
+            label = read_label(path, white=255)
             if label.ndim == 3:
                 return "colours"
             if label.dtype != np.uint8:

@@ -183,10 +183,12 @@ def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
 
 
 def white_of(values: list[list[int]]) -> int | None:
-    """The label value of white in a mask of one bit: that of the other class of two, one of which
-    is 0. None if white may mean a class or ignored."""
-    every = sorted(value for of_class in values for value in of_class)
-    return every[1] if len(values) == len(every) == 2 and every[0] == 0 else None
+    """The label value of white in a mask of one bit: the only value of classes that is not 0.
+
+    None if there are several, so that white may mean one of them or ignored.
+    """
+    others = [value for of_class in values for value in of_class if value]
+    return others[0] if len(others) == 1 else None
 
 
 def read_label(path: Path, colours: bool = False, white: int | None = None) -> NDArray[Any]:

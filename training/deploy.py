@@ -24,7 +24,7 @@ from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
 from bisenetv2_ros.metrics import Scores, scores
 from bisenetv2_ros.model_file import ModelInfo, read_model_file, write_model_file
 from bisenetv2_ros.segmenter import Segmenter
-from bisenetv2_ros.training.checkpoint import TrainedNetwork, load_network, read_run_header
+from bisenetv2_ros.training.checkpoint import TrainedNetwork, load_network, read_run_header, run_of
 from bisenetv2_ros.training.dataset_layouts import load_dataset_of
 from bisenetv2_ros.training.datasets import Dataset, DatasetError
 from bisenetv2_ros.training.evaluate import Mask, evaluate
@@ -268,7 +268,7 @@ def _card(
 ) -> str:
     recipe, labels = trained.recipe, trained.labels
     width, height = recipe.input_size
-    start = read_run_header(run if (run / "recipe.json").is_file() else run.parent.parent)
+    start = read_run_header(run_of(run))
     source = (start.get("start") or {}).get("source", "random weights")
     best = deployed[-1]
     memory = ", which it was trained on: these scores measure memory" if memorized else ""

@@ -7,7 +7,6 @@ are refused, and nothing in them can run.
 
 from __future__ import annotations
 
-import re
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -30,6 +29,7 @@ from bisenetv2_ros.training.label_forms.common import (
     ImageFinder,
     LabelImportError,
     LabelledFrame,
+    by_number,
     list_files,
     read_json,
 )
@@ -95,11 +95,8 @@ def recognise(root: Path) -> str:
                 return "labelme"
             if "annotations" in content and "images" in content:
                 return "coco"
-    if any(re.fullmatch(r"task-\d+-annotation-.*\.png", path.name) for path in files):
-        raise LabelImportError(
-            f"{root}: Label Studio's PNG export, which does not say of which image a task is, "
-            "expected its JSON export"
-        )
+    if any(label_studio.PNG_NAME.fullmatch(path.name) for path in files):
+        return "label-studio"
     raise LabelImportError(f"{root}: none of {', '.join(FORMS)}, expected such an export (--form)")
 
 
@@ -207,12 +204,7 @@ def _with_splits(export: Export, validation: float) -> list[LabelledFrame]:
         return export.frames
     if any(frame.split for frame in export.frames):
         raise LabelImportError("the export has splits already, expected no fraction for val")
-
-    def by_number(frame: LabelledFrame) -> list[tuple[int, str]]:
-        parts = re.split(r"(\d+)", frame.name)
-        return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
-
-    frames = sorted(export.frames, key=by_number)
+    frames = sorted(export.frames, key=lambda frame: by_number(frame.name))
     first = len(frames) - max(1, round(validation * len(frames)))
     if first < 1:
         raise LabelImportError(f"{len(frames)} frames, expected more to take {validation:.0%} of")

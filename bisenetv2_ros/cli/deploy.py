@@ -21,7 +21,7 @@ examples:
   ros2 launch bisenetv2_ros segment.launch.py model:=$PWD/my_model
                                        the node takes the file that suits its backend
 """
-    parser.add_argument("run", type=Path, help="folder of a run or of one checkpoint")
+    parser.add_argument("run", type=Path, help="folder of a run, of its checkpoints, or of one")
     parser.add_argument(
         "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to make"
     )

@@ -37,7 +37,9 @@ examples:
                                        half a point of mean IoU more, from rare classes
   bisenetv2 export runs/cityscapes --size 1024x512 --precision float16 -o street.onnx
 """
-    parser.add_argument("checkpoint", type=Path, help="folder of a run or of one checkpoint")
+    parser.add_argument(
+        "checkpoint", type=Path, help="folder of a run, of its checkpoints, or of one"
+    )
     parser.add_argument(
         "--size",
         type=picture_size,

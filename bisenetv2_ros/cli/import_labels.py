@@ -24,7 +24,8 @@ forms, recognized by their content:
   voc           Pascal VOC: SegmentationClass, labelmap.txt; CVAT's "Segmentation mask 1.1"
   coco          COCO JSON with polygons or run lengths, of any tool
   labelme       a JSON file beside each image
-  label-studio  Label Studio's JSON with brushes or polygons
+  label-studio  Label Studio's JSON with brushes or polygons; its PNG export with --images, of as
+                many images as tasks, which are paired in the order of names and numbers
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
 Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Label masks
@@ -100,6 +101,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  {name}: {pixels / total:.1%} of the labeled pixels")
     rest = f"are {args.background}" if args.background else "are ignored (--background CLASS)"
     print(f"pixels without a label {rest}")
+    for note in export.notes:
+        print(f"look at this: {note}", file=sys.stderr)
     for what, count in written.left_out.items():
         print(f"left out: {count} {what}", file=sys.stderr)
     harmless = {"frames without a label"}

@@ -26,6 +26,9 @@ _DAMAGE = re.compile(
     r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end|TIFF_Error|libpng error"
 )
 _PNG_GREY, _PNG_PALETTE = 0, 3
+_WANTED_GREYS = (
+    "grey, one byte a pixel (one bit is read if one class has a value other than 0, that of white)"
+)
 _PNG_HEADER = 33  # bytes of the signature and IHDR
 
 
@@ -82,7 +85,8 @@ def read_label_map(path: Path, colors: bool = False, white: int | None = None) -
     Args:
         path: any lossless image.
         colors: return colors, also of a palette or a gray image.
-        white: value of white in a gray PNG of one bit per pixel; None if it is not known.
+        white: value of white in a PNG of one bit per pixel, gray or with a palette of black and a
+            gray; None if it is not known.
 
     Raises:
         ImageFileError: if the file cannot be read completely, or its values are ambiguous: a gray
@@ -96,14 +100,14 @@ def read_label_map(path: Path, colors: bool = False, white: int | None = None) -
     is_png = data.startswith(b"\x89PNG") and len(data) > 25
     depth, kind = (data[24], data[25]) if is_png else (0, -1)
     if kind == _PNG_PALETTE:
-        return _read_indices(path, data, depth)
+        return _read_indices(path, data, depth, white)
     label, header = _decode(path, data)
     if kind == _PNG_GREY and depth == 1 and white is not None:
-        return np.where(label > 0, white, 0).astype(np.uint16 if white > 255 else np.uint8)
+        return upright(_two_values(label, white), header.orientation)
     if kind == _PNG_GREY and depth < 8 and label.any():
         raise ImageFileError(
             f"{path}: label map is a grey PNG of {depth} bits a pixel, whose largest value "
-            "may mean a class or white, expected grey, one byte a pixel"
+            f"may mean a class or white, expected {_WANTED_GREYS}"
         )
     if label.ndim == 3:
         label = label[..., :3]
@@ -116,7 +120,11 @@ def read_label_map(path: Path, colors: bool = False, white: int | None = None) -
     return upright(label, header.orientation)
 
 
-def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
+def _two_values(label: np.ndarray, white: int) -> np.ndarray:
+    return np.where(label > 0, white, 0).astype(np.uint16 if white > 255 else np.uint8)
+
+
+def _read_indices(path: Path, data: bytes, depth: int, white: int | None) -> np.ndarray:
     """Indices (H, W) of a PNG with a palette, which OpenCV returns if the PNG is labeled gray."""
     _, header = _decode(path, data)  # checks that it is one complete image
     chunks = dict[bytes, bytes]()
@@ -135,9 +143,12 @@ def _read_indices(path: Path, data: bytes, depth: int) -> np.ndarray:
             f"{path}: index {used[-1]}, expected one of the PNG's palette of {len(palette)}"
         )
     if (palette == palette[:, :1]).all() and (palette[used, 0] != used).any():
+        greys = palette[:, 0]
+        if depth == 1 and white is not None and len(set(greys[:2]) - {0}) == 1:
+            return upright(_two_values(greys[label], white), header.orientation)
         raise ImageFileError(
             f"{path}: label map is a PNG with a palette of greys, whose values may mean the greys "
-            "or their indices, expected grey, one byte a pixel, or a palette of colours"
+            f"or their indices, expected {_WANTED_GREYS}, or a palette of colours"
         )
     return upright(label, header.orientation)
 

@@ -63,6 +63,7 @@ class Export:
         colors: those that it states, by name.
         frames: the labeled frames.
         left_out: what was not taken, with its number.
+        notes: lines for people, on what the export does not state.
     """
 
     form: str
@@ -70,11 +71,18 @@ class Export:
     colours: dict[str, Colour] = field(default_factory=dict)
     frames: list[LabelledFrame] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
+    notes: list[str] = field(default_factory=list)
 
 
 def _composed(name: str) -> str:
     """Return a name with accents as single characters; macOS stores them as two."""
     return unicodedata.normalize("NFC", name)
+
+
+def by_number(name: str) -> list[tuple[int, str]]:
+    """A key that sorts names by the numbers in them, whatever their length."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 class ImageFinder:
@@ -89,6 +97,11 @@ class ImageFinder:
                 if path.suffix.lower() in SUFFIXES:
                     self._by_name.setdefault(_composed(path.name), []).append(path)
                     self._by_name.setdefault(_composed(f"{path.stem}.*"), []).append(path)
+
+    def every(self) -> list[Path]:
+        """All images, by path; the numbers in it count as numbers."""
+        unique = {path for paths in self._by_name.values() for path in paths}
+        return sorted(unique, key=lambda path: by_number(str(path)))
 
     def find(self, name: str, near: Path | None = None) -> Path | None:
         """The image of a name such as `a.png`, `front/a.png`, or `a.*`; None if it is not there.

@@ -1,4 +1,4 @@
-"""Label Studio's JSON, with brushes and polygons."""
+"""Label Studio's JSON, with brushes and polygons, and its PNG export."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.training.datasets import read_label
 from bisenetv2_ros.training.label_forms.common import (
     Export,
     ImageFinder,
@@ -28,16 +29,20 @@ from bisenetv2_ros.training.label_forms.common import (
 )
 
 MAX_RLE_PIXELS = 1 << 28
+#: A mask of the PNG export: task, annotation, who, the control's name, labels, number.
+PNG_NAME = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-(\d+)\.png")
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """Label Studio's JSON with brushes and polygons."""
+    """Label Studio's JSON with brushes and polygons, or if there is none, its PNG export."""
     export = Export("Label Studio", [])
     paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
+    has_tasks = False
     for path in paths:
         content = read_json(path)
         if not isinstance(content, list):
             continue
+        has_tasks = True
         for task in content:
             try:
                 name = _studio_image(task["data"])
@@ -66,8 +71,59 @@ def read(root: Path, images: ImageFinder) -> Export:
                 export.left_out["frames without a label"] += 1
                 continue
             export.frames.append(LabelledFrame(file, file.stem, "", _studio(regions, path)))
+    if not has_tasks and root.is_dir():
+        _read_masks(root, images, export)
     export.names.sort()
     return export
+
+
+def _read_masks(root: Path, images: ImageFinder, export: Export) -> None:
+    """Read the masks of the PNG export: one for each label of each task.
+
+    It does not say of which image a task is. Tasks are numbered in the order of their upload, so
+    that they are taken as the images in the order of their names, if there are as many.
+    """
+    tasks: dict[int, list[tuple[tuple[int, int], str, Path]]] = {}
+    for path in list_files(root):
+        if found := PNG_NAME.fullmatch(path.name):
+            task, annotation, number = (int(found[group]) for group in (1, 2, 4))
+            tasks.setdefault(task, []).append(((annotation, number), found[3], path))
+    every = [path for path in images.every() if not PNG_NAME.fullmatch(path.name)]
+    if tasks and len(every) != len(tasks):
+        raise LabelImportError(
+            f"{root}: Label Studio's PNG export, which does not say of which image a task is: "
+            f"{len(tasks)} tasks and {len(every)} images, expected its JSON export, or as many "
+            "images as tasks (--images DIR with the labeled ones alone)"
+        )
+    for (_, masks), image in zip(sorted(tasks.items()), every, strict=True):
+        for _, name, _ in masks:
+            add_name(export, name)
+        export.frames.append(LabelledFrame(image, image.stem, "", _painted(sorted(masks))))
+    if len(tasks) > 1:
+        first, last = min(tasks), max(tasks)
+        export.notes.append(
+            "the PNG export does not say of which image a task is: they are paired in order, from "
+            f"task {first}, {every[0].name}, to task {last}, {every[-1].name}; look at "
+            "`check-data --sheet`, or use the JSON export"
+        )
+
+
+def _painted(masks: list[tuple[tuple[int, int], str, Path]]) -> Paint:
+    def paint(
+        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
+    ) -> Pixels:
+        label = np.full(size, start, np.uint8)
+        for _, name, path in masks:
+            mask = read_label(path, white=255)
+            if mask.shape != size:
+                raise LabelImportError(
+                    f"{path}: a mask of {mask.shape[1]}x{mask.shape[0]}, expected the frame's "
+                    f"{size[1]}x{size[0]}"
+                )
+            label[mask > 0] = class_of(name, index, str(path))
+        return label
+
+    return paint
 
 
 def _studio_image(data: dict[str, Any]) -> str:
