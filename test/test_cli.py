@@ -20,9 +20,10 @@ from patience import HANG
 import bisenetv2_ros
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli import main as cli
-from bisenetv2_ros.cli.options import sample_frames
+from bisenetv2_ros.cli.options import calibration_frames, sample_frames
 from bisenetv2_ros.cli.verbs import Verb
 from bisenetv2_ros.files.paths import check_output, replacing
+from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.sources.frame_source import DEFAULT_SCENE_SIZE
 from bisenetv2_ros.street.scene import StreetScene
 
@@ -288,6 +289,28 @@ def test_of_a_source_without_an_end_no_other_frame_is_rendered(monkeypatch):
     monkeypatch.setattr(StreetScene, "render", count)
     np.testing.assert_array_equal(sample_frames("synthetic", 3), expected)
     assert rendered == [0.0, 1.0, 2.0]
+
+
+@pytest.mark.parametrize("kind", ["index", "colors"])
+def test_label_masks_are_no_frames_to_calibrate_on(tmp_path, capsys, kind):
+    for seed in range(3):
+        image, label = StreetScene(seed, (96, 64)).render(0)
+        mask = label if kind == "index" else CAMVID.colour_table()[label][..., ::-1]
+        for folder, pixels in (("images", image), ("labels", mask)):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / f"{seed}.png"), pixels)
+    assert len(calibration_frames(str(tmp_path / "images"), 3)) == 3
+    dark = tmp_path / "dark"  # a gray camera at night: few values, and noise
+    dark.mkdir()
+    noise = np.random.default_rng(1).integers(0, 9, (64, 96), np.uint8)
+    cv2.imwrite(str(dark / "a.png"), noise)
+    cv2.imwrite(str(dark / "b.png"), noise * 0)  # the lens is covered
+    assert len(calibration_frames(str(dark), 3)) == 2
+    words = ["quantize", "bisenetv2_camvid_640x480_float32", "-o", str(tmp_path / "m.onnx")]
+    assert cli.main([*words, "--data", str(tmp_path / "labels")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path / 'labels'}: 3 images of a few flat colors each, as label masks" in error
+    assert not (tmp_path / "m.onnx").exists()
 
 
 def test_the_metric_in_the_help_is_one_that_benchmark_reads(capsys):

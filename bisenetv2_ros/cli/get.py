@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import output_folder, picture_size, sample_frames
+from bisenetv2_ros.cli.options import calibration_frames, output_folder, picture_size
 
 COMPARED = 4  # frames on which torch and the runtimes are compared
 
@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
                 for wrong in (path, record):
                     wrong.unlink(missing_ok=True)
             raise
-        frames = sample_frames(args.frames, args.frame_count)
+        frames = calibration_frames(args.frames, args.frame_count)
         output.mkdir(parents=True, exist_ok=True)
         write_run(imported, output / "run", path.name, size)
         trained = load_network(output / "run")

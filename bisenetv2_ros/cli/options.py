@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from bisenetv2_ros.sources.frame import Excerpt
 
 
+MASK_COLORS = 64  # at most, in an image that may be a label mask
+MASK_FLATNESS = 0.8  # fraction of its pixels, at least, that equal the next
+
+
 def metric(text: str) -> tuple[str, float]:
     """NAME=VALUE, for argparse's `type`."""
     name, _, value = text.rpartition("=")
@@ -137,6 +141,30 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
     if not frames:
         raise UserError(f"{spec}: no frames in it, expected up to {count}")
     return frames
+
+
+def calibration_frames(spec: str, count: int) -> list[np.ndarray]:
+    """`sample_frames` that are not label masks. Raises UserError if all of them look like such."""
+    import numpy as np
+
+    frames = sample_frames(spec, count)
+    if all(map(_looks_like_mask, frames)) and any(np.ptp(frame) for frame in frames):
+        raise UserError(
+            f"{spec}: {len(frames)} images of a few flat colors each, as label masks are, expected "
+            "camera images"
+        )
+    return frames
+
+
+def _looks_like_mask(image: np.ndarray) -> bool:
+    """Whether an image (H, W, 3) has few colors, and hardly any pixel differs from the next."""
+    import numpy as np
+
+    red, green, blue = np.moveaxis(image.astype(np.uint32), -1, 0)
+    colors = red << 16 | green << 8 | blue
+    if (colors[:, 1:] == colors[:, :-1]).mean() < MASK_FLATNESS:
+        return False
+    return len(np.unique(colors)) <= MASK_COLORS
 
 
 def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.options import (
     add_metric_option,
+    calibration_frames,
     output_file,
     refuse_overwriting,
-    sample_frames,
 )
 
 
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         stem += "" if "int8" in stem else "_int8"
         path = args.output or beside.with_name(f"{stem}.onnx")
         refuse_overwriting(path, model, Path(args.data))
-        frames = sample_frames(args.data, args.frames)
+        frames = calibration_frames(args.data, args.frames)
         agreement = quantize_model(
             model, path, frames, dict(args.metric), for_tensorrt=args.for_tensorrt
         )
