@@ -255,6 +255,41 @@ def test_two_stretches_of_a_recording_are_no_neighbours(tmp_path, capsys):
     assert "neighbors" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("quality", [30, 95])
+def test_a_frame_of_val_that_is_one_of_train_encoded_anew(folder, capsys, quality):
+    image, label = street(3)
+    half = cv2.resize(image, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+    for name, pixels, percent in (("jpeg", image, quality), ("smaller", half, 95)):
+        done, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, percent])
+        assert done
+        (folder / f"val/images/{name}.jpg").write_bytes(data.tobytes())
+    write_picture(folder / "val/labels/jpeg.png", label)
+    write_picture(folder / "val/labels/smaller.png", label[::2, ::2])
+    assert check(folder) == 1
+    printed = capsys.readouterr().out
+    for name in ("jpeg", "smaller"):
+        same = rf"val/images/{name}.jpg: the same image as .*train_003.png of train by"
+        assert re.search(rf"{same} (9\d\.\d|100\.0)%", printed)
+    assert printed.count("the same image as") == 2 and "2 faults" in printed
+
+
+def test_neighbours_in_one_recording_whose_files_were_renamed(tmp_path, capsys):
+    (tmp_path / "classes.yaml").write_text(STREET)
+    names = np.random.default_rng(5).permutation(18)
+    for number in range(18):
+        image, label = street(7, 0.2 * number)
+        split = "val" if number % 3 == 2 else "train"
+        write(tmp_path, split, f"{'abcdefghijklmnopqr'[names[number]]}{split}", image, label)
+    assert check(tmp_path) == 1
+    printed = capsys.readouterr().out
+    assert "val: 6 of 6 frames show the same view as frames of train, such as " in printed
+
+
+def test_streets_that_only_look_alike_are_no_neighbours(sound, capsys):
+    assert check(sound) == 0
+    assert "same" not in capsys.readouterr().out
+
+
 def test_train_ids_under_the_name_of_label_ids(tmp_path, capsys):
     for i in range(3):
         name = f"ulm_00000{i}_000019"

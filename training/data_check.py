@@ -31,6 +31,7 @@ from bisenetv2_ros.training.datasets import (
     read_label,
     white_of,
 )
+from bisenetv2_ros.training.same_views import copies, views
 
 SMALL = (32, 24)  # size of thumbnails, pixels
 TINY = (16, 12)  # for similarity only
@@ -47,6 +48,7 @@ MAX_LOST = 0.3  # fraction of comparisons that labels may lose against those of 
 MAX_PAIRED = 250  # frames of a split that are compared with each other
 COLORED = 10  # smallest difference of red and blue in a color that is not gray
 NEAR_RANK = 0.15  # of a neighbor in time among all frames, by similarity
+SAME_VIEWS, NOTED_VIEWS = 0.5, 0.1  # fraction of a split that makes a fault, or a note
 SKY = "sky"
 
 
@@ -347,7 +349,54 @@ def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
                 f"{training.name}: what is scored was learnt"
             )
     yield from _swapped(training, other)
-    yield from _neighbours(training, other)
+    named = list(_neighbours(training, other))
+    yield from named or _same_images(training, other)
+
+
+def _same_images(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
+    """Frames that show the same as a training frame, whatever their names and encodings."""
+    both = {
+        frame
+        for digest in other.digests.keys() & training.digests.keys()
+        for frame in other.digests[digest]
+    }
+    rest = [
+        index
+        for index, path in enumerate(other.paths)
+        if path not in both and _shows_something(other.tiny[index])
+    ]
+    if not rest or not training.tiny:
+        return
+    frames = [other.paths[index] for index in rest]
+    thumbs = (
+        np.stack(tiny).reshape(len(tiny), -1).astype(np.float32)
+        for tiny in (training.tiny, [other.tiny[index] for index in rest])
+    )
+    ours, theirs = thumbs
+    copied = list(copies(training.paths, ours, frames, theirs))
+    for match in copied:
+        yield (
+            f"{match.frame}: the same image as {match.training} of {training.name} by "
+            f"{match.amount:.1%} of its detail, encoded anew or of a camera that stood still: what "
+            "is scored was learnt"
+        )
+    if len(copied) > SAME_VIEWS * len(frames):
+        return
+    found, looked_at = views(training.paths, ours, frames, theirs)
+    if len(found) < max(2, NOTED_VIEWS * looked_at):
+        return
+    first = found[0]
+    text = (
+        f"{len(found)} of {looked_at} frames show the same view as frames of {training.name}, such "
+        f"as {first.frame} and {first.training}, in which {first.amount} corners match"
+    )
+    if len(found) < SAME_VIEWS * looked_at:
+        other.notes.append(text)
+    else:
+        yield (
+            f"{other.name}: {text}: they are neighbors in one recording, so that scores measure "
+            "memory: split by recording, or into stretches"
+        )
 
 
 def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:

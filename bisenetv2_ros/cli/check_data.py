@@ -28,8 +28,8 @@ Reports the following; the exit code is 1 if there are any:
   of a split   a class without a pixel in train, only the values 0 and 255, values of another
                numbering (train ids), labels paired with the wrong frame or with two frames, a sky
                that is redder than blue
-  of two       the same frame in train and in another split, splits that are neighbors in one
-               recording, red and blue swapped
+  of two       the same frame in train and in another split, also if encoded anew, splits that are
+               neighbors in one recording, by name or by what they show, red and blue swapped
 
 Look at the contact sheet too: no program detects a label that is simply wrong.
 
