@@ -296,6 +296,7 @@ def test_verbs_export_and_quantize(
             ["export", "other", "--adjust-logits", "camvid"],
             "other knows the 11 classes of others, expected the 11 of camvid11 (camvid)",
         ),
+        (["export", "run", "-o", "no/where.onnx"], "no/where.onnx: there is no folder no"),
         (["quantize", "nowhere_float32.onnx", *source], "no such file"),
         (["quantize", "model.onnx", *source], "model.onnx: empty, expected an ONNX model"),
         (

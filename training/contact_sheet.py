@@ -19,8 +19,6 @@ from bisenetv2_ros.visualization import draw_legend, overlay
 
 WIDTH, COLUMNS, CAPTION = 320, 4, 22  # of a cell in pixels, cells in a row, height of a name
 OPACITY = 0.5
-PAGES = (".html", ".htm")
-SUFFIXES = (*PAGES, ".png", ".jpg", ".jpeg")
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
 Picture = NDArray[np.uint8]
@@ -28,11 +26,11 @@ Split = tuple[str, LabelSet, Sequence[Sample], NDArray[np.float64]]  # name, ..,
 
 
 def write_sheet(path: Path, splits: Sequence[Split]) -> None:
-    """Write the sheet, as `.html` with embedded images, or as an image; one of `SUFFIXES`.
+    """Write the sheet, as `.html` with embedded images, or as `.png` or `.jpg`.
 
     Raises OSError if it cannot be written.
     """
-    if path.suffix.lower() in PAGES:
+    if path.suffix.lower() in (".html", ".htm"):
         with naming(path), replacing(path) as partial:
             partial.write_text(_page(splits), encoding="utf-8")
         return

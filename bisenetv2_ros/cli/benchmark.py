@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
 from bisenetv2_ros.cli.options import (
-    output_file,
+    OutputFile,
     picture_size,
     refuse_overwriting,
     sample_frames,
@@ -120,11 +120,12 @@ def _add_frame_options(parser: argparse.ArgumentParser) -> None:
         help="also measure this run in torch: eager, and on a GPU also compiled, both in float16",
     )
     parser.add_argument(
-        "--json", type=output_file, metavar="FILE", help="write all figures to FILE"
+        "--json", action=OutputFile, metavar="FILE", help="write all figures to FILE"
     )
     parser.add_argument(
         "--plot",
-        type=lambda text: output_file(text, (".png", ".jpg", ".svg", ".pdf")),
+        action=OutputFile,
+        suffixes=(".png", ".jpg", ".svg", ".pdf"),
         metavar="FILE",
         help="plot the stages, and accuracy over latency if the models state it",
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import dataset_folder, output_file
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.data_check import SplitFacts
@@ -39,14 +39,15 @@ examples:
 """
     parser.add_argument("--dataset", required=True, help="name of a dataset, or its YAML file")
     parser.add_argument(
-        "--data", type=dataset_folder, default=Path(), metavar="DIR", help="folder of the dataset"
+        "--data", action=DatasetFolder, default=Path(), metavar="DIR", help="folder of the dataset"
     )
     parser.add_argument(
         "--split", action="append", help="split to check, may be repeated (default: train and val)"
     )
     parser.add_argument(
         "--sheet",
-        type=_sheet,
+        action=OutputFile,
+        suffixes=(".html", ".png", ".jpg"),
         metavar="FILE",
         help="write a contact sheet of frames under their labels: .html, .png or .jpg",
     )
@@ -104,12 +105,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"contact sheet: {args.sheet}")
     print(f"{faults} faults" if faults else "no faults")
     return 1 if faults else 0
-
-
-def _sheet(text: str) -> Path:
-    from bisenetv2_ros.training.contact_sheet import SUFFIXES
-
-    return output_file(text, SUFFIXES)
 
 
 def _shares(splits: list[SplitFacts]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_training_options, dataset_folder, output_folder
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder, add_training_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ examples:
 """
     parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe")
     parser.add_argument(
-        "--data", type=dataset_folder, required=True, metavar="DIR", help="folder of the dataset"
+        "--data", action=DatasetFolder, required=True, metavar="DIR", help="folder of the dataset"
     )
     parser.add_argument(
         "--folds",
@@ -40,7 +40,7 @@ examples:
     )
     parser.add_argument(
         "--output",
-        type=output_folder,
+        action=OutputFolder,
         required=True,
         metavar="DIR",
         help="folder of the runs, one per fold",

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import add_bag_options, output_folder, set_up_private_graph
+from bisenetv2_ros.cli.options import OutputFolder, add_bag_options, set_up_private_graph
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.run import ENDLESS_FRAMES, ENDLESS_SECONDS, frame_count, run_demo
 from bisenetv2_ros.model_file import model_path, read_model_file
@@ -61,8 +62,8 @@ The output directory gets images, video.mp4, summary.json and the logs of both p
     )
     parser.add_argument(
         "--output",
-        type=output_folder,
-        default="demo_output",
+        action=OutputFolder,
+        default=Path("demo_output"),
         metavar="DIR",
         help="output directory (default: %(default)s)",
     )

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import dataset_folder, output_folder
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,11 +23,11 @@ examples:
 """
     parser.add_argument("run", type=Path, help="folder of a run, of its checkpoints, or of one")
     parser.add_argument(
-        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to make"
+        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="folder to make"
     )
     parser.add_argument(
         "--data",
-        type=dataset_folder,
+        action=DatasetFolder,
         metavar="DIR",
         help="folder of the dataset (default: the run's)",
     )

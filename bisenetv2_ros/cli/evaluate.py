@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import dataset_folder, output_file, output_folder, refuse_overwriting
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder, refuse_overwriting
 from bisenetv2_ros.files.paths import naming, replacing
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ examples:
     )
     parser.add_argument(
         "--data",
-        type=dataset_folder,
+        action=DatasetFolder,
         metavar="DIR",
         help="folder of the dataset (default: the run's)",
     )
@@ -63,13 +63,15 @@ examples:
         help="score only this part of each frame: left, top, right, bottom as fractions, as in the "
         "node's parameter crops",
     )
-    parser.add_argument("--json", type=output_file, metavar="FILE", help="write all scores to FILE")
     parser.add_argument(
-        "--report", type=output_folder, metavar="DIR", help="write plots and report.html to DIR"
+        "--json", action=OutputFile, metavar="FILE", help="write all scores to FILE"
+    )
+    parser.add_argument(
+        "--report", action=OutputFolder, metavar="DIR", help="write plots and report.html to DIR"
     )
     parser.add_argument(
         "--submission",
-        type=output_folder,
+        action=OutputFolder,
         metavar="DIR",
         help="write Cityscapes' label-id PNGs to DIR",
     )

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.options import (
+    DatasetFolder,
+    OutputFile,
     add_metric_option,
-    dataset_folder,
-    output_file,
     picture_size,
     refuse_overwriting,
     sample_frames,
@@ -54,7 +54,7 @@ examples:
     )
     parser.add_argument(
         "--adjust-logits",
-        type=dataset_folder,
+        action=DatasetFolder,
         metavar="DIR",
         help="add an offset to each class's logits that maximizes the mean IoU on "
         f"{ADJUSTING_FRAMES} training frames of the run's dataset, which is in DIR",
@@ -62,7 +62,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_file,
+        action=OutputFile,
         metavar="FILE",
         help="file to write (default: bisenetv2_DATASET_WxH_PRECISION.onnx in the current folder)",
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import add_source_options, output_folder
+from bisenetv2_ros.cli.options import OutputFolder, add_source_options
 from bisenetv2_ros.offline.extract import PRELABELS
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ Existing files are never overwritten.
 """
     add_source_options(parser)
     parser.add_argument(
-        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="output directory"
+        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="output directory"
     )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bisenetv2_ros.cli import UserError, positive_int
-from bisenetv2_ros.cli.options import calibration_frames, output_folder, picture_size
+from bisenetv2_ros.cli.options import OutputFolder, calibration_frames, picture_size
 
 COMPARED = 4  # frames on which torch and the runtimes are compared
 
@@ -37,7 +37,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_folder,
+        action=OutputFolder,
         metavar="DIR",
         help="folder to make (default: NAME here)",
     )

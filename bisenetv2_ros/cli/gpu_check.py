@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import output_file
+from bisenetv2_ros.cli.options import OutputFile
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,8 +19,8 @@ if everything passed, otherwise 1.
     parser.add_argument(
         "-o",
         "--output",
-        type=output_file,
-        default="gpu_check.txt",
+        action=OutputFile,
+        default=Path("gpu_check.txt"),
         metavar="FILE",
         help="file for the report (default: %(default)s)",
     )

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import dataset_folder, output_folder
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder
 
 FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
 
@@ -39,11 +39,11 @@ examples:
 """
     parser.add_argument("export", type=Path, help="folder, .zip, or one .json or .xml file")
     parser.add_argument(
-        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="folder to make"
+        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="folder to make"
     )
     parser.add_argument(
         "--images",
-        type=dataset_folder,
+        action=DatasetFolder,
         metavar="DIR",
         help="folder of the frames, if not in the export",
     )

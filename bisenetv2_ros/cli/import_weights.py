@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import output_folder, picture_size
+from bisenetv2_ros.cli.options import OutputFolder, picture_size
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +25,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_folder,
+        action=OutputFolder,
         required=True,
         metavar="RUN",
         help="folder of the run to make",

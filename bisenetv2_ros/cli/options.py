@@ -65,44 +65,64 @@ def add_training_options(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
-def output_file(text: str, suffixes: Sequence[str] = ()) -> Path:
-    """The path of a file that can be written, as argparse's `type`.
-
-    suffixes: it must have one of these, if there are any.
-    """
-    path = _output(text, is_folder=False)
-    if suffixes and path.suffix.lower() not in suffixes:
-        expected = " or ".join(filter(None, (", ".join(suffixes[:-1]), suffixes[-1])))
-        raise argparse.ArgumentTypeError(f"{text}: expected a name that ends in {expected}")
-    return path
+_SAME_SUFFIX = {".htm": ".html", ".jpeg": ".jpg"}
 
 
-def output_folder(text: str) -> Path:
-    """The path of a folder that can be written to or made, as argparse's `type`."""
-    return _output(text, is_folder=True)
+class _CheckedPath(argparse.Action):
+    """Converts an option's value to a path that `check` accepts; UserError names the option."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
+        try:
+            self.check(values)
+        except ValueError as error:
+            raise UserError(f"{option}: {error}") from error
+        setattr(namespace, self.dest, Path(values))
+
+    def check(self, text: str) -> None:
+        """Raise ValueError if it cannot be used."""
+        raise NotImplementedError
 
 
-def dataset_folder(text: str) -> Path:
-    """The folder of a dataset, or of a part of it, which must exist, as argparse's `type`."""
-    path = Path(text)
-    if not text or not path.is_dir():
-        was = "is a file" if text and path.exists() else "no such folder"
-        raise argparse.ArgumentTypeError(
-            f"{text or repr(text)}: {was}, expected that of the dataset"
-        )
-    return path
+class OutputFile(_CheckedPath):
+    """A file that can be written; with `suffixes`, one that ends in one of these."""
+
+    def __init__(self, *args: Any, suffixes: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.suffixes = suffixes
+
+    def check(self, text: str) -> None:
+        """Raise ValueError if it cannot be used."""
+        _check_output(text, is_folder=False)
+        suffix = Path(text).suffix.lower()
+        if self.suffixes and _SAME_SUFFIX.get(suffix, suffix) not in self.suffixes:
+            expected = f"{', '.join(self.suffixes[:-1])} or {self.suffixes[-1]}"
+            raise ValueError(f"{text}: expected a name that ends in {expected}")
 
 
-def _output(text: str, *, is_folder: bool) -> Path:
+class OutputFolder(_CheckedPath):
+    """A folder that can be written to or made."""
+
+    def check(self, text: str) -> None:
+        """Raise ValueError if it cannot be used."""
+        _check_output(text, is_folder=True)
+
+
+class DatasetFolder(_CheckedPath):
+    """The folder of a dataset, or of a part of it, which must exist."""
+
+    def check(self, text: str) -> None:
+        """Raise ValueError if it cannot be used."""
+        if not text or not Path(text).is_dir():
+            was = "is a file" if text and Path(text).exists() else "no such folder"
+            raise ValueError(f"{text or repr(text)}: {was}, expected that of the dataset")
+
+
+def _check_output(text: str, *, is_folder: bool) -> None:
     from bisenetv2_ros.files.paths import check_output
 
     if not text:
-        raise argparse.ArgumentTypeError(f"got '', expected a {'folder' if is_folder else 'file'}")
-    try:
-        check_output(Path(text), is_folder=is_folder)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
-    return Path(text)
+        raise ValueError(f"got '', expected a {'folder' if is_folder else 'file'}")
+    check_output(Path(text), is_folder=is_folder)
 
 
 def refuse_overwriting(path: Path, *sources: Path) -> None:

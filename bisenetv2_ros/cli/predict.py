@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli.offline import segment_source
-from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options, output_folder
+from bisenetv2_ros.cli.options import OutputFolder, add_excerpt_options, add_source_options
 from bisenetv2_ros.offline.result_files import BAG_TOPICS, KINDS, ResultFiles
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --
     add_source_options(parser, several=True)
     add_excerpt_options(parser)
     parser.add_argument(
-        "-o", "--output", type=output_folder, required=True, metavar="DIR", help="output directory"
+        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="output directory"
     )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument(

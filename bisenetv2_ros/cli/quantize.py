@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.options import (
+    OutputFile,
     add_metric_option,
     calibration_frames,
-    output_file,
     refuse_overwriting,
 )
 
@@ -38,7 +38,7 @@ example:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_file,
+        action=OutputFile,
         metavar="FILE",
         help="file to write (default: the model's name with int8 instead of float32, or with _int8 "
         "at its end; beside the model, or in the current folder for the package's models)",

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_metric_option, output_file, refuse_overwriting
+from bisenetv2_ros.cli.options import OutputFile, add_metric_option, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +33,7 @@ example:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_file,
+        action=OutputFile,
         metavar="FILE",
         help="file to write (default: MODEL_NAME.onnx, with the name in FILE.yaml)",
     )

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.options import (
+    OutputFile,
     add_metric_option,
-    output_file,
     picture_size,
     refuse_overwriting,
 )
@@ -41,7 +41,7 @@ examples:
     parser.add_argument(
         "-o",
         "--output",
-        type=output_file,
+        action=OutputFile,
         metavar="FILE",
         help="file to write (default: the model's name with the new size, in the current folder)",
     )

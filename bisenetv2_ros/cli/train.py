@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import add_training_options, dataset_folder, output_folder
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder, add_training_options
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.recipe import Recipe
@@ -53,10 +53,10 @@ and exit. Next: `bisenetv2 deploy RUN -o my_model`.
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
     )
-    parser.add_argument("--data", type=dataset_folder, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--data", action=DatasetFolder, metavar="DIR", help="folder of the dataset")
     parser.add_argument(
         "--output",
-        type=output_folder,
+        action=OutputFolder,
         metavar="DIR",
         help="folder of the run (default: runs/NAME with the name of the recipe, or of the data "
         f"folder for {OWN_DATA})",

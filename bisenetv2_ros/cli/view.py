@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.offline import segment_source
-from bisenetv2_ros.cli.options import add_excerpt_options, add_source_options, output_file
+from bisenetv2_ros.cli.options import OutputFile, add_excerpt_options, add_source_options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ is reported and skipped; the exit code is then 1. Ctrl-C keeps finished results.
     add_excerpt_options(parser)
     parser.add_argument(
         "--save",
-        type=output_file,
+        action=OutputFile,
         metavar="FILE.rrd",
         help="write a file for Rerun instead of opening a window",
     )
