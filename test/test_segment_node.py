@@ -196,11 +196,11 @@ def test_bgr_and_padded_rows(ros, start, scene):
     np.testing.assert_array_equal(pixels_of(masks[0]), tiny_answer(scene[None])[0][0])
 
 
-def test_label_info_is_there_for_late_subscribers(ros, start):
+def test_label_info_is_there_for_late_subscribers(ros, start, scene):
     messages = pytest.importorskip("vision_msgs.msg", reason="needs vision_msgs, from ROS's apt")
     start()
-    camera(ros)  # the node is active
-    ros.spin(1.0)
+    masks = ros.collect(Image, "segmentation/mask")
+    assert publish_until(ros, camera(ros), image_message(scene), lambda: masks)
     latched = QoSProfile(depth=5, durability=DurabilityPolicy.TRANSIENT_LOCAL)
     infos = ros.collect(messages.LabelInfo, "segmentation/label_info", latched)
     assert ros.spin_until(lambda: infos)
