@@ -188,14 +188,12 @@ def test_names_of_several_cameras():
 
 def test_frames_come_at_the_rate(program, ros, drive):
     images = ros.collect(Image, "image_raw")
-    program(
-        str(drive.images_path), "--loop", "--frames", "31", "--rate", "20",
-        "--wait-for-subscribers", "1",
-    )  # fmt: skip
-    assert ros.spin_until(lambda: len(images) == 31)
+    program(str(drive.images_path), "--loop", "--rate", "20", "--wait-for-subscribers", "1")
+    # Some may be lost: the camera keeps ten for a subscriber that has to wait for the processor.
+    assert ros.spin_until(lambda: len(images) >= 31)
     gaps = np.diff(stamps(images)) / 1e9
     assert np.median(gaps) > 0.8 / 20
-    assert gaps.min() > 0.4 / 20  # even where the machine was busy and frames were late
+    assert gaps.min() > 0.49 / 20  # even where the machine was busy and frames were late
 
     def pause() -> float:
         began = time.monotonic()
@@ -204,6 +202,36 @@ def test_frames_come_at_the_rate(program, ros, drive):
 
     # The same pauses on the same machine; a busy one makes both late.
     assert np.median(gaps) < 4 * np.median([pause() for _ in range(10)])
+
+
+STALLED = """
+import sys, time
+from rclpy.clock import Clock
+from bisenetv2_ros.cli.main import main
+
+now, calls = Clock.now, 0
+
+def late(clock):
+    global calls
+    calls += 1
+    if calls % 5 == 0:
+        time.sleep(0.12)
+    return now(clock)
+
+Clock.now = late
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_frames_keep_apart_when_the_camera_has_to_wait_for_the_processor(ros, drive, tmp_path):
+    images = ros.collect(Image, "image_raw")
+    words = ["camera", str(drive.images_path), "--loop", "--rate", "20"]
+    camera = Program(words, tmp_path / "camera.log", [sys.executable, "-c", STALLED])
+    try:
+        assert ros.spin_until(lambda: len(images) > 20), camera.output
+    finally:
+        camera.end()
+    assert np.diff(stamps(images)).min() > 0.49e9 / 20
 
 
 def test_nothing_is_sent_before_the_subscribers_are_there(program, ros, drive):
@@ -236,6 +264,35 @@ def test_a_signal_ends_it_in_order(program, ros, by, words):
     code, _ = camera.end(by)
     assert code == 0, camera.output
     assert "frames sent" in camera.output
+
+
+ENDLESS_READING = """
+import sys
+import cv2
+import numpy as np
+from bisenetv2_ros.cli.main import main
+from bisenetv2_ros.street.scene import StreetScene
+
+def render(*_):
+    print("reading", flush=True)
+    while True:
+        cv2.GaussianBlur(np.zeros((1000, 1000), np.float32), (0, 0), 9)
+
+StreetScene.render = render
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_frame_that_is_still_being_read_does_not_crash_the_end(tmp_path):
+    """Python ends the reading thread amid OpenCV's C++, which aborts the process."""
+    command = [sys.executable, "-c", ENDLESS_READING]
+    camera = Program(["camera"], tmp_path / "camera.log", command)
+    give_up = time.monotonic() + HANG
+    while "reading" not in camera.output and time.monotonic() < give_up:
+        time.sleep(0.05)
+    code, _ = camera.end()
+    assert code == 0, camera.output
+    assert camera.output.splitlines()[-1].startswith("camera: 0 frames sent in ")
 
 
 @pytest.mark.parametrize("reliability", ["reliable", "best_effort"])

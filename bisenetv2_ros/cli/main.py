@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 from bisenetv2_ros import __version__
 from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.verbs import OPTIONAL_MODULES, VERBS
+from bisenetv2_ros.system.threads import end_process
 
 PROGRAM = "bisenetv2"
 
@@ -46,8 +47,13 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
 
     argv: the arguments without the program's name; None takes sys.argv's.
     verb: run this verb, argv holding only its options; None takes argv's first word as the verb.
-    Wrong usage and --help leave by SystemExit, as argparse does.
+    Wrong usage and --help leave by SystemExit, as argparse does. Ends the process itself if a
+    thread is still inside a library.
     """
+    return end_process(_exit_code(argv, verb))
+
+
+def _exit_code(argv: Sequence[str] | None, verb: str | None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         if verb is None:

@@ -31,6 +31,7 @@ from rclpy.exceptions import InvalidTopicNameException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
@@ -38,12 +39,13 @@ from bisenetv2_ros.node import ros_arguments, signals
 from bisenetv2_ros.node.messages import ImageBuffer
 from bisenetv2_ros.opencv import convert_color
 from bisenetv2_ros.sources.frame import Frame, FrameSource
+from bisenetv2_ros.system import threads
 
 FIELD_OF_VIEW = math.radians(60)  # horizontal, of camera_info
 JPEG_QUALITY = 90
 FRAMES_AHEAD = 4  # read before they are due
 SETTLE = 0.5  # seconds for a new subscriber to discover this node in turn
-DELIVERY_TIMEOUT = 2.0  # seconds for the last frames to arrive at reliable subscribers
+DELIVERY_TIMEOUT = 5.0  # seconds for the last frames to arrive at reliable subscribers
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,11 @@ class CameraNode(Node):
             for topics in self._cameras.values()
         )
 
-    def send(self, frame: Frame) -> None:
-        """Publish everything about a frame, stamped with the current time."""
+    def send(self, frame: Frame, stamp: Time) -> None:
+        """Publish everything about a frame."""
         recorded = frame.origin.frame_id if frame.origin else ""
         frame_id = self._options.frame_id or recorded or "camera"
-        header = Header(stamp=self.get_clock().now().to_msg(), frame_id=frame_id)
+        header = Header(stamp=stamp.to_msg(), frame_id=frame_id)
         height, width = frame.image.shape[:2]
         topics = self._cameras[frame.camera]
         topics.info.publish(ideal_camera_info(header, (width, height)))
@@ -188,10 +190,12 @@ class CameraNode(Node):
         self.spin_until(lambda: False, SETTLE)
 
     def flush(self) -> None:
-        """Wait, up to a timeout, until reliable subscribers have the last frame."""
+        """Wait, up to a timeout, until reliable subscribers have all of the last frame."""
+        end = time.monotonic() + DELIVERY_TIMEOUT
         for topics in self._cameras.values():
-            for publisher in filter(None, (topics.image, topics.label, topics.compressed)):
-                publisher.wait_for_all_acked(Duration(seconds=DELIVERY_TIMEOUT))
+            publishers = (topics.image, topics.label, topics.compressed, topics.info)
+            for publisher in filter(None, publishers):
+                publisher.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
 
 
 def publish_source(
@@ -216,9 +220,10 @@ def publish_source(
             due = time.monotonic()
             while sent != options.frames and (frame := node.take(frames)) is not None:
                 node.spin_until(lambda: False, due - time.monotonic())
-                # Catch up after a late frame, but never send two within half a period.
+                stamp = node.get_clock().now()
+                # Catch up after a late frame, but never stamp two within half a period.
                 due = max(due, time.monotonic() - period / 2) + period
-                node.send(frame)
+                node.send(frame, stamp)
                 sent += 1
         node.spin_until(lambda: False, due - time.monotonic())  # the last frame's period
         node.flush()
@@ -255,7 +260,7 @@ class _ReadAhead:
 
     def __exit__(self, *_: object) -> None:
         self._ended.set()
-        self._thread.join(timeout=2)  # a webcam may block for longer
+        threads.join(self._thread, 2.0)  # a webcam may block for longer
 
     def take(self, timeout: float) -> Frame | None:
         """The next frame, None after the last. Raises queue.Empty after `timeout` seconds."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable
 
 import rclpy
@@ -12,6 +10,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from bisenetv2_ros.node import parameters
 from bisenetv2_ros.node.lifecycle import NodeFailure, ReportingNode
 from bisenetv2_ros.node.signals import end_signal_handling
+from bisenetv2_ros.system.threads import end_process_now
 
 
 def run(make_node: Callable[[], ReportingNode]) -> int:
@@ -41,10 +40,7 @@ def run(make_node: Callable[[], ReportingNode]) -> int:
             node.destroy_node()
         rclpy.try_shutdown()
     if not stopped:
-        # The interpreter cannot end a thread inside a backend, and would crash on it.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        end_process_now(code)
     return code
 
 

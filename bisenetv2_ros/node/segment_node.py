@@ -45,7 +45,7 @@ from bisenetv2_ros.system.malloc import keep_freed_images
 
 WATCH_PERIOD = 0.1  # seconds between checks of the levels; a change is reported immediately
 LOADING_PERIOD = 5.0  # seconds between log lines while a model loads
-LAST_REPORT = 0.5  # seconds for a fatal error to reach subscribers of /diagnostics
+LAST_REPORT = 3.0  # seconds, at most, for a fatal error to reach subscribers of /diagnostics
 
 
 class SegmentNode(ReportingNode):
