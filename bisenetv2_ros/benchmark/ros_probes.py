@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 NAMESPACE = "/benchmark"
 ASK_PERIOD = 0.1  # seconds between requests to the node's parameter service
-REPORT_TIMEOUT = 5.0  # seconds for the node's next diagnostics, sent once a second
+REPORT_TIMEOUT = 10.0  # seconds for the node's next diagnostics, sent once a second
 
 
 def image_topic(camera: int) -> str:
@@ -107,7 +107,7 @@ class Camera:
         begin = time.monotonic()
         for tick in range(max(1, round(rate * seconds))):
             ahead = begin + tick / rate - time.monotonic()
-            if ahead < -1 / rate:
+            if tick and ahead < -1 / rate:
                 continue
             if ahead > 0:
                 time.sleep(ahead)
@@ -178,30 +178,50 @@ class Listener:
                 for camera in range(self._cameras)
             ]
 
-    def end(self) -> tuple[list[tuple[int, int, int]], list[float], list[float]]:
-        """Masks as (camera, stamp, arrival); seconds of inferences; seconds of answers."""
+    def end(
+        self,
+    ) -> tuple[list[tuple[int, int, int]], list[float], list[float], list[dict[str, int]]]:
+        """Masks as (camera, stamp, arrival); seconds of inferences; seconds of answers; counters.
+
+        Waits for what is under way: the slowest answer is the one that has not come yet.
+        """
+        deadline = time.monotonic() + REPORT_TIMEOUT
+        waits = self._asking
+        while waits and time.monotonic() < deadline:
+            self._asking = not self._answers  # no more questions than one that is answered
+            self.idle()
+            waits = self._question is not None or not self._answers
         self._asking = False
+        counters = self.counters()
         for subscription in self._fractions:
             self._node.destroy_subscription(subscription)
         self._fractions = []
-        return self._masks, self._inference, self._answers
+        return self._masks, self._inference, self._answers, counters
 
     def masks(self) -> list[tuple[int, int, int]]:
         """The masks so far."""
         return self._masks
 
     def counters(self) -> list[dict[str, int]]:
-        """Frame counts of each camera since the node's start, from its next diagnostics.
+        """Frame counts of each camera since the node's start, from its next diagnostics that
+        account for every frame, or if some never do, from its newest.
 
         By 'received', 'published' and cause of the drop. Raises TimeoutError if no diagnostics
         come.
         """
         self._report = {}
         deadline = time.monotonic() + REPORT_TIMEOUT
-        while len(self._report) < self._cameras:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"no diagnostics of the node within {REPORT_TIMEOUT} s")
+        while time.monotonic() < deadline:
             self._executor.spin_once(timeout_sec=0.02)
+            counters = self._counters()
+            if len(counters) == self._cameras and not any(map(_uncounted, counters)):
+                return counters
+        if len(self._report) < self._cameras:
+            raise TimeoutError(f"no diagnostics of the node within {REPORT_TIMEOUT} s")
+        return self._counters()
+
+    def _counters(self) -> list[dict[str, int]]:
+        """Those of the newest diagnostics."""
         counters = []
         for _, values in sorted(self._report.items(), key=lambda item: (len(item[0]), item[0])):
             counters.append(
@@ -244,6 +264,12 @@ class Listener:
         self._question_due = now + ASK_PERIOD
         self._question = self._client.call_async(GetParameters.Request(names=["max_rate"]))
         self._question.add_done_callback(take)
+
+
+def _uncounted(counters: dict[str, int]) -> int:
+    """Frames that are received but neither published nor dropped: under way, or lost."""
+    received = counters["received"]
+    return received - sum(count for name, count in counters.items() if name != "received")
 
 
 class Bare:
