@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from types import ModuleType
 
@@ -53,7 +54,7 @@ def bondpy(monkeypatch):
 
 @pytest.fixture
 def make_node(tmp_path):
-    made: list[SegmentNode] = []
+    made = contextlib.ExitStack()
 
     def make(*words: str) -> SegmentNode:
         model = write_tiny_model(tmp_path / "tiny.onnx")
@@ -63,13 +64,14 @@ def make_node(tmp_path):
             domain_id=DOMAIN,
             signal_handler_options=SignalHandlerOptions.NO,
         )
-        made.append(SegmentNode())
-        return made[0]
+        made.callback(rclpy.shutdown)
+        node = SegmentNode()
+        made.callback(node.destroy_node)
+        made.callback(node.close)
+        return node
 
-    yield make
-    made[0].close()
-    made[0].destroy_node()
-    rclpy.shutdown()
+    with made:
+        yield make
 
 
 @pytest.mark.usefixtures("bondpy")

@@ -30,7 +30,7 @@ pytest.importorskip("rclpy")
 pytest.importorskip("bisenetv2_ros.msg", reason="the messages are not built")
 
 PROGRAM = [sys.executable, "-m", "bisenetv2_ros.cli.main", "demo"]
-FRAMES = 6
+FRAMES = 60  # seconds of a camera: a node that waits for the processor misses some, never all
 SIZE = (320, 240)
 
 
@@ -130,7 +130,7 @@ def test_images_that_the_camera_skips_fail_the_demo_and_lose_nothing_else(tmp_pa
         (images / path.name).write_bytes(path.read_bytes())
     (images / "1.png").write_bytes(b"not an image")
     output = tmp_path / "out"
-    result = demo("--source", images, "--model", model, "--output", output, "--rate", 30)
+    result = demo("--source", images, "--model", model, "--output", output)
     assert result.returncode == 1
     assert "the camera ended with exit code 1" in result.stderr
     assert f"skipped: {images / '1.png'}" in result.stderr
@@ -140,7 +140,7 @@ def test_images_that_the_camera_skips_fail_the_demo_and_lose_nothing_else(tmp_pa
 
 def test_pictures_and_video_show_the_frames(tmp_path, model, street):
     output = tmp_path / "out"
-    words = ("--source", street / "images", "--model", model, "--output", output, "--rate", 30)
+    words = ("--source", street / "images", "--model", model, "--output", output)
     result = demo(*words)
     assert result.returncode == 0, result.stderr
     summary = json.loads((output / "summary.json").read_text())
@@ -169,21 +169,21 @@ def test_pictures_and_video_show_the_frames(tmp_path, model, street):
 
 def test_synthetic_street_with_truth_and_one_without(tmp_path, model, street):
     """The default source is scored; a picture without a label is shown, not scored."""
-    result = demo("--model", model, "--frames", 3, "--output", tmp_path / "synthetic")
+    result = demo("--model", model, "--frames", 30, "--output", tmp_path / "synthetic")
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "synthetic" / "summary.json").read_text())
     assert summary["source"] == "synthetic"
-    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (3, 3)
+    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (30, 30)
 
     some = tmp_path / "labels"
     some.mkdir()
     for i in (0, 2):
         (some / f"{i}.png").write_bytes((street / "labels" / f"{i}.png").read_bytes())
-    words = ("--source", street / "images", "--labels", some, "--frames", 3, "--model", model)
+    words = ("--source", street / "images", "--labels", some, "--frames", 30, "--model", model)
     result = demo(*words, "--output", tmp_path / "some")
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "some" / "summary.json").read_text())
-    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (3, 2)
+    assert (summary["frames"]["sent"], summary["scores"]["frames"]) == (30, 2)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
@@ -261,7 +261,7 @@ def test_source_without_end_ends_on_a_slow_machine(tmp_path, model):
     result = demo("--model", model, "--output", tmp_path, program=[sys.executable, "-c", code])
     assert result.returncode == 0, result.stderr
     summary = json.loads((tmp_path / "summary.json").read_text())
-    assert 1 <= summary["frames"]["received"] <= 25
+    assert 1 <= summary["frames"]["received"] < 100_000 / 15
     assert not summary["interrupted"]
 
 

@@ -38,8 +38,8 @@ def test_evenly_spaced_whatever_the_length(length, count):
 
 
 OBEDIENT = """import time
-print('up', flush=True)
 try:
+    print('up', flush=True)
     time.sleep(600)
 except KeyboardInterrupt:
     print('down')
@@ -77,8 +77,16 @@ def test_child_is_interrupted_once(tmp_path):
 
 
 def test_child_that_does_not_obey_is_terminated(tmp_path, monkeypatch):
-    monkeypatch.setattr("bisenetv2_ros.system.child_process.GRACE", 0.2)
+    grace = "bisenetv2_ros.system.child_process.GRACE"
+    monkeypatch.setattr(grace, 0.2)
     deaf = child(tmp_path, DEAF)
+    terminate = deaf._process.terminate
+
+    def terminate_with_patience() -> None:
+        monkeypatch.setattr(grace, HANG)
+        terminate()
+
+    monkeypatch.setattr(deaf._process, "terminate", terminate_with_patience)
     end_all([deaf])
     assert deaf.exit_code() == -15
 

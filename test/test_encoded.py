@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pytest
+from patience import HANG
 
 from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
@@ -313,14 +314,14 @@ def test_threads_do_not_wait_for_each_other_nor_take_their_complaints(tmp_path, 
     def read_damaged() -> None:
         with captured_messages() as messages:
             started.set()
-            assert go_on.wait(30)
+            assert go_on.wait(HANG)
             os.write(2, b"Corrupt JPEG data: premature end of data segment\na log line\n")
         seen.extend(messages)
 
     seen: list[str] = []
     thread = threading.Thread(target=read_damaged)
     thread.start()
-    assert started.wait(30)
+    assert started.wait(HANG)
     assert read_image(tmp_path / "whole.jpg").shape == (64, 96, 3)  # while the other is at it
     go_on.set()
     thread.join()

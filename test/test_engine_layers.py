@@ -83,7 +83,6 @@ needs_rtx = pytest.mark.skipif(not CAPABILITIES, reason="needs TensorRT for RTX"
 
 
 @needs_rtx
-@pytest.mark.timeout(600)
 @pytest.mark.parametrize("precision", ["float32", "float16", "int8"])
 def test_the_shipped_models_build_for_every_gpu(
     precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -272,7 +272,7 @@ def cause_of(transport: str, message: Any) -> str:
 
 
 @pytest.mark.long_run
-@pytest.mark.timeout(600 + MALFORMED // 20)
+@pytest.mark.timeout(1200 + MALFORMED // 20)
 @pytest.mark.parametrize("transport", ["raw", "compressed"])
 def test_fuzz(transport, tmp_path):
     rng = np.random.default_rng(1)

@@ -438,7 +438,7 @@ def hostile_images(draw):
     return message
 
 
-@pytest.mark.timeout(600 + CASES // 20)
+@pytest.mark.timeout(1200 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
 @given(hostile_images())
@@ -793,7 +793,7 @@ def hostile_files(draw):
     return data
 
 
-@pytest.mark.timeout(600 + CASES // 20)
+@pytest.mark.timeout(1200 + CASES // 20)
 @fuzz
 @pytest.mark.long_run
 @given(hostile_files() | st.binary(), st.text() | st.sampled_from(["bayer_rggb8; png", "jpeg"]))

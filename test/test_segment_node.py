@@ -55,6 +55,7 @@ from running_node import (
     camera,
     change_state,
     end_well,
+    of,
     pixels_of,
     publish_until,
     set_parameter,
@@ -330,10 +331,8 @@ def test_outputs_can_be_switched_while_running(ros, start, scene):
     assert set_parameter(ros, "publish_mask", False).successful
     later = image_message(scene, stamp=(9, 0))
     overlays.clear()
-    assert publish_until(
-        ros, publisher, later, lambda: sum(o.header == later.header for o in overlays) > 10
-    )
-    assert not [mask for mask in masks if mask.header == later.header]
+    assert publish_until(ros, publisher, later, lambda: len(of(later, overlays)) > 10)
+    assert not of(later, masks)
 
 
 def test_enable_service_and_parameter_are_one(ros, start, scene):
@@ -352,7 +351,7 @@ def test_enable_service_and_parameter_are_one(ros, start, scene):
         lambda: ros.status("/image_raw")[:2] == (OK, "disabled by parameter enabled"),
     )
     publish_until(ros, publisher, later, lambda: False, timeout=1.0)
-    assert not [mask for mask in masks if mask.header == later.header]
+    assert not of(later, masks)
     assert set_parameter(ros, "enabled", True).successful
     assert publish_until(ros, publisher, later, lambda: masks[-1].header == later.header)
 
@@ -395,12 +394,15 @@ def test_max_rate_is_kept(ros, start, scene):
         ros,
         publisher,
         message,
-        lambda: len(masks) >= 30 and count("dropped: max_rate") >= 30,
+        lambda: (
+            len(masks) >= 30
+            and count("dropped: max_rate") >= 30
+            and ros.status("/image_raw")[0] in (OK, WARN)
+        ),
         period=0.02,
     )
     # The mean rate over any machine's pauses; the first two frames both pass.
     assert len(masks) <= 2 + 10 * (time.monotonic() - began)
-    assert ros.status("/image_raw")[0] in (OK, WARN)
     assert "max_rate" not in ros.status("/image_raw")[1], "drops that were asked for are no fault"
 
 
@@ -505,16 +507,16 @@ def test_lifecycle_works_in_every_order_and_again(ros, start, scene):
     message = image_message(scene)
     publisher = ros.node.create_publisher(Image, "image_raw", 10)
     assert state(ros) == "unconfigured"
-    for _ in range(5):
+    for life in range(5):
         assert change_state(ros, CONFIGURE)
         assert change_state(ros, ACTIVATE)
         masks.clear()
         assert publish_until(ros, publisher, message, lambda: masks)
         assert change_state(ros, DEACTIVATE)
         assert ros.spin_until(lambda: not publisher.get_subscription_count())
-        masks.clear()
-        publish_until(ros, publisher, message, lambda: False, timeout=0.3)
-        assert not masks, "an inactive node published"
+        later = image_message(scene, stamp=(100 + life, 0))
+        publish_until(ros, publisher, later, lambda: False, timeout=0.3)
+        assert not of(later, masks), "an inactive node published"
         assert change_state(ros, ACTIVATE)
         assert publish_until(ros, publisher, message, lambda: masks)
         assert change_state(ros, DEACTIVATE)
@@ -535,11 +537,15 @@ def node_here(models, *arguments: str) -> Iterator[SegmentNode]:
     words = ["--ros-args", "-p", f"model:={models}/tiny.onnx", "-p", "backend:=onnxruntime"]
     words += arguments
     rclpy.init(args=words, domain_id=DOMAIN, signal_handler_options=SignalHandlerOptions.NO)
-    made = SegmentNode()
-    yield made
-    made.close()
-    made.destroy_node()
-    rclpy.shutdown()
+    try:
+        made = SegmentNode()
+        try:
+            yield made
+        finally:
+            made.close()
+            made.destroy_node()
+    finally:
+        rclpy.shutdown()
 
 
 @pytest.fixture
@@ -566,15 +572,20 @@ def test_a_model_that_cannot_be_freed_leaves_a_node_that_can_be_configured(node,
 
 
 def test_frames_that_wait_at_deactivation_are_counted(node, scene, monkeypatch):
-    began = threading.Event()
-    segment = Inference._segment
+    began, is_closed = threading.Event(), threading.Event()
+    segment, close = Inference._segment, Inference.close
 
     def slow(*arguments):
         began.set()
-        time.sleep(0.2)
+        assert is_closed.wait(HANG)
         return segment(*arguments)
 
+    def closing(*arguments):
+        close(*arguments)
+        is_closed.set()
+
     monkeypatch.setattr(Inference, "_segment", slow)
+    monkeypatch.setattr(Inference, "close", closing)
     node.start()
     node._inference.put(0, image_message(scene))
     assert began.wait(HANG)
@@ -627,9 +638,7 @@ def test_failed_configure_leaves_no_publishers_behind(ros, start):
     assert not change_state(ros, CONFIGURE)
     assert ros.spin_until(lambda: ros.status("/segment")[0] == ERROR)
     assert ros.status("/segment")[1].startswith("cannot configure: topic /segmentation/confidence:")
-    assert ros.spin_until(
-        lambda: not ros.node.get_publishers_info_by_topic("segmentation/mask"), 3.0
-    )
+    assert ros.spin_until(lambda: not ros.node.get_publishers_info_by_topic("segmentation/mask"))
 
 
 # Faults
@@ -650,17 +659,18 @@ def test_bad_frames_are_dropped_and_counted_by_cause_and_the_next_good_one_is_an
         "data_length": Image(encoding="rgb8", width=32, height=24, step=96, data=bytes(95)),
     }
     for cause, message in bad.items():
-        masks.clear()
+        message.header.stamp.sec = 9
         assert publish_until(
             ros,
             publisher,
             message,
             lambda cause=cause: int(ros.status("/image_raw")[2].get(f"dropped: {cause}", 0)) >= 3,
         ), f"{cause} was not counted: {ros.status('/image_raw')}"
-        assert not masks, f"a mask came from a frame of bad {cause}"
+        assert not of(message, masks), f"a mask came from a frame of bad {cause}"
     failed = publish_until(ros, publisher, message, lambda: ros.status("/image_raw")[0] == ERROR)
     assert failed, "no mask from the last frames"
-    assert publish_until(ros, publisher, good, lambda: masks)
+    good = image_message(scene, stamp=(10, 0))
+    assert publish_until(ros, publisher, good, lambda: of(good, masks))
     assert publish_until(ros, publisher, good, lambda: ros.status("/image_raw")[0] == WARN)
     assert "/image_raw: frame dropped: encoding is '32FC1', expected one of rgb8" in program.output
 
@@ -699,6 +709,8 @@ def test_at_twice_the_load_old_frames_are_replaced_and_counted(ros, start, model
         received, published, replaced = accounts()
         return received >= 60 and published + replaced == received
 
+    while accounts()[0] < 60:  # some may be lost where nobody counts
+        publish(10)
     assert ros.spin_until(complete), f"a frame was not accounted for: {accounts()}"
     assert accounts()[2] > 10, "the test made no overload"
 
@@ -714,10 +726,12 @@ def test_four_cameras_share_a_node_that_is_too_slow_for_them_fairly(ros, start, 
     message = image_message(scene)
 
     def publish() -> None:
+        """A round for each mask: all cameras have a fresh frame whenever the node takes one."""
         for i, publisher in enumerate(publishers):
             for _ in range(3 if i == 0 else 1):  # the first is three times as fast
                 publisher.publish(message)
-        ros.spin(0.1)
+        before = sum(map(len, masks))
+        ros.spin_until(lambda: sum(map(len, masks)) > before, 0.5)
 
     deadline = time.monotonic() + HANG
     while not all(masks) and time.monotonic() < deadline:
@@ -742,25 +756,26 @@ def test_inference_that_keeps_failing_ends_the_process(ros, start, scene):
     ), program.output
     assert program.wait() == 1
     assert "inference failed 5 times in a row" in program.output
-    level, message, _ = ros.status("/segment")
-    assert (level, message[:16]) == (ERROR, "inference failed")
+    assert ros.spin_until(lambda: ros.status("/segment")[0] == ERROR), ros.statuses
+    assert ros.status("/segment")[1].startswith("inference failed")
 
 
 def test_single_failures_of_inference_are_survived(ros, start, scene):
-    start(model="trouble")
+    program = start(model="trouble")
     masks = ros.collect(Image, "segmentation/mask")
     publisher = camera(ros)
     good = image_message(scene)
     scene[0, 0, 2] = FAILURE
     bad = image_message(scene)
-    for _ in range(7):
+
+    def failures() -> int:
+        return int(ros.status("/image_raw")[2].get("dropped: inference", 0))
+
+    while failures() < 7:  # a frame may be replaced before it is looked at
         masks.clear()
-        assert publish_until(ros, publisher, good, lambda: masks)
+        assert publish_until(ros, publisher, good, lambda: masks), program.output
         publisher.publish(bad)
         ros.spin(0.1)
-    assert ros.spin_until(
-        lambda: int(ros.status("/image_raw")[2].get("dropped: inference", 0)) >= 5
-    )
 
 
 def test_inference_that_hangs_is_noticed_said_and_does_not_keep_the_process(ros, start, scene):
@@ -831,7 +846,7 @@ def test_incompatible_qos_is_named_with_both_policies(ros, start, scene):
     level, message, _ = ros.status("/image_raw")
     assert level == STALE
     assert "Best effort publisher and reliable subscription" in message
-    assert "RELIABILITY" in program.output
+    assert ros.spin_until(lambda: "RELIABILITY" in program.output), program.output
 
 
 def test_a_listener_that_asks_for_what_is_not_offered_is_named(ros, start, scene):
@@ -892,7 +907,7 @@ def test_stamps_that_jump_change_nothing_but_the_latency(ros, start, scene):
             ),
         ), f"no answer to {sec} s"
         assert not fractions[-1].latency < 0, "NaN or the truth"
-    assert ros.spin_until(lambda: ros.status("/image_raw")[0] in (OK, WARN))
+    assert publish_until(ros, publisher, message, lambda: ros.status("/image_raw")[0] in (OK, WARN))
 
 
 def test_every_resolution_gets_its_own_mask_and_memory_stays(ros, start, scene):
@@ -937,8 +952,13 @@ def test_memory_stays_flat_over_an_hour_of_frames(ros, start, scene):
     message = image_message(scene)
     pid, begin = program.process.pid, 0
     for number in range(frames):
-        publisher.publish(message)
-        ros.spin_until(lambda: seen["overlay"] > number, 1)  # noqa: B023
+        assert publish_until(
+            ros,
+            publisher,
+            message,
+            lambda: seen["overlay"] > number,  # noqa: B023
+            period=1,  # until when one counts as lost
+        )
         if number == frames // 10:
             begin = resident_memory(pid)
     growth = (resident_memory(pid) - begin) / 1e6
@@ -1048,8 +1068,9 @@ def test_callbacks_that_raise_do_not_leave_spin(ros, models, scene, tmp_path):
         masks = ros.collect(Image, "segmentation/mask")
         publisher = camera(ros)
         info = (camera(ros, "camera_info", CameraInfo), CameraInfo(width=32, height=24))
-        for _ in range(2):
-            assert ros.call(SetBool, "segment/enable", timeout=0.5, data=True) is None
+        for number in (1, 2):
+            while program.output.count("fault in set_parameters") < number:  # one may be lost
+                assert ros.call(SetBool, "segment/enable", timeout=0.5, data=True) is None
         message = image_message(scene)
         assert publish_until(ros, publisher, message, lambda: masks, also=info), program.output
         assert ros.call(SetBool, "segment/enable", data=True).success
@@ -1088,7 +1109,10 @@ def test_a_hundred_lives_leave_nothing_behind(ros, start, scene):
     publisher = ros.node.create_publisher(Image, "image_raw", 10)
     message = image_message(scene)
 
-    def live(times: int) -> tuple[int, ...]:
+    process = Path(f"/proc/{program.process.pid}")
+
+    def live(times: int) -> int:
+        """The bytes resident after it."""
         for _ in range(times):
             assert change_state(ros, CONFIGURE)
             assert change_state(ros, ACTIVATE)
@@ -1096,21 +1120,24 @@ def test_a_hundred_lives_leave_nothing_behind(ros, start, scene):
             assert publish_until(ros, publisher, message, lambda: masks, period=0.02)
             assert change_state(ros, DEACTIVATE)
             assert change_state(ros, CLEANUP)
-        process = Path(f"/proc/{program.process.pid}")
-        entities = ros.node.get_publisher_names_and_types_by_node("segment", "/")
-        return (
-            len(list((process / "task").iterdir())),
-            len(list((process / "fd").iterdir())),
-            len(dds_memory(program.process.pid)),
-            len(entities),
-            resident_memory(program.process.pid),
-        )
+        return resident_memory(program.process.pid)
 
-    *before, memory = live(20)
-    *after, more = live(100)
-    print(f"resident memory grew by {(more - memory) / 1e6:.2f} MB in 100 cycles")
-    assert after == before, "threads, files, shared memory, topics"
-    assert more - memory < 5e6
+    def entities() -> set[str]:
+        topics = ros.node.get_publisher_names_and_types_by_node("segment", "/")
+        return {topic for topic, _ in topics}
+
+    def things() -> tuple[int, ...]:
+        parts = ((process / "task").iterdir(), (process / "fd").iterdir())
+        return (*(len(list(part)) for part in parts), len(dds_memory(program.process.pid)))
+
+    at_first = live(20)
+    assert ros.spin_until(lambda: "/segmentation/mask" not in entities())
+    before, topics = things(), entities()
+    growth = live(100) - at_first
+    print(f"resident memory grew by {growth / 1e6:.2f} MB in 100 cycles")
+    ros.spin_until(lambda: (things(), entities()) == (before, topics))
+    assert (things(), entities()) == (before, topics), "threads, files, shared memory; topics"
+    assert growth < 5e6
 
 
 # Signals

@@ -125,7 +125,7 @@ def test_demo_in_a_container_as_it_comes(container, tmp_path):
     pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
     pytest.importorskip("onnxruntime")
     model = write_tiny_model(tmp_path / "model.onnx")
-    demo = [*PROGRAM, "demo", "--frames", "8", "--model", str(model), "--backend", "onnxruntime"]
+    demo = [*PROGRAM, "demo", "--frames", "40", "--model", str(model), "--backend", "onnxruntime"]
 
     def scores(output: Path) -> dict:
         return json.loads((output / "summary.json").read_text())["scores"]

@@ -30,7 +30,7 @@ SHORT_GROWTH = 40
 
 
 @pytest.mark.long_run
-@pytest.mark.timeout(600 + MINUTES * 70)
+@pytest.mark.timeout(1200 + MINUTES * 70)
 def test_nothing_wears_out_at_twice_the_load(capsys):
     facts = soak(MINUTES, restart_every=long_or_short(60.0, 16.0))
     with capsys.disabled():

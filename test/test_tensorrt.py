@@ -31,6 +31,7 @@ import host_device
 from gpu import needs_gpu, what_is_missing
 from host_device import HostDriver, driver, put_in_place
 from patience import HANG
+from processes import children, is_running
 from tiny_model import tiny_answer, tiny_info, tiny_model, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import (
@@ -277,29 +278,25 @@ def test_another_version_in_the_child(model: ModelFile, target: Target):
         build_engines(model, other, ONE, silent)
 
 
-def children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
-
-
 def test_what_the_report_raises_ends_the_builder(model: ModelFile, target: Target):
-    before = children()
+    before = set(children(os.getpid()))
 
     def report(line: str) -> None:
-        assert children() > before
+        assert set(children(os.getpid())) > before
         raise Cancelled
 
     with pytest.raises(Cancelled):
         build_engines(model, target, ONE, report)
-    assert children() == before
+    assert set(children(os.getpid())) == before
 
 
 def test_a_builder_that_dies_is_an_error(model: ModelFile, target: Target):
-    before = children()
+    before = set(children(os.getpid()))
 
     def report(line: str) -> None:
-        for child in children() - before:
+        for child in set(children(os.getpid())) - before:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(int(child), signal.SIGSEGV)
+                os.kill(child, signal.SIGSEGV)
 
     with pytest.raises(RuntimeError, match=r"built tiny for .* ended without an engine \(SIGSEGV"):
         build_engines(model, target, ONE, report)
@@ -407,8 +404,7 @@ def building(path: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
     )
     try:
         end = time.monotonic() + HANG
-        listing = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-        while not (builders := [c for c in map(int, listing.read_text().split()) if builds(c)]):
+        while not (builders := [child for child in children(process.pid) if builds(child)]):
             assert process.poll() is None and time.monotonic() < end
             time.sleep(0.01)
         time.sleep(1)
@@ -425,13 +421,6 @@ def builds(pid: int) -> bool:
         if b"engine_builder" in (process / "cmdline").read_bytes():
             return "onnxparser" in (process / "maps").read_text()
     return False
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 @pytest.mark.parametrize(

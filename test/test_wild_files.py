@@ -15,6 +15,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from patience import HANG
 from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
@@ -186,7 +187,7 @@ def test_a_killed_run_keeps_its_lines(tmp_path, model):
         [sys.executable, "-m", "bisenetv2_ros.cli.main", "predict", *map(str, words)],
         stderr=subprocess.DEVNULL,
     )
-    give_up = time.monotonic() + 60
+    give_up = time.monotonic() + HANG
     while len(list(out.glob("masks/[!.]*"))) < 20 and time.monotonic() < give_up:
         time.sleep(0.02)
     process.send_signal(signal.SIGKILL)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -82,6 +84,12 @@ def publish_until(
         if ros.spin_until(done, period):
             return True
     return False
+
+
+def of(frame: Any, messages: Sequence[Any]) -> list[Any]:
+    """Those that answer a frame, which has a stamp of its own. Others may come late: a list of
+    messages that was cleared says nothing."""
+    return [message for message in messages if message.header == frame.header]
 
 
 def camera(ros: Graph, topic: str = "image_raw", kind: type = Image, qos=10):

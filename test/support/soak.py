@@ -150,7 +150,8 @@ class Soak:
         return code, seconds, sorted(file for file in memory if file.exists())
 
     def measure(self, seconds: float, restart_every: float) -> dict[str, Any]:
-        """Hold the load for so long; everything measured."""
+        """Hold the load for so long, or longer, until each camera has been restarted; everything
+        measured."""
         node, record, ros = self._programs["node"], self._record, self._ros
         assert ros.spin_until(self._setter.service_is_ready), node.output
         # The node alone with one slow camera: how long does a frame take?
@@ -176,7 +177,7 @@ class Soak:
         next_restart = began + restart_every / len(CAMERAS)
         next_change = began
         restarted, masks_then, then = 0, 0, began
-        while (now := time.monotonic()) < began + seconds:
+        while (now := time.monotonic()) < began + seconds or restarted < len(CAMERAS):
             assert node.process.poll() is None, node.output
             if now >= next_change:
                 self._change(*next(changes))
