@@ -7,12 +7,13 @@ else of ROS.
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -20,7 +21,10 @@ GRACE = 10.0  # seconds for a process to end after SIGINT, and again after SIGTE
 
 
 class Child:
-    """A process that logs to a file; starts on construction and ends by `end_all`."""
+    """A process that logs to a file; starts on construction and ends by `end_all`.
+
+    Make it in the main thread: the kernel interrupts it when the thread that made it ends.
+    """
 
     def __init__(
         self, name: str, command: Sequence[str], environment: Mapping[str, str], log: Path
@@ -38,7 +42,7 @@ class Child:
                 env=dict(environment),
                 # Ctrl-C on the terminal is for the parent, which ends its children in order.
                 start_new_session=True,
-                preexec_fn=_end_with_parent,
+                preexec_fn=_ending_with(os.getpid()),
             )
 
     @property
@@ -83,10 +87,18 @@ class Child:
         return self._process.wait()
 
 
-def _end_with_parent() -> None:
-    """Make the kernel interrupt this new process when its parent ends, even by SIGKILL."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+def _ending_with(parent: int) -> Callable[[], None] | None:
+    """What makes the kernel interrupt a new process when its parent ends, even by SIGKILL."""
+    if sys.platform != "linux":
+        return None
+    prctl = ctypes.CDLL(None).prctl  # before the fork: another thread may hold the loader's lock
+
+    def prepare() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGINT)
+        if os.getppid() != parent:  # it ended before that call
+            os._exit(1)
+
+    return prepare
 
 
 def end_all(children: Iterable[Child]) -> None:
