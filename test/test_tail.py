@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.utils
 import pytest
 from gpu_maximum import mask_of_logits
 from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.backends import create_backend, model_for
 from bisenetv2_ros.backends.engine_builder import _extract
+from bisenetv2_ros.backends.subgraph import extract
 from bisenetv2_ros.backends.tail import Tail, enlarge_in_float16, find_tail, sum_logits_for_nan
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
 from bisenetv2_ros.labels import CAMVID
@@ -48,7 +48,7 @@ def by_the_graph(model: onnx.ModelProto, logits: np.ndarray) -> np.ndarray:
     model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")  # the model's size
-    end = onnx.utils.Extractor(model).extract_model([name], [MASK])
+    end = extract(model, [name], [MASK])
     for info in (*end.graph.input, *end.graph.value_info, *end.graph.output):
         info.type.tensor_type.ClearField("shape")  # ONNX Runtime 1.12 holds to those inferred
     session = runtime.InferenceSession(end.SerializeToString())

@@ -337,11 +337,13 @@ def _layers(library: Any, logger: Any, engine: bytes) -> str:
 
 def _extract(data: bytes, outputs: Sequence[str]) -> bytes:
     """Return the part of the graph that computes `outputs`."""
-    import onnx.utils
+    import onnx
+
+    from bisenetv2_ros.backends.subgraph import extract
 
     model = onnx.load_from_string(data)
     sum_logits_for_nan(model.graph)
-    part = onnx.utils.Extractor(model).extract_model([INPUT], list(outputs))
+    part = extract(model, [INPUT], outputs)
     enlarge_in_float16(part)
     return part.SerializeToString()
 

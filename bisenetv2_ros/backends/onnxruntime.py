@@ -8,7 +8,7 @@ graph ends at the logits and `tail` makes the mask; activations after a ReLU are
 from __future__ import annotations
 
 import numpy as np
-import onnx.utils
+import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
@@ -20,6 +20,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
+from bisenetv2_ros.backends.subgraph import extract
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
@@ -73,7 +74,7 @@ class OnnxRuntimeBackend(Backend):
 
     def _load(self, confidence: bool) -> onnxruntime.InferenceSession:
         names = self._outputs[: 1 + confidence]
-        part = onnx.utils.Extractor(self._graph).extract_model([INPUT], names)
+        part = extract(self._graph, [INPUT], names)
         return onnxruntime.InferenceSession(
             part.SerializeToString(), self._options, [self._provider]
         )

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnx.utils
 from onnx import helper, numpy_helper
 
+from bisenetv2_ros.backends.subgraph import extract
 from bisenetv2_ros.convert.input_size import resize_model
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile, read_model_file, write_metadata
 
@@ -38,7 +38,7 @@ def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
     if ends is None:
         return None
     logits, _ = ends
-    part = onnx.utils.Extractor(_typed(graph)).extract_model([INPUT], [logits])
+    part = extract(_typed(graph), [INPUT], [logits])
     del part.graph.output[:]
     part.graph.initializer.append(numpy_helper.from_array(np.float32(3e38), "beyond_all"))
     part.graph.node.extend(
@@ -73,7 +73,7 @@ def plain(model: ModelFile) -> bytes | None:
     first = next((node for node in graph.graph.node if node.op_type == "Conv"), None)
     if first is None:
         return None
-    part = onnx.utils.Extractor(_typed(graph)).extract_model([first.input[0]], [enlarged])
+    part = extract(_typed(graph), [first.input[0]], [enlarged])
     for node in part.graph.node:
         node.input[:] = [PLAIN_INPUT if name == first.input[0] else name for name in node.input]
         node.output[:] = [PLAIN_OUTPUT if name == enlarged else name for name in node.output]

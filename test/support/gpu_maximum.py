@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-import onnx.utils
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from bisenetv2_ros.backends.subgraph import extract
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import MASK
 
@@ -59,5 +59,5 @@ def mask_of_logits(model: onnx.ModelProto, logits: np.ndarray) -> np.ndarray:
     )
     for output in model.graph.output:
         output.type.tensor_type.ClearField("shape")  # the model's size
-    end = onnx.utils.Extractor(model).extract_model([found.logits], [MASK])
+    end = extract(model, [found.logits], [MASK])
     return ReferenceEvaluator(end, new_ops=[Resize, TopK]).run(None, {found.logits: logits})[0]
