@@ -272,7 +272,7 @@ def test_reader_that_leaves_early_is_no_error():
 def test_sample_frames_are_spread_over_the_source(tmp_path, count, taken):
     for value in range(5):
         cv2.imwrite(str(tmp_path / f"{value}.png"), np.full((8, 8, 3), value, np.uint8))
-    frames = sample_frames(str(tmp_path), count)
+    frames = sample_frames(str(tmp_path), count, "--frames")
     assert [frame[0, 0, 0] for frame in frames] == list(taken)
 
 
@@ -287,7 +287,7 @@ def test_of_a_source_without_an_end_no_other_frame_is_rendered(monkeypatch):
         return render(scene, moment)
 
     monkeypatch.setattr(StreetScene, "render", count)
-    np.testing.assert_array_equal(sample_frames("synthetic", 3), expected)
+    np.testing.assert_array_equal(sample_frames("synthetic", 3, "--frames"), expected)
     assert rendered == [0.0, 1.0, 2.0]
 
 
@@ -299,17 +299,22 @@ def test_label_masks_are_no_frames_to_calibrate_on(tmp_path, capsys, kind):
         for folder, pixels in (("images", image), ("labels", mask)):
             (tmp_path / folder).mkdir(exist_ok=True)
             cv2.imwrite(str(tmp_path / folder / f"{seed}.png"), pixels)
-    assert len(calibration_frames(str(tmp_path / "images"), 3)) == 3
+    assert len(calibration_frames(str(tmp_path / "images"), 3, "--data")) == 3
     dark = tmp_path / "dark"  # a gray camera at night: few values, and noise
     dark.mkdir()
     noise = np.random.default_rng(1).integers(0, 9, (64, 96), np.uint8)
     cv2.imwrite(str(dark / "a.png"), noise)
     cv2.imwrite(str(dark / "b.png"), noise * 0)  # the lens is covered
-    assert len(calibration_frames(str(dark), 3)) == 2
+    assert len(calibration_frames(str(dark), 3, "--data")) == 2
     words = ["quantize", "bisenetv2_camvid_640x480_float32", "-o", str(tmp_path / "m.onnx")]
     assert cli.main([*words, "--data", str(tmp_path / "labels")]) == 2
     error = capsys.readouterr().err
-    assert f"{tmp_path / 'labels'}: 3 images of a few flat colors each, as label masks" in error
+    assert (
+        f"--data: {tmp_path / 'labels'}: 3 images of a few flat colors each, as label masks"
+        in error
+    )
+    assert cli.main([*words, "--data", str(tmp_path / "none")]) == 2
+    assert f"--data: source '{tmp_path / 'none'}': no such file" in capsys.readouterr().err
     assert not (tmp_path / "m.onnx").exists()
 
 

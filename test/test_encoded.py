@@ -288,6 +288,7 @@ def tiff(bits: int, color: int, planes: int = 1, kind: int = 0) -> bytes:
         (tiff(1, 3), "TIFF has 1 bits a sample, photometric interpretation 3"),
         (tiff(16, 2, planes=2), "planar configuration 2"),
         (tiff(8, 1, kind=1), "TIFF begins with a thumbnail"),
+        (tiff(8, 8), "TIFF has 8 bits a sample, photometric interpretation 8"),
         (tiff(16, 0), "TIFF has 16 bits a sample, photometric interpretation 0"),
     ],
 )

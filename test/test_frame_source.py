@@ -217,6 +217,27 @@ def test_topics_are_for_bags(spec, video, drive):
         open_source(spec, topics=["/image_raw"])
 
 
+def test_two_labels_that_fit_one_picture_are_refused_and_named(drive):
+    folder = drive.parent / "labels"
+    folder.mkdir()
+    for name in ("frame1.png", "frame1.bmp"):
+        label_map(folder / name)
+    both = r"frame1\.bmp and .*frame1\.png fit .*frame1\.\w+, expected one"
+    with pytest.raises(SourceError, match=both):
+        open_source(str(drive), labels=str(folder))
+
+
+@pytest.mark.parametrize("suffix", [".JFIF", ".jpe", ".pbm", ".pnm"])
+def test_rarer_names_of_formats_that_are_read(tmp_path, suffix):
+    image = np.full((4, 6, 3), 255, np.uint8)
+    stored = {".jfif": ".jpg", ".jpe": ".jpg"}.get(suffix.lower(), suffix)
+    done, data = cv2.imencode(stored, image[..., 0] if suffix == ".pbm" else image)
+    assert done
+    (tmp_path / f"a{suffix}").write_bytes(data.tobytes())
+    (frame,) = open_source(str(tmp_path))
+    np.testing.assert_array_equal(frame.image, image)
+
+
 def test_labels_that_fit_no_picture_are_refused(drive):
     (drive.parent / "labels").mkdir()
     with pytest.raises(SourceError, match=r"such as frame1\.png"):

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs a ROS 2")
 pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messages")
 
+from builtin_interfaces.msg import Time
 from ros_graph import Program, graph, image_message
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
@@ -19,7 +20,7 @@ from tiny_model import tiny_answer, tiny_info, write_tiny_model
 
 from bisenetv2_ros.ground_plane import POINT, Calibration, GroundProjection, plane_of_pose
 from bisenetv2_ros.labels import CAMVID
-from bisenetv2_ros.node.depth_input import DepthError, meters, parse_depth_topics
+from bisenetv2_ros.node.depth_input import DepthError, DepthInput, meters, parse_depth_topics
 from bisenetv2_ros.node.ground_points import (
     CameraPoses,
     GroundError,
@@ -246,6 +247,22 @@ def test_tf2_where_it_is_installed(monkeypatch):
         poses.plane("a", "lost", 0)
     poses.close()
     assert not listening
+
+
+def test_a_depth_topic_of_another_type_is_named():
+    """Without a graph: a node that knows of one publisher."""
+    types = ["sensor_msgs/msg/CompressedImage"]
+    node = SimpleNamespace(
+        resolve_topic_name=lambda name: f"/{name}",
+        get_publishers_info_by_topic=lambda _: [SimpleNamespace(topic_type=t) for t in types],
+    )
+    depth = DepthInput(node, "depth/image")
+    said = "/depth/image is published as sensor_msgs/msg/CompressedImage, expected sensor_msgs/msg/"
+    with pytest.raises(DepthError, match=f"^{said}Image$"):
+        depth.at(Time(), (3, 2))
+    types.append("sensor_msgs/msg/Image")
+    with pytest.raises(DepthError, match="no depth image, expected one of the same stamp"):
+        depth.at(Time(), (3, 2))
 
 
 def test_depth_in_meters_and_what_is_none():

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,7 +72,9 @@ from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.node.camera_input import CameraInput
 from bisenetv2_ros.node.inference import Inference
 from bisenetv2_ros.node.intake import RateLimit
+from bisenetv2_ros.node.lifecycle import transition
 from bisenetv2_ros.node.segment_node import SegmentNode
+from bisenetv2_ros.node.state import NodeState
 
 pytest_plugins = ["running_node"]  # fixtures
 
@@ -1190,6 +1193,24 @@ def test_signals_are_obeyed_while_the_model_is_loading(ros, start, models, by, a
     finally:
         for writer in writers:
             os.close(writer)
+
+
+@pytest.mark.parametrize("is_up", [True, False])
+@pytest.mark.parametrize("error", [RuntimeError("context is not valid"), KeyError("topic")])
+def test_what_a_signal_interrupts_is_no_error(error, is_up):
+    """After a signal rclpy's entities are invalid, so that the work of a transition fails."""
+    lines: list[str] = []
+    node = SimpleNamespace(
+        context=SimpleNamespace(ok=lambda: is_up),
+        get_logger=lambda: SimpleNamespace(error=lines.append),
+        state=NodeState(),
+    )
+
+    def on_configure(node: object) -> None:
+        raise error
+
+    assert transition(on_configure)(node, None) == Outcome.FAILURE
+    assert bool(lines) == is_up
 
 
 @pytest.mark.long_run

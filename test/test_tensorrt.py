@@ -1038,7 +1038,7 @@ def test_masks_agree_with_float32_in_onnxruntime(precision: str, agreement: floa
         model = read_model_file(tmp_path / "half.onnx")
     from bisenetv2_ros.cli.options import sample_frames
 
-    frames = sample_frames("synthetic", 4)
+    frames = sample_frames("synthetic", 4, "--frames")
     with Segmenter(reference, backend="onnxruntime") as exact:
         expected = [exact(frame).mask for frame in frames]
     with Segmenter(model, backend="tensorrt") as quick:

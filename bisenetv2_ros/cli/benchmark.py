@@ -232,7 +232,7 @@ def _frames(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as directory:
         try:
             cases = _cases(args, Path(directory))
-            images = sample_frames(args.source, PICTURES)
+            images = sample_frames(args.source, PICTURES, "--source")
             if args.frame_size:
                 images = [resize_image(image, args.frame_size) for image in images]
             turns = -(-args.frames // TURN) * len(cases)
@@ -320,7 +320,7 @@ def _graph(args: argparse.Namespace) -> int:
             args.seconds,
             args.runs,
         )
-        pictures = sample_frames(args.source, GRAPH_PICTURES)
+        pictures = sample_frames(args.source, GRAPH_PICTURES, "--source")
         with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
             report = measure_graph(plan, pictures, bar.update)
     except (ValueError, GraphError, BackendUnavailable) as error:

@@ -130,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
             deployed,
             info,
             path,
-            sample_frames(args.frames, args.frame_count),
+            sample_frames(args.frames, args.frame_count, "--frames"),
         )
     except (ValueError, ExportError, BackendUnavailable) as error:
         raise UserError(str(error)) from error

@@ -114,7 +114,7 @@ def run(args: argparse.Namespace) -> int:
                 for wrong in (path, record):
                     wrong.unlink(missing_ok=True)
             raise
-        frames = calibration_frames(args.frames, args.frame_count)
+        frames = calibration_frames(args.frames, args.frame_count, "--frames")
         output.mkdir(parents=True, exist_ok=True)
         write_run(imported, output / "run", path.name, size)
         trained = load_network(output / "run")

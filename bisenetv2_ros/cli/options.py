@@ -136,11 +136,12 @@ def refuse_overwriting(path: Path, *sources: Path) -> None:
         raise UserError(str(error)) from error
 
 
-def sample_frames(spec: str, count: int) -> list[np.ndarray]:
+def sample_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
     """At most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source of frames.
 
     spec: as in `frame_source.open_source`; from a source without an end, one frame per second.
-    Raises UserError if there is no such source or no frame in it.
+    option: where `spec` was given. Raises UserError, naming it, if there is no such source or no
+    frame in it.
     """
     from itertools import islice
 
@@ -157,21 +158,21 @@ def sample_frames(spec: str, count: int) -> list[np.ndarray]:
             source.excerpt = Excerpt(every=Moment(seconds=1))  # the street renders no others
             frames = [frame.image for frame in islice(source.excerpt.pick(source), count)]
     except ValueError as error:
-        raise UserError(str(error)) from error
+        raise UserError(f"{option}: {error}") from error
     if not frames:
-        raise UserError(f"{spec}: no frames in it, expected up to {count}")
+        raise UserError(f"{option}: {spec}: no frames in it, expected up to {count}")
     return frames
 
 
-def calibration_frames(spec: str, count: int) -> list[np.ndarray]:
+def calibration_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
     """`sample_frames` that are not label masks. Raises UserError if all of them look like such."""
     import numpy as np
 
-    frames = sample_frames(spec, count)
+    frames = sample_frames(spec, count, option)
     if all(map(_looks_like_mask, frames)) and any(np.ptp(frame) for frame in frames):
         raise UserError(
-            f"{spec}: {len(frames)} images of a few flat colors each, as label masks are, expected "
-            "camera images"
+            f"{option}: {spec}: {len(frames)} images of a few flat colors each, as "
+            "label masks are, expected camera images"
         )
     return frames
 

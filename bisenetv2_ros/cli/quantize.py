@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
         stem += "" if "int8" in stem else "_int8"
         path = args.output or beside.with_name(f"{stem}.onnx")
         refuse_overwriting(path, model, Path(args.data))
-        frames = calibration_frames(args.data, args.frames)
+        frames = calibration_frames(args.data, args.frames, "--data")
         agreement = quantize_model(
             model, path, frames, dict(args.metric), for_tensorrt=args.for_tensorrt
         )

@@ -484,12 +484,17 @@ def _tiff_header(data: memoryview) -> Header:
     if _TIFF_DNG in first or first.get(254, [0])[0] & 1:
         raise ImageError("format", "TIFF begins with a thumbnail, as raw photos do")
     bits, color, planes = (first.get(tag, [1])[0] for tag in (258, 262, 284))
-    # OpenCV decodes these with wrong colors.
-    if (bits > 8 and (color not in (1, 2) or planes != 1)) or (bits < 8 and color not in (0, 1)):
+    # OpenCV decodes these with wrong colors; above 6 are L*a*b* and logarithms.
+    if (
+        (bits > 8 and (color not in (1, 2) or planes != 1))
+        or (bits < 8 and color not in (0, 1))
+        or color > 6
+    ):
         raise ImageError(
             "format",
             f"TIFF has {bits} bits a sample, photometric interpretation {color} and planar "
-            f"configuration {planes}, expected 8 bits, or grey or RGB by pixels",
+            f"configuration {planes}, expected 8 bits of grey, RGB, CMYK or YCbCr, or "
+            "grey or RGB by pixels",
         )
     orientation = first.get(_TIFF_ORIENTATION, [1])[0]
     return Header(width, height, orientation if 1 <= orientation <= 8 else 1, max(1, pages))

@@ -21,7 +21,10 @@ from bisenetv2_ros.opencv import convert_color
 if TYPE_CHECKING:
     from pathlib import Path
 
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+SUFFIXES = frozenset({
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm",
+    ".pbm", ".pnm",
+})  # fmt: skip
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: (bad Huffman|premature end)|Premature end|TIFF_Error|libpng error"
 )

@@ -20,13 +20,14 @@ from bisenetv2_ros.image_transports import PACKET, camera_topic
 from bisenetv2_ros.image_video import VideoDecoder, missing_decoder
 from bisenetv2_ros.node import diagnostics, fastdds, transports
 from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible
-from bisenetv2_ros.node.transports import Stream
+from bisenetv2_ros.node.transports import Stream, other_types
 
 SILENCE = 2.0  # seconds without a frame after which another transport is tried
 LOOK_PERIOD = 0.1  # seconds between checks of the graph while waiting for frames
 IDLE_LOOK_PERIOD = 1.0  # while frames come, or are not needed
 VIDEO_DEPTH = 30  # queue depth of video packets: none may be lost
 UNSUPPORTED = ("theora", "compressedDepth")  # transports reported if a camera has no other
+CALIBRATION = "sensor_msgs/msg/CameraInfo"
 _MAX_CALIBRATIONS = 8  # frame_ids that may share a calibration topic
 
 OnImage = Callable[[Any], None]
@@ -111,6 +112,12 @@ class CameraInput:
         if frame_id in known or self.shares_calibration:
             return known.get(frame_id)
         return next(reversed(known.values()), None)
+
+    def no_calibration(self, frame_id: str) -> str:
+        """Why `calibration` has none, in one line."""
+        of_frame = f" of frame_id '{frame_id}'" if self.shares_calibration else ""
+        types = other_types(self._node, self._info_name, CALIBRATION)
+        return "; ".join(types) or f"{self.info_topic} brings no calibration{of_frame}"
 
     @property
     def source(self) -> str:
@@ -217,11 +224,10 @@ class CameraInput:
         return take
 
     def _subscribe_to_calibration(self) -> None:
-        kind = f"sensor_msgs/msg/{CameraInfo.__name__}"
         publishers = [
             publisher
             for publisher in self._node.get_publishers_info_by_topic(self._info_name)
-            if publisher.topic_type == kind
+            if publisher.topic_type == CALIBRATION
         ]
         profile = self._qos[self._info_name].profile(publishers)
         self._subscribe(self._info_name, CameraInfo, lambda: self._keep_calibration, profile)
@@ -256,17 +262,9 @@ class CameraInput:
     def _other_types(self) -> list[str]:
         """One line per unsupported type of the camera's topic."""
         name = self._streams[0].name
-        topic = self._node.resolve_topic_name(name)
-        expected = " or ".join(
-            dict.fromkeys(stream.type_name for stream in self._streams if stream.name == name)
-        )
+        expected = dict.fromkeys(each.type_name for each in self._streams if each.name == name)
         advice = "" if self._is_auto else "; image_transport: auto takes every image type"
-        return [
-            f"{topic} is published as {kind}, expected {expected}{advice}"
-            for kind in dict.fromkeys(
-                publisher.topic_type for publisher in self._node.get_publishers_info_by_topic(name)
-            )
-        ]
+        return [f"{text}{advice}" for text in other_types(self._node, name, *expected)]
 
     def _elsewhere(self) -> str:
         """A hint if the images are published by a transport that is not enabled."""

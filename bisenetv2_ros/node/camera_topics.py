@@ -329,8 +329,7 @@ class CameraTopics:
         name = min(wanted)
         info = self.input.calibration(header.frame_id)
         if info is None:
-            known = f" of frame_id '{header.frame_id}'" if self.input.shares_calibration else ""
-            self._miss(name, f"{self.input.info_topic} brings no calibration{known}")
+            self._miss(name, self.input.no_calibration(header.frame_id))
             return
         calibrated = (
             (info.roi.width or info.width) // max(info.binning_x, 1),

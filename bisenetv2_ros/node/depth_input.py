@@ -13,7 +13,9 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import Image
 
 from bisenetv2_ros.camera_view import camera_entries
+from bisenetv2_ros.image_transports import IMAGE
 from bisenetv2_ros.node.qos import newest
+from bisenetv2_ros.node.transports import other_types
 
 KEPT = 10  # images: the depth of a frame arrives before its mask is ready
 APART = 0.05  # most seconds between the stamps of an image and its depth
@@ -77,6 +79,8 @@ class DepthInput:
             key=lambda image: abs(_seconds(image.header.stamp) - wanted),
             default=None,
         )
+        if found is None and (types := other_types(self._node, self._name, IMAGE)):
+            raise DepthError("; ".join(types))
         if found is None or abs(_seconds(found.header.stamp) - wanted) > APART:
             seen = "no depth image" if found is None else f"none within {APART} s of the image"
             raise DepthError(f"{self.topic}: {seen}, expected one of the same stamp")

@@ -55,8 +55,9 @@ def transition(work: Callable[[Any], None]) -> Callable[..., TransitionCallbackR
         try:
             work(node)
         except Exception as error:
-            expected = isinstance(error, (ValueError, OSError, RuntimeError))
-            if not expected and node.context.ok():  # else entities are invalid
+            if not node.context.ok():  # a signal has ended the work, and entities are invalid
+                return TransitionCallbackReturn.FAILURE
+            if not isinstance(error, (ValueError, OSError, RuntimeError)):
                 node.get_logger().error(traceback.format_exc())
             name = work.__name__.removeprefix("on_")
             node.state.refusal = f"cannot {name}: {' '.join(str(error).split()) or repr(error)}"

@@ -75,6 +75,15 @@ def calibration_topic(topic: str) -> str:
     return posixpath.join(posixpath.dirname(topic), "camera_info")
 
 
+def other_types(node: Node, topic: str, *expected: str) -> list[str]:
+    """One line per type that `topic` is published as, unless one of `expected` is among them."""
+    kinds = dict.fromkeys(p.topic_type for p in node.get_publishers_info_by_topic(topic))
+    if any(kind in kinds for kind in expected):
+        return []
+    full = node.resolve_topic_name(topic)
+    return [f"{full} is published as {kind}, expected {' or '.join(expected)}" for kind in kinds]
+
+
 def message_class(type_name: str) -> type | None:
     """The Python class of a message type; None if its package is not installed."""
     package, _, name = type_name.partition("/msg/")

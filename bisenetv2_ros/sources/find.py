@@ -24,7 +24,7 @@ VIDEO_SUFFIXES = frozenset({
 OTHER_IMAGES = frozenset({
     ".avif", ".heic", ".heif", ".gif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".dng", ".cr2",
     ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raw", ".exr", ".hdr", ".pfm", ".pam", ".tga",
-    ".ico", ".apng", ".fits", ".pcx",
+    ".ico", ".apng", ".fits", ".pcx", ".dib", ".jps", ".mpo", ".bpg", ".xcf",
 })  # fmt: skip
 _SIDECARS = frozenset({"thumbs.db", "desktop.ini"})
 
@@ -151,19 +151,22 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
     if not path.is_dir():
         raise SourceError(f"labels '{folder}': expected a folder of label maps")
     files = [f for f in _entries(path, recursive=True) if f.suffix.lower() in SUFFIXES]
-    by_key = {
-        str(file.relative_to(path).with_suffix("")): file
-        for file in sorted(files, key=_natural, reverse=True)
-        if not _is_sidecar(file)
-    }
+    by_key: dict[str, list[Path]] = {}
+    for file in sorted(files, key=_natural):
+        if not _is_sidecar(file):
+            by_key.setdefault(str(file.relative_to(path).with_suffix("")), []).append(file)
     stems = Counter(image.stem for image in images)
     labels = {}
     for image, key in zip(images, keys, strict=True):
         place = str(Path(key).with_name(image.stem))
         # In a flat folder the stem is enough if only one image has it.
-        label = by_key.get(place) or (stems[image.stem] == 1 and by_key.get(image.stem))
-        if label:
-            labels[image] = label
+        fitting = by_key.get(place) or (stems[image.stem] == 1 and by_key.get(image.stem)) or []
+        if len(fitting) > 1:
+            raise SourceError(
+                f"labels '{folder}': {fitting[0]} and {fitting[1]} fit {image}, expected one"
+            )
+        if fitting:
+            labels[image] = fitting[0]
     if not labels:
         raise SourceError(
             f"labels '{folder}': no file has the stem of one of the {len(images)} images, "
