@@ -339,6 +339,16 @@ def test_the_contact_sheet_shows_every_frame(folder, tmp_path, name):
         assert sheet[60:280, :320].std() > 20
 
 
+def test_a_sheet_in_place_of_a_frame_is_refused(folder, tmp_path, capsys):
+    frame = folder / "train/images/train_003.png"
+    before = frame.read_bytes()
+    (tmp_path / "link.png").hardlink_to(frame)
+    for path in (frame, tmp_path / "link.png"):
+        assert check(folder, "--sheet", path) == 2
+        assert "would be overwritten" in capsys.readouterr().err
+    assert frame.read_bytes() == before
+
+
 def test_a_sheet_of_another_kind_is_refused(folder, tmp_path, capsys):
     assert check(folder, "--sheet", tmp_path / "sheet.pdf") == 2
     assert "expected a name that ends in .html, .png or .jpg" in capsys.readouterr().err

@@ -328,6 +328,15 @@ def test_only_the_crop_is_seen_and_scored(run, network):
     assert written["data"].endswith("cropped to 0.25 0.5 1 1")
 
 
+def test_a_result_in_place_of_the_data_is_refused(run, capsys):
+    labels = next(path for path in sorted((run / "data").rglob("*")) if path.is_file())
+    before = labels.read_bytes()
+    for option, path in (("--json", labels), ("--report", labels.parent)):
+        assert evaluate_verb(run / "run", "--data", run / "data", option, path) == 2
+        assert f"{labels} is read and would be overwritten" in capsys.readouterr().err
+    assert labels.read_bytes() == before
+
+
 def test_verb_writes_a_report(run):
     pytest.importorskip("matplotlib")
     assert evaluate_verb(run / "run", "--data", run / "data", "--report", run / "report") == 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import DatasetFolder, OutputFile
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, refuse_overwriting
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.data_check import SplitFacts
@@ -62,6 +62,8 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
     from bisenetv2_ros.training.datasets import DatasetError
 
+    if args.sheet:
+        refuse_overwriting(args.sheet, args.data)
     splits = args.split or ["train", "val"]
     try:
         datasets = {split: load_dataset(args.dataset, args.data, split) for split in splits}

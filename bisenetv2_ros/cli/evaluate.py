@@ -6,13 +6,13 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder, refuse_overwriting
-from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder
+from bisenetv2_ros.files.paths import naming, refuse_overwriting, replacing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,12 +108,11 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
 
-    if args.json:
-        refuse_overwriting(args.json, Path(args.model))
     try:
         predict, labels, trained_on, facts, skips = _open_model(args)
         kind = args.dataset or trained_on
         dataset = load_dataset_of(labels, args.model, kind, args.data or Path(), args.split)
+        refuse_overwriting(_outputs(args), [Path(args.model), *([args.data] if args.data else [])])
         if args.submission and dataset.labels.name != "cityscapes19":
             raise UserError(f"--submission is for cityscapes, not for {kind}")
         if args.crop and args.submission:
@@ -227,6 +226,14 @@ def _open_model(
         args.data = trained.data_folder
     skips = trained.recipe.damaged == "skip"
     return predict, trained.labels, trained.recipe.dataset, facts, skips
+
+
+def _outputs(args: argparse.Namespace) -> Iterator[Path]:
+    """The file of `--json` and those that are in the folders to write to."""
+    if args.json:
+        yield args.json
+    for folder in filter(None, (args.report, args.submission)):
+        yield from (path for path in folder.glob("*") if path.is_file())
 
 
 def _is_model(name: str) -> bool:
