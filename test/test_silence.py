@@ -13,7 +13,8 @@ pytest.importorskip("bisenetv2_ros.msg", reason="needs the package's built messa
 from rclpy import get_rmw_implementation_identifier
 from ros_graph import ENVIRONMENT, Program, image_message
 from running_node import STALE, WARN, camera, publish_until
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+from std_msgs.msg import String
 
 pytest_plugins = ["running_node"]  # fixtures
 
@@ -169,6 +170,26 @@ def test_a_calibration_that_never_comes_is_named_while_somebody_listens(
     assert publish_until(ros, publisher, message, lambda: text in ros.status("/image_raw")[1])
     ros.node.destroy_subscription(listener)
     assert publish_until(ros, publisher, message, lambda: text not in ros.status("/image_raw")[1])
+
+
+@pytest.mark.parametrize("topic", ["camera_info", "depth/image"])
+def test_a_calibration_or_depth_of_another_type_is_named(ros, start, scene, topic):
+    program = start(depth_topics=["image_raw: depth/image"])
+    expected = "CameraInfo" if topic == "camera_info" else "Image"
+    ros.collect(PointCloud2, "segmentation/ground_points")
+    publisher, message = camera(ros), image_message(scene)
+    infos = camera(ros, "camera_info", CameraInfo) if topic != "camera_info" else None
+    ros.node.create_publisher(String, topic, 1)
+    height, width = scene.shape[:2]
+    info = CameraInfo(width=width, height=height, k=[50.0, 0, 32, 0, 50, 24, 0, 0, 1])
+
+    def said() -> bool:
+        if infos:
+            infos.publish(info)
+        text = f"/{topic} is published as std_msgs/msg/String, expected sensor_msgs/msg/{expected}"
+        return text in ros.status("/image_raw")[1] and text in program.output
+
+    assert publish_until(ros, publisher, message, said), (ros.statuses, program.output)
 
 
 def test_two_nodes_of_one_name_are_named(ros, start):

@@ -113,11 +113,9 @@ class CameraInput:
             return known.get(frame_id)
         return next(reversed(known.values()), None)
 
-    def no_calibration(self, frame_id: str) -> str:
-        """Why `calibration` has none, in one line."""
-        of_frame = f" of frame_id '{frame_id}'" if self.shares_calibration else ""
-        types = other_types(self._node, self._info_name, CALIBRATION)
-        return "; ".join(types) or f"{self.info_topic} brings no calibration{of_frame}"
+    def other_calibration_types(self) -> str:
+        """What `info_topic` is published as if it is no calibration, in one line; otherwise ''."""
+        return "; ".join(other_types(self._node, self._info_name, CALIBRATION))
 
     @property
     def source(self) -> str:

@@ -329,7 +329,10 @@ class CameraTopics:
         name = min(wanted)
         info = self.input.calibration(header.frame_id)
         if info is None:
-            self._miss(name, self.input.no_calibration(header.frame_id))
+            known = f" of frame_id '{header.frame_id}'" if self.input.shares_calibration else ""
+            if types := self.input.other_calibration_types():
+                self.warn(types)
+            self._miss(name, types or f"{self.input.info_topic} brings no calibration{known}")
             return
         calibrated = (
             (info.roi.width or info.width) // max(info.binning_x, 1),
