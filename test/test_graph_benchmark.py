@@ -11,14 +11,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_model import write_tiny_model
 
-from bisenetv2_ros.benchmark.ros_graph import (
-    Measurement,
-    Report,
-    _Graph,
-    find_peak,
-    jitters,
-    merged,
-)
+from bisenetv2_ros.benchmark.graph_results import Measurement, Report, jitters, merged
+from bisenetv2_ros.benchmark.ros_graph import _Graph, find_peak
 from bisenetv2_ros.benchmark.ros_graph_report import as_json, overload_lines, table, write_plot
 from bisenetv2_ros.benchmark.ros_probes import Listener
 from bisenetv2_ros.cli.main import main

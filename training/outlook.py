@@ -10,18 +10,19 @@ import dataclasses
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from bisenetv2_ros.system.memory import available_memory
+from bisenetv2_ros.system.process_usage import resident_memory
 from bisenetv2_ros.training.datasets import Dataset
 from bisenetv2_ros.training.distributed import Place
+from bisenetv2_ros.training.failures import out_of_memory
+from bisenetv2_ros.training.loop import backward
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.samples import BatchPlan, make_batches
 from bisenetv2_ros.training.state import TrainingError, TrainingState
-from bisenetv2_ros.training.step import backward
 
 MEASURED_STEPS = 3
 PROBE_FRAMES = 2  # the fewest that a batch norm takes
@@ -63,21 +64,6 @@ def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
         except torch.OutOfMemoryError as error:
             raise TrainingError(out_of_memory(recipe, place, error)) from error
     return Outlook(seconds, peak.bytes, free)
-
-
-def out_of_memory(recipe: Recipe, place: Place, error: Exception) -> str:
-    """The message for what did not fit on a GPU, and how to need less."""
-    plan = BatchPlan(recipe, place, 0)
-    smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
-    advice = [f"micro_batch={smaller[-1]}"] if smaller else []
-    if recipe.precision == "float32":
-        advice.append("precision=bfloat16")
-    advice.append("more GPUs")
-    reason = " ".join(str(error).split()).partition(" GPU ")[0].rstrip(".")
-    return (
-        f"{place.device} with {plan.micro} frames of {recipe.crop[0]}x{recipe.crop[1]} at once in "
-        f"{recipe.precision}: {reason}; start anew with {' or '.join(advice)}"
-    )
 
 
 def _small(recipe: Recipe, place: Place) -> Recipe:
@@ -146,12 +132,12 @@ class _PeakMemory:
         """The most so far."""
         if self._place.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._place.device)
-        return max(self._most, _resident()) - self._before
+        return max(self._most, resident_memory()) - self._before
 
     def __enter__(self) -> _PeakMemory:
         if self._place.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._place.device)
-        self._before = self._most = _resident()
+        self._before = self._most = resident_memory()
         self._watch.start()
         return self
 
@@ -161,10 +147,4 @@ class _PeakMemory:
 
     def _look(self) -> None:
         while not self._ended.wait(SAMPLING):
-            self._most = max(self._most, _resident())
-
-
-def _resident() -> int:
-    """Resident bytes of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096
+            self._most = max(self._most, resident_memory())

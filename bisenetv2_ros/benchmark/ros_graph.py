@@ -21,17 +21,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from bisenetv2_ros.benchmark.graph_results import Measurement, Report, jitters, merged
 from bisenetv2_ros.benchmark.ros_probes import NAMESPACE, image_topic, serve
-from bisenetv2_ros.benchmark.tables import median, percentile
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.system.child_process import Child, end_all
+from bisenetv2_ros.system.process_usage import cpu_seconds, resident_memory
 
 WARM_UP = 0.5  # seconds at the start of each measurement that are not counted
 SETTLE = 0.3  # seconds for the last masks to arrive
@@ -69,65 +70,6 @@ class Plan:
     def rates_of(self, cameras: int) -> tuple[float, ...]:
         """The fixed rates for that many cameras."""
         return self.rates if cameras == 1 else self.rates[:1]
-
-
-@dataclass
-class Measurement:
-    """One rate of one configuration. Times in seconds, counts over all cameras."""
-
-    size: tuple[int, int]
-    transport: str
-    cameras: int
-    rate: float  #: requested of each camera, Hz
-    overload: bool = False
-    sent: int = 0
-    seconds: float = 0.0
-    masks: list[int] = field(default_factory=list)  #: of each camera
-    latencies: list[float] = field(default_factory=list)
-    jitters: list[float] = field(default_factory=list)
-    inference: list[float] = field(default_factory=list)  #: reported by the node, at overload only
-    answers: list[float] = field(default_factory=list)  #: of the parameter service
-    bare: list[float] = field(default_factory=list)  #: inference without ROS at this rate
-    received: int = 0  #: by the node
-    published: int = 0
-    dropped: dict[str, int] = field(default_factory=dict)  #: by the node, by cause
-    cpu: dict[str, float] = field(default_factory=dict)  #: cores in use, by process
-    memory: int = 0  #: bytes resident in the node
-
-    @property
-    def lost(self) -> float:
-        """Fraction of the frames sent that gave no mask."""
-        return 1 - sum(self.masks) / self.sent if self.sent else math.nan
-
-    @property
-    def added(self) -> float:
-        """Median seconds from stamp to mask beyond inference alone."""
-        return median(self.latencies) - median(self.bare)
-
-    @property
-    def uncounted(self) -> int:
-        """Frames received by the node that are neither published nor counted as dropped."""
-        return self.received - self.published - sum(self.dropped.values())
-
-    @property
-    def fair_share(self) -> float:
-        """Masks of the camera with the fewest, relative to the mean of all."""
-        return min(self.masks) / statistics.mean(self.masks) if any(self.masks) else math.nan
-
-    @property
-    def age(self) -> float:
-        """99th percentile of the latency, in inference times."""
-        return percentile(self.latencies, 0.99) / median(self.inference)
-
-
-@dataclass
-class Report:
-    """All measurements."""
-
-    runs_on: str = ""
-    first_mask: float = math.nan  #: seconds from the start of the node's process
-    measurements: list[Measurement] = field(default_factory=list)
-    peaks: dict[tuple[tuple[int, int], str, int], float] = field(default_factory=dict)  #: Hz
 
 
 def measure_graph(
@@ -214,36 +156,6 @@ def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
             else:
                 high = middle
     return peak
-
-
-def merged(runs: Sequence[Measurement]) -> Measurement:
-    """Combine runs of the same; of three or more, leaves out the best and worst median latency."""
-    kept = sorted(runs, key=lambda run: median(run.latencies))
-    if len(kept) > 2:
-        kept = kept[1:-1]
-    whole = kept[0]
-    for run in kept[1:]:
-        whole.masks = [a + b for a, b in zip(whole.masks, run.masks, strict=True)]
-        for name in ("sent", "seconds", "received", "published"):
-            setattr(whole, name, getattr(whole, name) + getattr(run, name))
-        for name in ("latencies", "jitters", "inference", "answers", "bare"):
-            getattr(whole, name).extend(getattr(run, name))
-        for cause, count in run.dropped.items():
-            whole.dropped[cause] = whole.dropped.get(cause, 0) + count
-        whole.memory = max(whole.memory, run.memory)
-    whole.cpu = {
-        name: statistics.mean(run.cpu[name] for run in kept) if len(kept) > 1 else value
-        for name, value in whole.cpu.items()
-    }
-    return whole
-
-
-def jitters(arrivals: Sequence[float]) -> list[float]:
-    """Absolute differences between consecutive intervals; arrivals in order."""
-    return [abs(float(change)) for change in np.diff(arrivals, 2)]
-
-
-# Processes ----------------------------------------------------------------------------------------
 
 
 class _Probe:
@@ -396,21 +308,3 @@ def _graph(plan: Plan, transport: str, cameras: int, log: Path) -> Iterator[_Gra
             yield _Graph(node, camera, listener, transport, cameras)
         finally:
             end_all([node])
-
-
-def cpu_seconds(pid: int) -> float:
-    """CPU time of all threads of a process; 0 if it is gone."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return 0.0
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def resident_memory(pid: int) -> int:
-    """Resident bytes of a process; 0 if it is gone."""
-    try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="ascii").split()[1])
-    except OSError:
-        return 0
-    return pages * os.sysconf("SC_PAGE_SIZE")

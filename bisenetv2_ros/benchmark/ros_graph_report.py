@@ -9,11 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bisenetv2_ros.benchmark.graph_results import Measurement, Report
 from bisenetv2_ros.benchmark.machine import machine
-from bisenetv2_ros.benchmark.ros_graph import (
-    Measurement,
-    Report,
-)
 from bisenetv2_ros.benchmark.tables import aligned, median, number_or_none, percentile
 
 

@@ -39,7 +39,7 @@ from rcl_interfaces.srv import SetParameters
 from ros_graph import BEST_EFFORT, RELIABLE, Graph, Program, graph
 from sensor_msgs.msg import Image
 
-from bisenetv2_ros.benchmark.ros_graph import cpu_seconds, resident_memory
+from bisenetv2_ros.system.process_usage import cpu_seconds, resident_memory
 
 CAMERAS = ("front", "rear")
 WARM_UP = 60.0  # seconds before memory has to be flat, in a run long enough
