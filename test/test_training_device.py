@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from bisenetv2_ros.cli.main import main  # noqa: E402
-from bisenetv2_ros.training import state, step  # noqa: E402
+from bisenetv2_ros.training import loop, state  # noqa: E402
 from bisenetv2_ros.training.checks import check_fit  # noqa: E402
 from bisenetv2_ros.training.distributed import Place  # noqa: E402
 from bisenetv2_ros.training.model import BiSeNetV2  # noqa: E402
@@ -72,10 +72,10 @@ def test_a_step_waits_for_no_copy_to_the_device():
     kept = state.TrainingState(chosen, network, place)
     frames = torch.zeros(2, 64, 64, 3, dtype=torch.uint8)
     part = frames, frames[..., 0], torch.zeros(2, dtype=torch.int64)
-    step.backward(chosen, place, network, kept, iter([part] * 2), None, 0)
+    loop.backward(chosen, place, network, kept, iter([part] * 2), None, 0)
     kept.step(0)
     with Waits() as waits:
-        step.backward(chosen, place, network, kept, iter([part] * 2), None, 1)
+        loop.backward(chosen, place, network, kept, iter([part] * 2), None, 1)
         kept.step(1)
     assert not waits.found
 
@@ -102,7 +102,7 @@ def test_out_of_memory_says_what_needs_less(tmp_path, monkeypatch, capsys, chang
             "CUDA out of memory. Tried to allocate 608.00 MiB. GPU 0 has a total capacity of 11 GiB"
         )
 
-    monkeypatch.setattr(step, "segmentation_loss", too_large)
+    monkeypatch.setattr(loop, "segmentation_loss", too_large)
     file = tmp_path / "recipe.yaml"
     file.write_text(json.dumps({**RECIPE, "dataset": "synthetic", "workers": 0, **changes}))
     words = ["train", "--config", str(file), "--output", str(tmp_path / "run"), "--device", "cpu"]

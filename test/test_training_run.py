@@ -27,7 +27,7 @@ from patience import HANG  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
 from bisenetv2_ros.training import distributed as processes  # noqa: E402
-from bisenetv2_ros.training import loop, plan, run_record, state, step  # noqa: E402
+from bisenetv2_ros.training import loop, plan, prepare, run_record, state  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     CheckpointError,
     list_checkpoints,
@@ -199,7 +199,7 @@ def test_stopped_while_it_validates(data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return Sample(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), "x")
 
-    real = loop.load_dataset
+    real = prepare.load_dataset
 
     def load(kind, root, split):
         dataset = real(kind, root, split)
@@ -207,7 +207,7 @@ def test_stopped_while_it_validates(data, tmp_path, monkeypatch):
             dataset.__class__ = type("Stopping", (type(dataset),), {"__getitem__": stop_then_read})
         return dataset
 
-    monkeypatch.setattr(loop, "load_dataset", load)
+    monkeypatch.setattr(prepare, "load_dataset", load)
     newest = loop.train(recipe(validate_every=2), data, tmp_path / "run", say=lambda _: None)
     assert newest.name in ("step_00000002", "step_00000003")
     assert not [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_miou" in r]
@@ -368,8 +368,8 @@ def folder(data, tmp_path):
 
 def test_the_loss_is_told_of_labels_and_network(folder, tmp_path, monkeypatch):
     seen = []
-    real = step.segmentation_loss
-    monkeypatch.setattr(step, "segmentation_loss", lambda *a, **o: seen.append(o) or real(*a, **o))
+    real = loop.segmentation_loss
+    monkeypatch.setattr(loop, "segmentation_loss", lambda *a, **o: seen.append(o) or real(*a, **o))
     changes = {"iterations": 1, "warmup": 0, "dataset": "folder"}
     chosen = recipe(**changes, model={**RECIPE["model"], "align_corners": True})
     loop.train(chosen, folder, tmp_path / "run", say=lambda _: None)
@@ -381,14 +381,14 @@ def test_the_loss_is_told_of_labels_and_network(folder, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run(data, tmp_path, monkeypatch, capsys):
     calls = []
-    real = step.segmentation_loss
+    real = loop.segmentation_loss
 
     def broken_at_the_fifth(*args, **options):
         losses = real(*args, **options)
         calls.append(1)
         return {**losses, "main": losses["main"] * math.nan} if len(calls) == 5 else losses
 
-    monkeypatch.setattr(step, "segmentation_loss", broken_at_the_fifth)
+    monkeypatch.setattr(loop, "segmentation_loss", broken_at_the_fifth)
     monkeypatch.setattr(plan, "measure", lambda *_: Outlook(1.0, 0, 1))  # its steps do not count
     run = tmp_path / "run"
     assert cli.main(command(data, run)[4:], verb="train") == 1

@@ -1,9 +1,8 @@
 """Exports a trained network as the model file that every backend runs.
 
-`DeployedModel` is the graph of the model file as a torch module; training evaluates through it, so
-that the deployed network is the one that is scored. `export_model` writes it as ONNX and accepts
-the result only if the CPU runtimes reproduce torch's masks on real frames. Knows nothing of
-datasets or checkpoints.
+`DeployedModel` is the graph of the model file as a torch module; training scores that graph, too.
+`export_model` writes it as ONNX and accepts the result only if the CPU runtimes reproduce torch's
+masks on real frames. Knows nothing of datasets or checkpoints.
 """
 
 from __future__ import annotations
@@ -146,10 +145,8 @@ def compare(
     expected = [deployed(torch.from_numpy(image[None]))[0].numpy() for image in images]
     agreement = {}
     for backend in load_on_cpu(model):
-        equal = [
-            float((backend.infer(image[None])[0][0] == mask).mean())
-            for image, mask in zip(images, expected, strict=True)
-        ]
+        pairs = zip(images, expected, strict=True)
+        equal = [backend.infer(image[None])[0][0] == mask for image, mask in pairs]
         agreement[backend.name] = float(np.mean(equal))
     return agreement
 
@@ -193,9 +190,10 @@ def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
         model = onnx.load(path)
     _write_equal_weights_each(model.graph)
     for output in model.graph.output:  # the exporter loses their shapes after the resize
-        del output.type.tensor_type.shape.dim[:]
-        output.type.tensor_type.shape.dim.add(dim_param="N")
-        output.type.tensor_type.shape.dim.add(dim_value=height)
-        output.type.tensor_type.shape.dim.add(dim_value=width)
+        shape = output.type.tensor_type.shape
+        del shape.dim[:]
+        shape.dim.add(dim_param="N")
+        shape.dim.add(dim_value=height)
+        shape.dim.add(dim_value=width)
     onnx.checker.check_model(model, full_check=True)
     return model

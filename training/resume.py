@@ -29,14 +29,6 @@ from bisenetv2_ros.training.starting_weights import (
 )
 
 
-def how_to_resume(run: Path) -> str:
-    """Return advice for an error message."""
-    saved = list_checkpoints(run)
-    if not saved:
-        return "there is no checkpoint yet"
-    return f"the last good checkpoint is {saved[-1]}, go on with --resume"
-
-
 def is_complete(run: Path, recipe: Recipe) -> bool:
     """Return whether the newest checkpoint of a run is its last."""
     saved = list_checkpoints(run)

@@ -166,6 +166,19 @@ def make_batches(
     return _named_errors(iter(loader))
 
 
+def normalize(image: Tensor, recipe: Recipe) -> Tensor:
+    """Normalize (N, H, W, 3) uint8 RGB to (N, 3, H, W) float32 in channels-last memory."""
+    mean, std = _constant(recipe.mean, image.device), _constant(recipe.std, image.device)
+    # Permuting a channels-last image gives a channels-last tensor: no copy.
+    return ((image.float() / 255 - mean) / std).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache
+def _constant(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Copy to the device once, because each copy waits for all pending work of a GPU."""
+    return torch.tensor(values, device=device)
+
+
 def _named_errors(batches: Iterator[Batch]) -> Generator[Batch, None, None]:
     try:
         yield from batches

@@ -1,7 +1,8 @@
-"""Everything that an optimizer step changes: network, optimizer, loss scale, moving average."""
+"""Everything that the next step depends on, once: what a checkpoint saves and restores."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from bisenetv2_ros.training.checkpoint import Checkpoint
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
+from bisenetv2_ros.training.schedule import Schedule
 
 
 class TrainingError(RuntimeError):
@@ -56,12 +58,14 @@ class MovingAverage:
 
 
 class TrainingState:
-    """All that a step changes: network, optimizer, loss scale, moving average.
+    """Network, moving average, optimizer, loss scale, and the progress of the run.
 
     Only the first process, the one that saves, keeps the moving average.
     """
 
     def __init__(self, recipe: Recipe, network: BiSeNetV2, place: Place) -> None:
+        self._recipe, self._device = recipe, place.device
+        self.schedule = Schedule(recipe)
         self.network = network
         self.average = MovingAverage(network, recipe.ema) if recipe.ema and place.is_first else None
         self.optimizer = torch.optim.SGD(
@@ -70,6 +74,12 @@ class TrainingState:
             momentum=recipe.momentum,
         )
         self.scaler = torch.amp.GradScaler(place.device.type, enabled=recipe.precision == "float16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Return the context of the recipe's precision on this device."""
+        if self._recipe.precision == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self._device.type, dtype=getattr(torch, self._recipe.precision))
 
     def set_rate(self, rate: float) -> None:
         """Set the learning rate of the next step."""
@@ -88,12 +98,13 @@ class TrainingState:
         """Return the weights to evaluate: the moving average, if the recipe has one."""
         return self.average.weights if self.average else self.network.state_dict()
 
-    def capture(self, done: int) -> Checkpoint:
-        """Return everything that the next step depends on, after `done` steps.
+    def capture(self) -> Checkpoint:
+        """Return everything that the next step depends on.
 
         Raises:
             TrainingError: if a weight is not finite; such a state is not worth keeping.
         """
+        done = self.schedule.done
         for name, value in self.network.state_dict().items():
             if not value.isfinite().all():
                 raise TrainingError(
@@ -110,11 +121,11 @@ class TrainingState:
             model=dict(self.network.state_dict()),
             ema=self.average.weights if self.average else {},
             momentum=momentum,
-            state={"scaler": self.scaler.state_dict()},
+            state={"scaler": self.scaler.state_dict(), **self.schedule.capture()},
         )
 
-    def restore(self, found: Checkpoint) -> int:
-        """Restore a captured state; returns the number of steps done."""
+    def restore(self, found: Checkpoint) -> None:
+        """Restore a captured state."""
         self.network.load_state_dict(found.model)
         if self.average:
             for key, value in found.ema.items():
@@ -124,4 +135,4 @@ class TrainingState:
                 buffer = torch.empty_like(parameter).copy_(found.momentum[name])
                 self.optimizer.state[parameter]["momentum_buffer"] = buffer
         self.scaler.load_state_dict(found.state.get("scaler", {}))
-        return found.step
+        self.schedule = Schedule(self._recipe, found.step, found.state)

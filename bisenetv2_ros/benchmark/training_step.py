@@ -24,10 +24,10 @@ from torch import Tensor
 
 from bisenetv2_ros.system.malloc import keep_freed_tensors
 from bisenetv2_ros.training.distributed import Place, join_processes
+from bisenetv2_ros.training.loop import backward
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe, load_recipe
 from bisenetv2_ros.training.state import TrainingState, parameter_groups
-from bisenetv2_ros.training.step import backward
 
 WARM_UP = 2  # steps before timing starts: memory is allocated, kernels are chosen
 
