@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 import cv2
 import numpy as np
 
-from bisenetv2_ros.files.encoded import ImageError, decode
+from bisenetv2_ros.files.encoded import decode
+from bisenetv2_ros.files.image_header import ImageError
 from bisenetv2_ros.opencv import convert_color
 
 ChannelOrder = Literal["rgb", "bgr"]

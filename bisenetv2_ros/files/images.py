@@ -14,7 +14,9 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.files.decoder_messages import captured_messages
-from bisenetv2_ros.files.encoded import ImageError, Pixels, decode, png_chunks, upright
+from bisenetv2_ros.files.encoded import Pixels, decode, upright
+from bisenetv2_ros.files.image_formats import png_chunks
+from bisenetv2_ros.files.image_header import ImageError
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.opencv import convert_color
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import cv2
 import numpy as np
 
-from bisenetv2_ros.files.encoded import is_image, known_format, may_be_video
+from bisenetv2_ros.files.image_formats import is_image, known_format, may_be_video
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
 from bisenetv2_ros.files.video import VideoError, VideoReader
 from bisenetv2_ros.sources.bag_paths import is_bag
