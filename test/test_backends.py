@@ -25,7 +25,7 @@ from bisenetv2_ros.backends import (
     BackendUnavailable,
     base,
     create_backend,
-    engine_builder,
+    engine_target,
 )
 from bisenetv2_ros.backends.base import available_cores
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, read_model_file
@@ -258,7 +258,7 @@ def test_a_runtime_that_is_not_installed(model: ModelFile, monkeypatch: pytest.M
 
 def without(monkeypatch: pytest.MonkeyPatch, *runtimes: str) -> None:
     for name in runtimes:
-        for module in [name] if name != "tensorrt" else engine_builder.MODULES:
+        for module in [name] if name != "tensorrt" else engine_target.MODULES:
             monkeypatch.setitem(sys.modules, module, None)
         for module in (name, f"{name}_runtime"):  # so that the old one comes back whole
             monkeypatch.delitem(sys.modules, f"bisenetv2_ros.backends.{module}", raising=False)

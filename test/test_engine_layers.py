@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 
 from bisenetv2_ros.backends import BackendUnavailable, BatchProfile, model_for
-from bisenetv2_ros.backends.engine_builder import (
+from bisenetv2_ros.backends.engine_builder import describe_engines
+from bisenetv2_ros.backends.engine_layers import HEAD, layer_table, read_layers, summary_row
+from bisenetv2_ros.backends.engine_target import (
     Target,
-    describe_engines,
     library_name,
     load_library,
     supported_compute_capabilities,
 )
-from bisenetv2_ros.backends.engine_layers import HEAD, layer_table, read_layers, summary_row
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.model_file import model_files, read_model_file
 

@@ -13,7 +13,7 @@ from gpu_maximum import mask_of_logits
 from onnx import TensorProto, helper, numpy_helper
 
 from bisenetv2_ros.backends import create_backend, model_for
-from bisenetv2_ros.backends.engine_builder import _extract
+from bisenetv2_ros.backends.engine_process import _extract
 from bisenetv2_ros.backends.subgraph import extract
 from bisenetv2_ros.backends.tail import Tail, enlarge_in_float16, find_tail, sum_logits_for_nan
 from bisenetv2_ros.convert.relabel import read_class_map, relabel_model

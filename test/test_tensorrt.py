@@ -40,16 +40,13 @@ from bisenetv2_ros.backends import (
     Cancelled,
     DeviceLost,
     create_backend,
-    engine_builder,
+    engine_process,
+    engine_target,
     model_for,
 )
 from bisenetv2_ros.backends.cuda import CudaError
-from bisenetv2_ros.backends.engine_builder import (
-    Target,
-    build_engines,
-    library_name,
-    load_library,
-)
+from bisenetv2_ros.backends.engine_builder import build_engines
+from bisenetv2_ros.backends.engine_target import Target, library_name, load_library
 from bisenetv2_ros.model_file import ModelFile, ModelFileError, models_directory, read_model_file
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.segmenter import Segmenter
@@ -134,22 +131,22 @@ def test_the_package_s_models_build_in_every_precision(
 def configs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The configurations of builders of this process."""
     kept = []
-    set_shape = engine_builder._set_shape
+    set_shape = engine_process._set_shape
 
     def keep(builder, network, config, request) -> None:
         kept.append(config)
         set_shape(builder, network, config, request)
 
-    monkeypatch.setattr(engine_builder, "_set_shape", keep)
+    monkeypatch.setattr(engine_process, "_set_shape", keep)
     return kept
 
 
 def build_here(model: ModelFile, target: Target, timings: list[Any]) -> bytes:
     """An engine built in this process, for 1 to 4 images."""
-    return engine_builder._build_one(
+    return engine_process._build_one(
         LIBRARY,
-        engine_builder.make_logger(LIBRARY),
-        engine_builder._make_monitor(LIBRARY, SimpleNamespace(send=lambda message: None)),
+        engine_process.make_logger(LIBRARY),
+        engine_process._make_monitor(LIBRARY, SimpleNamespace(send=lambda message: None)),
         model.path.read_bytes(),
         {"input_size": (32, 24), "batch": (1, 2, 4)},
         target,
@@ -202,7 +199,7 @@ def test_no_engine_is_not_the_file_s_fault(
     model: ModelFile, target: Target, monkeypatch: pytest.MonkeyPatch
 ):
     """`build_serialized_network` returns None, here for want of an optimization profile."""
-    monkeypatch.setattr(engine_builder, "_set_shape", lambda *_: None)
+    monkeypatch.setattr(engine_process, "_set_shape", lambda *_: None)
     with pytest.raises(BackendUnavailable, match="profile"):
         build_here(model, target, [])
 
@@ -229,7 +226,7 @@ def test_a_gpu_that_shares_the_system_s_memory_limits_the_workspace(
 
 
 def test_a_process_has_one_logger():
-    assert engine_builder.make_logger(LIBRARY) is engine_builder.make_logger(LIBRARY)
+    assert engine_process.make_logger(LIBRARY) is engine_process.make_logger(LIBRARY)
 
 
 def gpu(compute_capability: str = "8.9", driver_version: int = 13000) -> Any:
@@ -252,18 +249,18 @@ def test_a_gpu_that_the_library_does_not_support_is_named(compute_capability: st
         BackendUnavailable,
         match=rf"supports compute capability 7\.5, .*A GPU has {compute_capability}: install Ten",
     ):
-        engine_builder.target_of(LIBRARY, gpu(compute_capability))
+        engine_target.target_of(LIBRARY, gpu(compute_capability))
 
 
 def test_a_driver_that_is_too_old_is_named_with_the_one_that_is_needed():
-    needed = engine_builder.cuda_needed(LIBRARY)
+    needed = engine_target.cuda_needed(LIBRARY)
     if not needed:
         pytest.skip("the library is not from PyPI, and does not tell its CUDA")
-    assert engine_builder.target_of(LIBRARY, gpu(driver_version=1000 * needed)).gpu == "A GPU"
+    assert engine_target.target_of(LIBRARY, gpu(driver_version=1000 * needed)).gpu == "A GPU"
     with pytest.raises(
         BackendUnavailable, match=rf"needs a driver of CUDA {needed} or newer, .* CUDA 12\.6:"
     ):
-        engine_builder.target_of(LIBRARY, gpu(driver_version=12060))
+        engine_target.target_of(LIBRARY, gpu(driver_version=12060))
 
 
 def test_a_model_that_changes_meanwhile(model: ModelFile, target: Target):
@@ -306,7 +303,7 @@ def test_the_key_names_everything_that_decides(model: ModelFile, target: Target)
     on_gpu = dataclasses.replace(target, gpu="A GPU", compute_capability="8.9", multiprocessors=24)
     key = on_gpu.key(model, BatchProfile(1, 2, 4))
     assert key == {
-        "recipe": engine_builder.RECIPE,
+        "recipe": engine_target.RECIPE,
         "model_sha256": model.sha256,
         "precision": "float32",
         "input_size": [32, 24],
@@ -418,7 +415,7 @@ def builds(pid: int) -> bool:
     """Whether it is the builder's process, with the library loaded."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
         process = Path(f"/proc/{pid}")
-        if b"engine_builder" in (process / "cmdline").read_bytes():
+        if b"engine_process" in (process / "cmdline").read_bytes():
             return "onnxparser" in (process / "maps").read_text()
     return False
 
@@ -457,7 +454,7 @@ def test_without_the_bindings_of_cuda(model: ModelFile, monkeypatch: pytest.Monk
 
 
 def test_without_any_library(model: ModelFile, monkeypatch: pytest.MonkeyPatch):
-    for name in engine_builder.MODULES:
+    for name in engine_target.MODULES:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(BackendUnavailable, match=r"`pip install tensorrt-rtx cuda-bindings`"):
         create_backend(model, "tensorrt")

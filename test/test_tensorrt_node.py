@@ -23,7 +23,7 @@ from sensor_msgs.msg import Image
 from tiny_model import tiny_answer, write_slow_model, write_tiny_model
 
 from bisenetv2_ros.backends import BackendUnavailable
-from bisenetv2_ros.backends.engine_builder import load_library
+from bisenetv2_ros.backends.engine_target import load_library
 
 try:
     load_library()

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from bisenetv2_ros.backends import BackendUnavailable
-from bisenetv2_ros.backends.engine_builder import library_name, load_library
+from bisenetv2_ros.backends.engine_target import library_name, load_library
 
 CASES = Path(__file__).parent / "support" / "on_host_cuda.py"
 

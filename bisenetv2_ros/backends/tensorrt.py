@@ -32,15 +32,9 @@ from bisenetv2_ros.backends.base import (
     output_memory,
 )
 from bisenetv2_ros.backends.cuda import Cuda, CudaError, Gpu
-from bisenetv2_ros.backends.engine_builder import (
-    ENGINES,
-    build_engines,
-    cuda_needed,
-    load_library,
-    make_logger,
-    target_of,
-)
+from bisenetv2_ros.backends.engine_builder import build_engines
 from bisenetv2_ros.backends.engine_cache import Parts
+from bisenetv2_ros.backends.engine_process import ENGINES, make_logger
 from bisenetv2_ros.backends.engine_runner import (
     EngineRefused,
     EngineRunner,
@@ -49,6 +43,7 @@ from bisenetv2_ros.backends.engine_runner import (
     check_engine,
     scratch_size,
 )
+from bisenetv2_ros.backends.engine_target import cuda_needed, load_library, target_of
 from bisenetv2_ros.backends.gpu_resize import GpuResize
 from bisenetv2_ros.backends.kernels import load_kernels
 from bisenetv2_ros.model_file import INPUT, ModelFile

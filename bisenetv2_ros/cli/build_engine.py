@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bisenetv2_ros.backends import BatchProfile
-    from bisenetv2_ros.backends.engine_builder import Target
+    from bisenetv2_ros.backends.engine_target import Target
     from bisenetv2_ros.model_file import ModelFile
 
 _SHOWN = "8.9"  # compute capability whose kernels a report lists, of several
@@ -124,9 +124,10 @@ def _build(args: argparse.Namespace) -> int:
 
 
 def _report(args: argparse.Namespace) -> int:
-    from bisenetv2_ros.backends.engine_builder import describe_engines, load_library
-    from bisenetv2_ros.backends.engine_builder import supported_compute_capabilities as supported
+    from bisenetv2_ros.backends.engine_builder import describe_engines
     from bisenetv2_ros.backends.engine_layers import HEAD, layer_table, read_layers, summary_row
+    from bisenetv2_ros.backends.engine_target import load_library
+    from bisenetv2_ros.backends.engine_target import supported_compute_capabilities as supported
 
     target = _target(args.device)
     capabilities = [target.compute_capability] if target.gpu else supported(load_library())
@@ -159,12 +160,7 @@ def _target(device: str) -> Target:
     """The target for this GPU, or without one if the library allows."""
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.backends.cuda import Gpu
-    from bisenetv2_ros.backends.engine_builder import (
-        Target,
-        library_name,
-        load_library,
-        target_of,
-    )
+    from bisenetv2_ros.backends.engine_target import Target, library_name, load_library, target_of
 
     library = load_library()
     try:

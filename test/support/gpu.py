@@ -13,7 +13,7 @@ from bisenetv2_ros.backends import BackendUnavailable
 def what_is_missing() -> str:
     """Why TensorRT cannot run here; '' where it can."""
     from bisenetv2_ros.backends.cuda import Cuda
-    from bisenetv2_ros.backends.engine_builder import load_library
+    from bisenetv2_ros.backends.engine_target import load_library
 
     try:
         load_library()

@@ -32,7 +32,8 @@ from kernels_on_host import KERNELS, load_kernels
 from tiny_model import tiny_answer
 
 from bisenetv2_ros.backends.base import BatchProfile
-from bisenetv2_ros.backends.engine_builder import ENGINES, load_library
+from bisenetv2_ros.backends.engine_process import ENGINES
+from bisenetv2_ros.backends.engine_target import load_library
 
 COMPILER = "gcc"
 NOTHING = (

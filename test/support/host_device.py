@@ -19,7 +19,8 @@ from tiny_model import tiny_answer
 
 from bisenetv2_ros.backends import cuda, tensorrt
 from bisenetv2_ros.backends.base import BatchProfile
-from bisenetv2_ros.backends.engine_builder import ENGINES, load_library
+from bisenetv2_ros.backends.engine_process import ENGINES
+from bisenetv2_ros.backends.engine_target import load_library
 
 OK = driver.CUresult.CUDA_SUCCESS
 SCRATCH = 999  # bytes for an image that an engine needs while it runs

@@ -16,7 +16,8 @@ import numpy as np
 
 from bisenetv2_ros import backends
 from bisenetv2_ros.backends import DeviceLost, engine_cache
-from bisenetv2_ros.backends.engine_builder import Target, build_engines, library_name, load_library
+from bisenetv2_ros.backends.engine_builder import build_engines
+from bisenetv2_ros.backends.engine_target import Target, library_name, load_library
 from bisenetv2_ros.backends.onnxruntime import OnnxRuntimeBackend
 
 
