@@ -1,15 +1,12 @@
-"""Finds faults of a dataset beyond unreadable files.
+"""Finds faults of single frames of a dataset (size, depth, EXIF), beyond unreadable files.
 
-Each split is read once. Properties of single frames (size, depth, EXIF) are faults of that frame;
-properties of many (numbering, pairing, color order, overlapping splits) are judged at the end, from
-thumbnails. Statistical judgments need several frames and a clear margin, so that a sound dataset
-passes; anything merely suspicious is a note.
+Each split is read once. What many frames show together (numbering, pairing, color order,
+overlapping splits) is judged at the end, from the thumbnails kept here (`split_check.py`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -31,25 +28,15 @@ from bisenetv2_ros.training.datasets import (
     read_label,
     white_of,
 )
-from bisenetv2_ros.training.same_views import copies, views
 
 SMALL = (32, 24)  # size of thumbnails, pixels
 TINY = (16, 12)  # for similarity only
 BLOCK, MAX_THUMBS = 50, 1500  # large sets keep thumbnails of this many frames in a row
-MAX_COMPARED, MAX_RANKED = 500, 2000  # frames of a split, and frames to rank a neighbor among
 MIN_FLATNESS = 1.0  # standard deviation below which a thumbnail is blank
 MIN_PIXELS = 50  # labeled pixels of a thumbnail below which its fit is not used
 MIN_FIT = 0.05  # of the variance of the colors; below, labels do not explain the image
 # Measured on CamVid as it is: 2 % of the comparisons lost, no two frames beaten by STRONG.
 MARGIN = 1.02  # by which one fit must be better than another to count
-STRONG, LOOK = 1.2, 1.5  # by which a better fit makes a frame a fault, or a note
-MIN_COMPARISONS = 6
-MAX_LOST = 0.3  # fraction of comparisons that labels may lose against those of other frames
-MAX_PAIRED = 250  # frames of a split that are compared with each other
-COLORED = 10  # smallest difference of red and blue in a color that is not gray
-NEAR_RANK = 0.15  # of a neighbor in time among all frames, by similarity
-SAME_VIEWS, NOTED_VIEWS = 0.5, 0.1  # fraction of a split that makes a fault, or a note
-SKY = "sky"
 
 
 class Thumb(NamedTuple):
@@ -139,7 +126,7 @@ def _look_at(
         return None
     frame, label_path = dataset.pairs[index]
     data = frame.read_bytes()
-    if _shows_something(tiny):
+    if shows_something(tiny):
         pixels = sample.image.tobytes()  # a file written anew has other bytes
         facts.digests.setdefault(hashlib.sha256(pixels).hexdigest(), []).append(str(frame))
     if dataset.values is not None:
@@ -180,7 +167,7 @@ def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str |
     return None
 
 
-def _shows_something(image: NDArray[np.uint8]) -> bool:
+def shows_something(image: NDArray[np.uint8]) -> bool:
     """Whether an image has more than one color."""
     return float(image.std(axis=(0, 1)).max()) >= MIN_FLATNESS
 
@@ -200,105 +187,11 @@ def fit(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> float:
 
     A label that belongs to the image follows its edges, so colors within a class vary less.
     """
-    return float(_fits([Thumb("", image, label)])[0, 0])
+    return float(fits_of([Thumb("", image, label)])[0, 0])
 
 
-# --- what many frames tell ------------------------------------------------------------------------
-
-
-def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
-    """Yield the faults of a split as a whole, after `find_faults`.
-
-    training: whether the run trains on it; each class must then have pixels.
-    """
-    if training:
-        absent = set(dataset.absent) if isinstance(dataset, FileDataset) else set()
-        missing = [
-            name
-            for name, count in zip(facts.labels.names, facts.pixels, strict=False)
-            if not count and name not in absent
-        ]
-        if missing and facts.pixels.sum():
-            yield f"{facts.name}: no pixel of {', '.join(missing)}, which cannot be learnt"
-    yield from _numbering(dataset, facts)
-    yield from _pairing(facts)
-    yield from _sky(facts)
-    for frames in facts.digests.values():
-        if len(frames) > 1:
-            yield f"{frames[1]}: the same image as {frames[0]}, paired twice"
-
-
-def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
-    """Values that belong to another numbering of the classes."""
-    if not isinstance(dataset, FileDataset) or dataset.values is None or not facts.values:
-        return
-    count = len(facts.labels)
-    if set(facts.values) == {0, 255} and not any(255 in values for values in dataset.values):
-        yield (
-            f"{facts.name}: the only label values are 0 and 255, expected those of "
-            f"{count} class{'es' * (count > 1)}; of masks in black and white, give the class of "
-            "white `value: 255`"
-        )
-        return
-    own = sum(facts.values[value] for values in dataset.values for value in values)
-    as_index = sum(n for value, n in facts.values.items() if value < count)
-    seen = set(facts.values) - {255}
-    differs = dataset.values != [[i] for i in range(count)]
-    if differs and max(seen, default=0) < count and as_index > 2 * own:
-        yield (
-            f"{facts.name}: the label values are 0 to {max(seen)}, as the place in the list of "
-            f"classes (train ids), expected {_some(v for values in dataset.values for v in values)}"
-        )
-
-
-def _some(values: Iterator[int]) -> str:
-    shown = sorted(values)
-    return ", ".join(map(str, shown[:6])) + (", ..." if len(shown) > 6 else "")
-
-
-def _pairing(facts: SplitFacts) -> Iterator[str]:
-    """Labels that fit other frames better than their own."""
-    order = _by_name([thumb.path for thumb in facts.thumbs])[:MAX_PAIRED]
-    thumbs = [facts.thumbs[index] for index in order]
-    count = len(thumbs)
-    if count < 2:
-        return
-    fits = np.nan_to_num(_fits(thumbs))
-    own = np.diag(fits).copy()
-    others = fits.copy()
-    np.fill_diagonal(others, 0)
-    clear = np.maximum(fits, own[:, None]) > MIN_FIT
-    np.fill_diagonal(clear, False)
-    lost = int((clear & (others > own[:, None] * MARGIN)).sum())
-    compared = lost + int((clear & (own[:, None] > others * MARGIN)).sum())
-    best = others.argmax(axis=1)
-    beaten = (others.max(axis=1) > STRONG * own) & (others.max(axis=1) > MIN_FIT)
-
-    shifted = Counter(int(best[i] - i) for i in np.flatnonzero(beaten | (others.max(axis=1) > own)))
-    offset, times = shifted.most_common(1)[0] if shifted else (0, 0)
-    if compared >= MIN_COMPARISONS and abs(offset) <= 2 and times > 0.6 * (count - abs(offset)):
-        way = "after" if offset > 0 else "before"
-        steps = "the frame" if abs(offset) == 1 else f"{abs(offset)} frames"
-        yield (
-            f"{facts.name}: paired wrongly: in {times} of {count} frames the label of {steps} "
-            f"{way} fits better than the frame's own"
-        )
-    elif compared >= MIN_COMPARISONS and lost > MAX_LOST * compared:
-        yield (
-            f"{facts.name}: paired wrongly: {lost} of {compared} times the label of another frame "
-            "fits better than the frame's own"
-        )
-    else:
-        for i in np.flatnonzero(beaten):
-            path, better = thumbs[i].path, thumbs[best[i]].path
-            if beaten[best[i]]:  # the better label's own frame has a better one as well
-                yield f"{path}: paired wrongly: the label of {better} fits it much better"
-            elif others[i, best[i]] > LOOK * own[i]:
-                facts.notes.append(f"{path}: its label fits it worse than that of {better}")
-
-
-def _fits(thumbs: list[Thumb]) -> NDArray[np.float32]:
-    """`fit` of each image (row) with each label (column), (n, n)."""
+def fits_of(thumbs: list[Thumb]) -> NDArray[np.float32]:
+    """Return `fit` of each image (row) with each label (column), (n, n)."""
     colors = np.stack(
         [cv2.cvtColor(thumb.image, cv2.COLOR_RGB2LAB).reshape(-1, 3) for thumb in thumbs], axis=1
     ).astype(np.float32)
@@ -318,167 +211,3 @@ def _fits(thumbs: list[Thumb]) -> NDArray[np.float32]:
         flat = by_image[1] < MIN_FLATNESS * len(classes)
         fits[~flat, column] = by_image[0][~flat] / by_image[1][~flat]
     return fits
-
-
-def _sky(facts: SplitFacts) -> Iterator[str]:
-    """A sky that is redder than blue: red and blue are swapped."""
-    if SKY not in facts.labels.names:
-        return
-    sky = facts.labels.names.index(SKY)
-    differences = []
-    for _, image, label in facts.thumbs:
-        where = label == sky
-        if where.sum() >= MIN_PIXELS:
-            red, _, blue = image[where].mean(axis=0)
-            differences.append(red - blue)
-    colored = [difference for difference in differences if abs(difference) > COLORED]
-    redder = sum(difference > 0 for difference in colored)
-    if len(colored) >= 3 and redder > 0.8 * len(colored):
-        yield (
-            f"{facts.name}: in {redder} of {len(colored)} frames with a colored sky it is redder "
-            "than blue: are red and blue swapped?"
-        )
-
-
-def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Yield faults between the training split and another one."""
-    for digest, frames in other.digests.items():
-        if digest in training.digests:
-            yield (
-                f"{frames[0]}: the same image as {training.digests[digest][0]} of "
-                f"{training.name}: what is scored was learnt"
-            )
-    yield from _swapped(training, other)
-    named = list(_neighbours(training, other))
-    yield from named or _same_images(training, other)
-
-
-def _same_images(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Frames that show the same as a training frame, whatever their names and encodings."""
-    both = {
-        frame
-        for digest in other.digests.keys() & training.digests.keys()
-        for frame in other.digests[digest]
-    }
-    rest = [
-        index
-        for index, path in enumerate(other.paths)
-        if path not in both and _shows_something(other.tiny[index])
-    ]
-    if not rest or not training.tiny:
-        return
-    frames = [other.paths[index] for index in rest]
-    thumbs = (
-        np.stack(tiny).reshape(len(tiny), -1).astype(np.float32)
-        for tiny in (training.tiny, [other.tiny[index] for index in rest])
-    )
-    ours, theirs = thumbs
-    copied = list(copies(training.paths, ours, frames, theirs))
-    for match in copied:
-        yield (
-            f"{match.frame}: the same image as {match.training} of {training.name} by "
-            f"{match.amount:.1%} of its detail, encoded anew or of a camera that stood still: what "
-            "is scored was learnt"
-        )
-    if len(copied) > SAME_VIEWS * len(frames):
-        return
-    found, looked_at = views(training.paths, ours, frames, theirs)
-    if len(found) < max(2, NOTED_VIEWS * looked_at):
-        return
-    first = found[0]
-    text = (
-        f"{len(found)} of {looked_at} frames show the same view as frames of {training.name}, such "
-        f"as {first.frame} and {first.training}, in which {first.amount} corners match"
-    )
-    if len(found) < SAME_VIEWS * looked_at:
-        other.notes.append(text)
-    else:
-        yield (
-            f"{other.name}: {text}: they are neighbors in one recording, so that scores measure "
-            "memory: split by recording, or into stretches"
-        )
-
-
-def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Red and blue of one split swapped in the other, by the mean color of each class."""
-    means = [_class_colours(facts) for facts in (training, other)]
-    both = ~np.isnan(means[0]).any(axis=1) & ~np.isnan(means[1]).any(axis=1)
-    if both.sum() < 3:
-        return
-    # without the mean over the classes: the color of the light is not a swap
-    ours, theirs = (m[both, 0] - m[both, 2] for m in means)
-    ours, theirs = ours - ours.mean(), theirs - theirs.mean()
-    strength = np.linalg.norm(ours), np.linalg.norm(theirs)
-    if min(strength) > COLORED and ours @ theirs < -0.5 * strength[0] * strength[1]:
-        yield (
-            f"{other.name}: red and blue are swapped against {training.name}: which classes are "
-            "redder than others is the other way round"
-        )
-
-
-def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
-    """(C, 3) mean RGB of each class; NaN for one that thumbnails hardly show."""
-    means = np.full((len(facts.labels), 3), np.nan)
-    if facts.thumbs:
-        colours = np.stack([thumb.image for thumb in facts.thumbs]).reshape(-1, 3)
-        classes = np.stack([thumb.label for thumb in facts.thumbs]).ravel()
-        for index in range(len(facts.labels)):
-            where = classes == index
-            if where.sum() >= MIN_PIXELS:
-                means[index] = colours[where].mean(axis=0)
-    return means
-
-
-def _neighbours(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Frames whose names fall between those of training frames, and that look like them.
-
-    Names alone are not enough: numbers of independent images interleave too. So a neighbor by name
-    must be among the most similar of all training frames.
-    """
-    names = [*training.paths, *other.paths]
-    first = len(training.paths)
-    if first < 5 or not other.paths:
-        return
-    tiny = [*training.tiny, *other.tiny]
-    small = np.stack(tiny).reshape(len(names), -1).astype(np.float32)
-    rng = np.random.default_rng(0)
-    ranked = rng.permutation(first)[:MAX_RANKED]
-    order = _by_name([Path(name).name for name in names])
-    ranks = []
-    looked_at = 0
-    stride = max(1, len(other.paths) // MAX_COMPARED)
-    for place, index in enumerate(order):
-        if index < first or index % stride:
-            continue
-        looked_at += 1
-        beside = [
-            order[p]
-            for p in (place - 1, place + 1)
-            if 0 <= p < len(order)
-            and order[p] < first
-            and _skeleton(names[order[p]]) == _skeleton(names[index])
-        ]
-        if beside and _shows_something(tiny[index]):
-            nearest = np.abs(small[beside] - small[index]).mean(axis=1).min()
-            others = np.abs(small[ranked] - small[index]).mean(axis=1)
-            ranks.append(float((others < nearest).mean()))
-    if len(ranks) >= max(2, 0.2 * looked_at) and np.median(ranks) < NEAR_RANK:
-        yield (
-            f"{other.name}: {len(ranks)} of {looked_at} frames are neighbors of frames of "
-            f"{training.name} in one recording, so that scores measure memory: split by recording, "
-            "or into stretches"
-        )
-
-
-def _skeleton(name: str) -> str:
-    return re.sub(r"\d+", "0", Path(name).name)
-
-
-def _by_name(names: list[str]) -> list[int]:
-    """Indices in the order of the names, numbers in them by their value."""
-
-    def key(index: int) -> tuple[str, list[int]]:
-        text = names[index]
-        return re.sub(r"\d+", "0", text), [int(n) for n in re.findall(r"\d+", text)]
-
-    return sorted(range(len(names)), key=key)

@@ -21,14 +21,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 `bisenetv2 datasets` lists the known datasets, `bisenetv2 datasets NAME` shows the expected layout
 of one, and how to describe your own.
 
-Reports the following; the exit code is 1 if there are any:
-  of files     frames without a label, labels without a frame, unreadable files, labels of another
+Reports the following faults, and exits with 1 if there are any:
+  frames       frames without a label, labels without a frame, unreadable files, labels of another
                size than their frame, values and colors without a class, EXIF that rotates a frame
                but not its label, frames of 16 bits or with transparency
-  of a split   a class without a pixel in train, only the values 0 and 255, values of another
+  one split    a class without a pixel in train, only the values 0 and 255, values of another
                numbering (train ids), labels paired with the wrong frame or with two frames, a sky
                that is redder than blue
-  of two       the same frame in train and in another split, also if encoded anew, splits that are
+  two splits   the same frame in train and in another split, also if encoded anew, splits that are
                neighbors in one recording, by name or by what they show, red and blue swapped
 
 Look at the contact sheet too: no program detects a label that is simply wrong.
@@ -58,9 +58,10 @@ def run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from bisenetv2_ros.training.contact_sheet import write_sheet
-    from bisenetv2_ros.training.data_check import SplitFacts, compare, find_faults, judge
+    from bisenetv2_ros.training.data_check import SplitFacts, find_faults
     from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
     from bisenetv2_ros.training.datasets import DatasetError
+    from bisenetv2_ros.training.split_check import compare, judge
 
     if args.sheet:
         refuse_overwriting(args.sheet, args.data)
