@@ -32,8 +32,8 @@ from bisenetv2_ros.backends import (
     tensorrt,
 )
 from bisenetv2_ros.backends.cuda import Cuda, CudaError
-from bisenetv2_ros.benchmark import gpu_check
-from bisenetv2_ros.benchmark.gpu_check import Checks
+from bisenetv2_ros.benchmark import gpu_model_check
+from bisenetv2_ros.benchmark.gpu_driver_check import Checks, check_driver
 from bisenetv2_ros.model_file import ModelFile, read_model_file
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.segmenter import Segmenter
@@ -484,24 +484,24 @@ def test_frames_are_resized_on_the_cpu_if_the_device_cannot(
 def on_tiny_model(model: ModelFile, monkeypatch: pytest.MonkeyPatch) -> Checks:
     images = frames(4)
     answer = (images, tiny_answer(images)[0])
-    monkeypatch.setattr(gpu_check, "_model", lambda precision: model)
-    monkeypatch.setattr(gpu_check, "_expected", lambda: answer)
+    monkeypatch.setattr(gpu_model_check, "_model", lambda precision: model)
+    monkeypatch.setattr(gpu_model_check, "_expected", lambda: answer)
     return Checks()
 
 
 @strictly
 def test_gpu_check_passes_what_works(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
     check = on_tiny_model
-    gpu_check.check_model(check, "float16")
-    gpu_check.check_batches(check)
-    gpu_check.check_life(check)
+    gpu_model_check.check_model(check, "float16")
+    gpu_model_check.check_batches(check)
+    gpu_model_check.check_life(check)
     output = capsys.readouterr().out
     assert check.failed == 0 and output.count("PASS") == 9, output
 
 
 @strictly
 def test_gpu_check_of_the_resize(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
-    gpu_check.check_resize(on_tiny_model)
+    gpu_model_check.check_resize(on_tiny_model)
     lines = capsys.readouterr().out.splitlines()
     assert on_tiny_model.failed == 0 and len(lines) == 6, lines
 
@@ -510,7 +510,7 @@ def test_gpu_check_of_the_resize(on_tiny_model: Checks, capsys: pytest.CaptureFi
 def test_gpu_check_of_the_driver(on_tiny_model: Checks, capsys: pytest.CaptureFixture[str]):
     """All but its kernels, which take a GPU."""
     check = on_tiny_model
-    gpu_check.check_driver(check)
+    check_driver(check)
     lines = capsys.readouterr().out.splitlines()
     failed = [line for line in lines if line.startswith("FAIL")]
     assert [line.split(":")[0] for line in failed] == ["FAIL  waiting", "FAIL  timing"]
@@ -523,9 +523,9 @@ def test_gpu_check_fails_what_does_not_work(
     on_tiny_model: Checks, library: Any, capsys: pytest.CaptureFixture[str]
 ):
     check = on_tiny_model
-    _, expected = gpu_check._expected()
+    _, expected = gpu_model_check._expected()
     expected[0, :4] += 1
-    gpu_check.check_model(check, "float16")
+    gpu_model_check.check_model(check, "float16")
     assert check.failed == 1 and "of the pixels as on the CPU" in capsys.readouterr().out
 
 
@@ -540,12 +540,12 @@ def test_gpu_check_of_a_lost_device(
 
         return launch
 
-    monkeypatch.setattr(gpu_check, "_kernel", loses)
-    gpu_check.check_lost_device(on_tiny_model)
+    monkeypatch.setattr(gpu_model_check, "kernel", loses)
+    gpu_model_check.check_lost_device(on_tiny_model)
     assert on_tiny_model.failed == 0, capsys.readouterr().out
-    monkeypatch.setattr(gpu_check, "_kernel", lambda cuda, name: lambda: None)
+    monkeypatch.setattr(gpu_model_check, "kernel", lambda cuda, name: lambda: None)
     DRIVER.hostcuda_fail(None, 0)
-    gpu_check.check_lost_device(on_tiny_model)
+    gpu_model_check.check_lost_device(on_tiny_model)
     assert on_tiny_model.failed == 1, "a frame was answered"
     gc.collect()
     LATE.clear()
