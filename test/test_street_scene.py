@@ -13,7 +13,8 @@ import pytest
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.street import parts
 from bisenetv2_ros.street.parts import Wall
-from bisenetv2_ros.street.scene import _BANDS, SPEED, StreetScene
+from bisenetv2_ros.street.scene import StreetScene
+from bisenetv2_ros.street.street import BANDS, SPEED
 
 SIZE = (320, 240)
 
@@ -89,7 +90,7 @@ def test_every_thing_paints_exactly_the_pixels_that_it_labels(seed):
     scene._low = np.full(3, 250.0)
     scene._fog_range = 30.0
     compared = 0
-    for band in _BANDS:
+    for band in BANDS:
         for z, what in scene._visible(band, 1.0):
             rgb, label = np.zeros((SIZE[1], SIZE[0], 3), np.uint8), np.full(SIZE[::-1], 255, "u1")
             see_through = False
@@ -115,7 +116,7 @@ def test_bands_are_painted_from_the_outside_of_the_street_inward(seed):
     """What is painted later is nearer to the road's middle, so no ray meets it second."""
     scene = StreetScene(seed, SIZE)
     for side in (-1, 1):
-        places = [[side * what.x for _, what in scene._visible(band, 0.0)] for band in _BANDS]
+        places = [[side * what.x for _, what in scene._visible(band, 0.0)] for band in BANDS]
         places = [[x for x in band if x > 0] for band in places]
         bands = [band for band in places if band]
         assert len(bands) >= 3
