@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -11,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError
-from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder
-from bisenetv2_ros.files.paths import naming, refuse_overwriting, replacing
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder, write_json
+from bisenetv2_ros.files.paths import refuse_overwriting
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,8 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = """\
 Scores are at the labels' full resolution: the frame is resized to the network's size, and the
 network's scores are enlarged to the label's size before the argmax (as in published protocols, and
-in the node; if a runtime does not return scores, its mask is enlarged). One confusion matrix over
-the whole split, the same numbers as cityscapesScripts. `bisenetv2 datasets` lists the datasets.
+in the node; if a runtime does not return scores, its mask is enlarged). Pixels of the whole split
+are counted in one confusion matrix, as cityscapesScripts does. `bisenetv2 datasets` lists the
+datasets.
 
 examples:
   bisenetv2 evaluate runs/camvid_cpu --data data/camvid
@@ -150,10 +150,8 @@ def run(args: argparse.Namespace) -> int:
         facts["data"] += ", cropped to {:g} {:g} {:g} {:g}".format(*args.crop)
     print("\n".join(f"{name}: {value}" for name, value in facts.items()))
     print(table(result, matrix, labels))
-    if args.json:
-        content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
-        with naming(args.json), replacing(args.json) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
+    write_json(args.json, content)
     if args.report:
         try:
             print(write_report(args.report, Path(args.model).stem, matrix, gallery, facts))

@@ -28,7 +28,7 @@ examples:
   bisenetv2 extract drive.mp4 -o my_set --diverse 200 --prelabels labelme
 
 files written:
-  images/NAME.png      the frames; of a bag, NAME is topic and stamp
+  images/NAME.png      the frames; for a bag, NAME is the topic and the stamp
   frames.csv           source, camera, stamp, frame_id, time and uncertainty of each
   prelabels/NAME.png   the model's mask of each, to be corrected, and classes.yaml
   prelabels/cvat.zip   with --prelabels cvat: import it as "Segmentation mask 1.1"

@@ -29,8 +29,8 @@ forms, recognized by their content:
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
 Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Label masks
-need no import: see `bisenetv2 datasets folder`. Boxes, lines and points do not outline a region;
-they are counted and left out, and the exit code is then 1.
+need no import: see `bisenetv2 datasets folder`. Boxes, lines and points do not outline a region:
+they are skipped and counted, and the exit code is then 1.
 
 examples:
   bisenetv2 import-labels export.zip -o my_set --val 0.2
@@ -68,8 +68,8 @@ examples:
         type=_fraction,
         default=0.0,
         metavar="FRACTION",
-        help="make the split val of this fraction of the frames, the last by name, and train of "
-        "the others (default: the export's splits, or none)",
+        help="put this fraction of the frames, the last by name, into the split val and the others "
+        "into train (default: the export's splits, or none)",
     )
 
 

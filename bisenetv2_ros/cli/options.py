@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import re
 import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.system.signals import interrupt_once
 
 if TYPE_CHECKING:
@@ -309,3 +311,19 @@ def set_up_private_graph(verb: str) -> None:
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     interrupt_once(signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     set_up_ros(verb)
+
+
+def plot(draw: Callable[[Path], None], path: Path) -> None:
+    """Draw a plot to a file. Raises UserError if matplotlib is not installed."""
+    try:
+        with naming(path), replacing(path) as partial:
+            draw(partial)
+    except ModuleNotFoundError as error:
+        raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
+
+
+def write_json(path: Path | None, content: dict[str, Any]) -> None:
+    """Write JSON values to a file, unless there is no path."""
+    if path:
+        with naming(path), replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -17,8 +17,8 @@ from bisenetv2_ros.cli.options import (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-Measures activations on the given frames. Use a few dozen, from all scenes that the model is for,
-and none of the data that it is scored on. The float32 file's scores do not apply to the int8 file:
+Calibrates on the given frames. Use a few dozen that cover all scenes the model is meant for, but no
+frames that you score it on. The float32 file's scores do not apply to the int8 file:
 evaluate it, and pass its scores with --metric.
 
 example:

@@ -44,7 +44,7 @@ examples:
                                                          fine-tune the package's own weights
   bisenetv2 train --resume --output runs/my_set          after a stop or a power cut
   torchrun --nproc_per_node 4 -m bisenetv2_ros.cli.main train --config cityscapes --data DIR
-                                                         four GPUs, batch_size shared out
+                                                         four GPUs, which share batch_size
 
 Writes checkpoints/, recipe.json, metrics.jsonl, report/report.html and tensorboard/ into the output
 folder (`tensorboard --logdir runs` shows curves). Ctrl-C and SIGTERM finish the current step, save

@@ -1,4 +1,4 @@
-"""The table of verbs: name, module and one-line help. To add a verb, add a row and a module."""
+"""The table of verbs. The code of the verb `a-b` is in a_b.py beside this file."""
 
 from __future__ import annotations
 
@@ -13,59 +13,33 @@ class Verb(NamedTuple):
     is_ros_node: bool = False  # accepts `--ros-args ...`; args.ros_args has the whole command line
 
 
-VERBS: dict[str, Verb] = {
-    "segment": Verb(
-        "bisenetv2_ros.cli.segment",
-        "Run the ROS 2 node: camera topics in, masks and class fractions out",
-        is_ros_node=True,
-    ),
-    "camera": Verb(
-        "bisenetv2_ros.cli.camera",
-        "Publish images, a video, a webcam or a synthetic street as a camera would",
-        is_ros_node=True,
-    ),
-    "demo": Verb("bisenetv2_ros.cli.demo", "Run a camera and the node, and measure both"),
-    "predict": Verb(
-        "bisenetv2_ros.cli.predict", "Segment images, a video or a bag into files, without ROS"
-    ),
-    "view": Verb(
-        "bisenetv2_ros.cli.view", "Show a source and its segmentation in Rerun, without ROS"
-    ),
-    "train": Verb("bisenetv2_ros.cli.train", "Train a network, or continue a run"),
-    "crossvalidate": Verb(
-        "bisenetv2_ros.cli.crossvalidate", "Cross-validate a recipe, one recording per fold"
-    ),
-    "evaluate": Verb(
-        "bisenetv2_ros.cli.evaluate", "Score a run or a model file on a labeled dataset"
-    ),
-    "export": Verb("bisenetv2_ros.cli.export", "Write the model file of a trained network"),
-    "deploy": Verb("bisenetv2_ros.cli.deploy", "Make scored model files for the node from a run"),
-    "quantize": Verb("bisenetv2_ros.cli.quantize", "Make an int8 model file from a float32 one"),
-    "relabel": Verb("bisenetv2_ros.cli.relabel", "Group or rename the classes of a model file"),
-    "resize": Verb("bisenetv2_ros.cli.resize", "Change the input size of a model file"),
-    "build-engine": Verb(
-        "bisenetv2_ros.cli.build_engine", "Build the TensorRT engines of a model in advance"
-    ),
-    "gpu-check": Verb(
-        "bisenetv2_ros.cli.gpu_check", "Check GPU, driver and TensorRT, one PASS or FAIL per line"
-    ),
-    "benchmark": Verb("bisenetv2_ros.cli.benchmark", "Time every stage of a frame on this machine"),
-    "extract": Verb(
-        "bisenetv2_ros.cli.extract", "Choose frames worth labeling from a bag or any other source"
-    ),
-    "import-labels": Verb(
-        "bisenetv2_ros.cli.import_labels", "Convert the export of an annotation tool to a dataset"
-    ),
-    "datasets": Verb(
-        "bisenetv2_ros.cli.datasets", "List the known datasets, with licence, classes and source"
-    ),
-    "check-data": Verb(
-        "bisenetv2_ros.cli.check_data", "Report everything that is wrong with a dataset"
-    ),
-    "get": Verb("bisenetv2_ros.cli.get", "Download published weights and make model files"),
-    "import-weights": Verb(
-        "bisenetv2_ros.cli.import_weights", "Import public BiSeNetV2 weights as a run"
-    ),
+_HELP = {
+    "segment": "Run the ROS 2 node: camera topics in, masks and class fractions out",
+    "camera": "Publish images, a video, a webcam or a synthetic street as a camera would",
+    "demo": "Run a camera and the node, and measure both",
+    "predict": "Segment images, a video or a bag into files, without ROS",
+    "view": "Show a source and its segmentation in Rerun, without ROS",
+    "train": "Train a network, or continue a run",
+    "crossvalidate": "Cross-validate a recipe, one recording per fold",
+    "evaluate": "Score a run or a model file on a labeled dataset",
+    "export": "Write the model file of a trained network",
+    "deploy": "Make scored model files for the node from a run",
+    "quantize": "Make an int8 model file from a float32 one",
+    "relabel": "Group or rename the classes of a model file",
+    "resize": "Change the input size of a model file",
+    "build-engine": "Build the TensorRT engines of a model in advance",
+    "gpu-check": "Check GPU, driver and TensorRT, one PASS or FAIL per line",
+    "benchmark": "Time every stage of a frame on this machine",
+    "extract": "Choose frames worth labeling from a bag or any other source",
+    "import-labels": "Convert the export of an annotation tool to a dataset",
+    "datasets": "List the known datasets, with licence, classes and source",
+    "check-data": "Report everything that is wrong with a dataset",
+    "get": "Download published weights and make model files",
+    "import-weights": "Import public BiSeNetV2 weights as a run",
+}
+VERBS = {
+    name: Verb(f"bisenetv2_ros.cli.{name.replace('-', '_')}", text, name in ("segment", "camera"))
+    for name, text in _HELP.items()
 }
 
 # How to install a missing module, by its top-level name. Other modules are not optional: if one is
