@@ -120,9 +120,9 @@ class Parameters:
     )
     region_limits: tuple[str, ...] = _parameter(
         ("",),
-        "Limits, each 'REGION: CLASS < SHARE WARN', with > and ERROR as alternatives: the "
-        "region's diagnostic status has this level while the fraction of CLASS in the region is "
-        "below (for >: above) SHARE. Cameras with limits are segmented even without subscribers.",
+        "Limits on regions, each 'REGION: CLASS < SHARE WARN': the region's diagnostics are WARN "
+        "while the fraction of CLASS in it is below SHARE (0 to 1). Use > for above, and ERROR "
+        "for that level. Cameras with limits are segmented even without subscribers.",
     )
     camera_poses: tuple[str, ...] = _parameter(
         ("",),
@@ -138,14 +138,14 @@ class Parameters:
     depth_topics: tuple[str, ...] = _parameter(
         ("",),
         "Depth images registered to a camera's images (16UC1 in millimeters, 32FC1 in meters), "
-        "each 'CAMERA: TOPIC'. ground_points then has every pixel at its depth, and needs no "
-        "pose.",
+        "each 'CAMERA: TOPIC'. ground_points then places every pixel at its measured depth and "
+        "needs no pose.",
     )
     ground_classes: tuple[str, ...] = _parameter(
         ("",),
-        "Classes of the ground, all of whose pixels ground_points projects; of the others, only "
-        "the contact with the ground. Empty: the model's classes named road, pavement, sidewalk, "
-        "terrain and the like.",
+        "Classes that lie flat on the ground. ground_points has all of their pixels, but of other "
+        "classes only the pixels where an object meets the ground. Empty: the model's classes "
+        "named road, pavement, sidewalk, terrain and the like.",
     )
     ground_range: float = _parameter(
         30.0,
