@@ -556,7 +556,8 @@ def test_copy_that_does_not_fit_is_named(tmp_path, model, write, suffix, limit):
         "sys.exit(main(sys.argv[2:]))\n"
     )
     words = [drive, "-o", tmp_path / "out", "--model", model, "--backend", "onnxruntime"]
-    command = [sys.executable, "-c", code, str(limit), "predict", *map(str, words)]
+    # No .pyc: Python leaves one that did not fit, and no later process can import it.
+    command = [sys.executable, "-B", "-c", code, str(limit), "predict", *map(str, words)]
     paths = os.pathsep.join(filter(None, sys.path))
     done = subprocess.run(
         [*command, "--save", "bag"], env={**os.environ, "PYTHONPATH": paths}, check=False,

@@ -114,7 +114,8 @@ def run(words: list[str], *, file_bytes: int = 0, memory: int = 0) -> tuple[int,
         if memory:
             resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
 
-    command = [sys.executable, "-m", "bisenetv2_ros.cli.main", *words]
+    # No .pyc: Python leaves one that did not fit, and no later process can import it.
+    command = [sys.executable, "-B", "-m", "bisenetv2_ros.cli.main", *words]
     done = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, (done.stderr.strip().splitlines() or [""])[-1]

@@ -519,7 +519,9 @@ def test_a_full_disk_keeps_the_last_good_checkpoint(uninterrupted, data, tmp_pat
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) // 2, len(before) // 2))
 
-    process = start(command(data, run, "--resume", precision=precision), preexec_fn=no_room)
+    # No .pyc: Python leaves one that did not fit, and no later process can import it.
+    words = command(data, run, "--resume", precision=precision)
+    process = start(words, preexec_fn=no_room, env={"PYTHONDONTWRITEBYTECODE": "1"})
     errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == 1, errors
     last = errors.strip().splitlines()[-1]

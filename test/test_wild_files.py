@@ -218,7 +218,9 @@ run._segment_all = limited
 sys.exit(main(["predict", {str(tmp_path)!r}, "-o", {str(out)!r}, "--model", {str(model)!r},
                "--save", {kind!r}]))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    # No .pyc: Python leaves one that did not fit, and no later process can import it.
+    command = [sys.executable, "-B", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     (error,) = [line for line in done.stderr.splitlines() if "error: " in line]
     assert "File too large" in error and "(results of " in error and str(out) in error
