@@ -199,6 +199,7 @@ def test_interrupt_ends_every_process_and_keeps_what_is_done(tmp_path, model, nu
         give_up = time.monotonic() + HANG
         while b"first mask " not in (tmp_path / "log").read_bytes() and time.monotonic() < give_up:
             time.sleep(0.1)
+        assert b"first mask " in (tmp_path / "log").read_bytes()
         started = children(process.pid)
         process.send_signal(number)
         assert process.wait(HANG) == 130

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import signal
 import sys
@@ -50,6 +51,8 @@ def main(argv: Sequence[str] | None = None, verb: str | None = None) -> int:
     Wrong usage and --help leave by SystemExit, as argparse does. Ends the process itself if a
     thread is still inside a library.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a line at a time into pipes and files too
+        sys.stdout.reconfigure(line_buffering=True)
     return end_process(_exit_code(argv, verb))
 
 
