@@ -393,6 +393,9 @@ def test_a_model_is_not_overwritten_by_its_figures(
 ):
     model = write_tiny_model(tmp_path / "tiny.onnx")
     before = model.read_bytes()
-    assert main(["benchmark", str(model), "--frames", "1", option, str(model)]) == 2
-    assert "tiny.onnx is read and would be overwritten" in capsys.readouterr().err
+    output = tmp_path / "figures.png"
+    output.symlink_to(model)
+    assert main(["benchmark", str(model), "--frames", "1", option, str(output)]) == 2
+    error = capsys.readouterr().err
+    assert f"{output} is read (as {model}) and would be overwritten" in error
     assert model.read_bytes() == before

@@ -64,6 +64,7 @@ def test_each_fold_is_left_out_and_a_second_time_only_read(tmp_path: Path, monke
 @pytest.mark.parametrize("folds", ["day", "day,day", ""])
 def test_one_fold_is_none(tmp_path: Path, monkeypatch, capsys, folds):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "my_set").mkdir()
     assert crossvalidate("--folds", folds) == 2
     assert "expected two or more names" in capsys.readouterr().err
 

@@ -242,8 +242,8 @@ def test_wrong_options_are_refused_in_one_line(tmp_path, drive, model, capsys, w
 
 def test_output_that_is_a_file_is_named(tmp_path, drive, model, capsys):
     (tmp_path / "out").write_text("")
-    assert predict(drive, "-o", tmp_path / "out", "--model", model) == 1
-    assert f"error: File exists: '{tmp_path / 'out'}'" in capsys.readouterr().err
+    assert predict(drive, "-o", tmp_path / "out", "--model", model) == 2
+    assert f"{tmp_path / 'out'}: is a file, expected a folder" in capsys.readouterr().err
 
 
 def test_regions_are_counted_and_drawn(tmp_path, drive, model):

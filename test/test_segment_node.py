@@ -1319,7 +1319,8 @@ def test_signals_at_random_moments_of_the_start(models, tmp_path, by):
         slowest = max(slowest, seconds)
         codes[code] += 1
         assert not [file for file in memory if file.exists()], f"left by {code}: {program.output}"
-        assert code == 0 or (not memory and code in (130, -by)), f"{code}: {program.output}"
+        as_any = code in (130, -by) or "init_import_site" in program.output  # Python's own start
+        assert code == 0 or (not memory and as_any), f"{code}: {program.output}"
         if code == 0:
             assert "Traceback" not in program.output, program.output
     print(f"{by.name}: exit codes {dict(codes)}, slowest end {slowest:.2f} s")
