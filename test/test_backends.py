@@ -211,10 +211,13 @@ def test_a_device_that_is_not_there(model: ModelFile, backend: Backend):
 def test_openvino_is_asked_for_a_device_by_any_of_its_names(
     model: ModelFile, monkeypatch: pytest.MonkeyPatch, listed, asked: str, found: bool
 ):
-    import openvino
+    from bisenetv2_ros.backends import openvino
 
-    class Core(openvino.Core):
+    core = openvino.CORE
+
+    class Core:
         available_devices = listed
+        read_model = staticmethod(core.read_model)
 
         def get_property(self, target: str, name: str):
             if not found:
@@ -223,9 +226,9 @@ def test_openvino_is_asked_for_a_device_by_any_of_its_names(
 
         def compile_model(self, part, target: str, options):
             assert target == asked.upper()
-            return super().compile_model(part, "CPU", options)
+            return core.compile_model(part, "CPU", options)
 
-    monkeypatch.setattr(openvino, "Core", Core)
+    monkeypatch.setattr(openvino, "CORE", Core())
     if found:
         assert create_backend(model, "openvino", asked).device == asked.upper()
     else:
@@ -391,3 +394,21 @@ def test_cpu_runtimes_that_are_absent_are_left_out(model, monkeypatch):
     monkeypatch.setitem(BACKENDS, "onnxruntime", "no_such_module.Backend")
     with pytest.raises(BackendUnavailable, match=r"pip install onnxruntime.*pip install openvino"):
         list(backends.load_on_cpu(model))
+
+
+@needs("openvino")
+def test_signals_are_handled_after_models_are_closed_in_the_order_of_loading(model: ModelFile):
+    """OpenVINO then left the thread a freed stack for them, and the process ended by SIGSEGV."""
+    code = f"""
+import os, signal
+from bisenetv2_ros.segmenter import Segmenter
+first, second = (Segmenter({str(model.path)!r}, backend="openvino") for _ in range(2))
+first.close()
+del first
+second.close()
+del second
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -24,7 +24,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
-from bisenetv2_ros.backends.openvino_runtime import openvino
+from bisenetv2_ros.backends.openvino_runtime import CORE, openvino
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import OUTPUTS, ModelFile
 
@@ -38,19 +38,18 @@ class OpenVinoBackend(Backend):
         self, model: ModelFile, device: str, threads: int, report: Report, batch: BatchProfile
     ) -> None:
         self._describe(model)
-        self._core = openvino.Core()
         self._target = device.upper() or "CPU"
         # By family: a single GPU is listed as GPU and answers to GPU.0; several are listed as GPU.N
         # and answer to GPU.
-        families = {name.partition(".")[0] for name in self._core.available_devices}
+        families = {name.partition(".")[0] for name in CORE.available_devices}
         if self._target.partition(".")[0] not in families:
             raise BackendUnavailable(
                 f"openvino sees no device '{device}', only "
-                f"{', '.join(self._core.available_devices)}: install the device's driver, "
+                f"{', '.join(CORE.available_devices)}: install the device's driver, "
                 "such as intel-opencl-icd for an Intel GPU"
             )
         try:
-            capabilities = self._core.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
+            capabilities = CORE.get_property(self._target, "OPTIMIZATION_CAPABILITIES")
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise BackendUnavailable(f"openvino: no device '{device}': {reason}") from error
@@ -74,7 +73,7 @@ class OpenVinoBackend(Backend):
             self.device = f"CPU ({threads} threads)"
         width, height = model.info.input_size
         try:
-            self._graph = self._core.read_model(graph.SerializeToString())
+            self._graph = CORE.read_model(graph.SerializeToString())
             self._graph.reshape([1, height, width, 3])
             self._requests = {False: self._compile(confidence=False)}
         except RuntimeError as error:
@@ -85,7 +84,7 @@ class OpenVinoBackend(Backend):
         if self._tail:
             outputs[0] = self._inner_output(self._tail.logits)
         part = openvino.Model(outputs[: 1 + confidence], self._graph.get_parameters())
-        return self._core.compile_model(part, self._target, self._options).create_infer_request()
+        return CORE.compile_model(part, self._target, self._options).create_infer_request()
 
     def _inner_output(self, name: str) -> openvino.Output:
         for node in self._graph.get_ops():

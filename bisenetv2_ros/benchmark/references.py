@@ -49,7 +49,7 @@ def load_nncf(case: Case) -> tuple[Result, Segment]:
     try:
         import nncf
 
-        from bisenetv2_ros.backends.openvino_runtime import openvino  # before NNCF imports it
+        from bisenetv2_ros.backends.openvino_runtime import CORE  # before NNCF imports it
     except ImportError as error:
         raise BackendUnavailable(
             f"no nncf reference: {error.name} is not installed: run `pip install nncf openvino`"
@@ -59,11 +59,10 @@ def load_nncf(case: Case) -> tuple[Result, Segment]:
     graph, model = _plain_graph(case.path)
     size = model.info.input_size
     frames = [_plain_pixels(StreetScene(seed, size).render(0.0)[0]) for seed in range(8)]
-    core = openvino.Core()
-    quantized = nncf.quantize(core.read_model(graph), nncf.Dataset(frames), subset_size=len(frames))
+    quantized = nncf.quantize(CORE.read_model(graph), nncf.Dataset(frames), subset_size=len(frames))
     threads = case.threads or available_cores()
     options = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": str(threads)}
-    request = core.compile_model(quantized, "CPU", options).create_infer_request()
+    request = CORE.compile_model(quantized, "CPU", options).create_infer_request()
 
     def logits_of(pixels: np.ndarray) -> np.ndarray:
         return request.infer([pixels], share_inputs=True, share_outputs=True)[0]
