@@ -127,7 +127,8 @@ class EngineRunner:
             self._launch[count, False] = self._cuda.record(on_device)
         except RuntimeError as error:
             self._cuda.check_alive(error)
-            _log.info("no CUDA graph: %s: the engine is queued step by step", error)
+            # As text: whoever keeps the record would keep the error, its frames and the engine.
+            _log.info("no CUDA graph: %s: the engine is queued step by step", str(error))
 
     def device_seconds(self, images: np.ndarray) -> dict[str, float]:
         """Device time of each part of a run, in seconds: upload, network, download."""

@@ -305,7 +305,7 @@ class TensorRtBackend(Backend):
             self._laid.add(number)
         except CudaError as error:  # such as one of memory
             self._cuda.check_alive(error)
-            _log.warning("frames are resized on the CPU from here on: %s", error)
+            _log.warning("frames are resized on the CPU from here on: %s", str(error))
             self._resize = None
             super().lay(image, order, place)
 
