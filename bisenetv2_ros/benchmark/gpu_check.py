@@ -66,7 +66,7 @@ def run_all(report: Path, parts: list[str], seconds: float = SECONDS) -> bool:
 
         def say(line: str) -> None:
             lines.append(line)
-            print(line, flush=True)
+            print(line)
             file.write(f"{line}\n")
             file.flush()
 

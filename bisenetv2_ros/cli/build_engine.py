@@ -144,7 +144,7 @@ def _report(args: argparse.Namespace) -> int:
             with _progress() as show:
                 texts = describe_engines(model, wanted, args.batch, show)
             layers = read_layers(texts["mask"])
-            print(summary_row(model.info.precision, capability, layers), flush=True)
+            print(summary_row(model.info.precision, capability, layers))
             if capability == (_SHOWN if _SHOWN in capabilities else capabilities[-1]):
                 title = f"{model.name} ({model.info.precision}), compute capability {capability}"
                 tables.append(f"{title}:\n\n{layer_table(layers)}")
