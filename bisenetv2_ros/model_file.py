@@ -275,9 +275,9 @@ def _read_bytes(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size <= MAX_BYTES:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-            size = len(data)  # a device has no size in advance, and no end
+            with path.open("rb") as file:  # a device has no size in advance, and no end
+                data = file.read((size or MAX_BYTES) + 1)
+            size = len(data)
     except OSError as error:
         raise ModelFileError(f"model file {path}: {error.strerror}") from None
     if size > MAX_BYTES:
