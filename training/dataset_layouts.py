@@ -6,8 +6,6 @@ import contextlib
 import difflib
 import fnmatch
 import re
-import unicodedata
-from collections.abc import Collection
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +25,8 @@ from bisenetv2_ros.training.datasets import (
     DatasetError,
     FileDataset,
     SceneDataset,
+    composed,
+    list_files,
     read_label,
 )
 from bisenetv2_ros.training.label_values import make_decoder
@@ -164,12 +164,12 @@ def folder(root: Path, split: str) -> FileDataset:
     """
     content = read_dataset_file(classes_file(root))
     images, labels = _split_folders(root, split)
-    frames = _pictures(images, SUFFIXES)
+    frames = list_files(images, SUFFIXES)
     if not frames:
         raise DatasetError(f"{images}: no frames ({', '.join(sorted(SUFFIXES))})")
     by_name: dict[str, list[Path]] = {}
     by_letters: dict[str, list[Path]] = {}
-    for path in _pictures(labels, LABEL_SUFFIXES) if labels.is_dir() else []:
+    for path in list_files(labels, LABEL_SUFFIXES) if labels.is_dir() else []:
         name = _name_below(labels, path)
         by_name.setdefault(name, []).append(path)
         by_letters.setdefault(name.casefold(), []).append(path)
@@ -207,9 +207,8 @@ def classes_file(root: Path) -> Path:
 
 
 def _name_below(folder: Path, path: Path) -> str:
-    """Return a file's path below a folder, without suffix, with accents as single characters."""
-    name = path.relative_to(folder).with_suffix("").as_posix()
-    return unicodedata.normalize("NFC", name)
+    """Return a file's path below a folder, without suffix."""
+    return composed(path.relative_to(folder).with_suffix("").as_posix())
 
 
 def _encoding(content: DatasetFile, labels: list[Path]) -> str:
@@ -286,13 +285,3 @@ def _only_train(root: Path) -> bool:
     if (root / "images").is_dir():
         found |= {path.name for path in (root / "images").iterdir() if path.is_dir()}
     return bool(found) and found <= set(SPLIT_NAMES["train"])
-
-
-def _pictures(folder: Path, suffixes: Collection[str]) -> list[Path]:
-    """Images in a folder and its subfolders, sorted; skips hidden ones."""
-    return sorted(
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in suffixes
-        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
-    )

@@ -7,6 +7,7 @@ Knows nothing of augmentation, tensors or training. `dataset_layouts.py` opens o
 from __future__ import annotations
 
 import functools
+import unicodedata
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from bisenetv2_ros.files.encoded import decode
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label_map
@@ -48,6 +49,11 @@ class Dataset(Protocol):
 
 
 Decode = Callable[[Path], Pixels]
+
+
+def reraise(error: Exception) -> None:
+    """Handle a damaged sample by raising its error, instead of leaving it out."""
+    raise error
 
 
 class FileDataset:
@@ -197,3 +203,28 @@ def read_label(path: Path, colours: bool = False, white: int | None = None) -> N
         return read_label_map(path, colours, white)
     except ImageFileError as error:
         raise DatasetError(str(error)) from error
+
+
+def pack_rgb(rgb: ArrayLike) -> NDArray[np.int64]:
+    """Pack colors (..., 3) of 8 bits per channel into one integer each, 0xRRGGBB."""
+    red, green, blue = np.moveaxis(np.asarray(rgb, np.int64), -1, 0)
+    return np.asarray((red << 16) | (green << 8) | blue)
+
+
+def list_files(root: Path, suffixes: Collection[str] = ()) -> list[Path]:
+    """List the files below a folder, or the one file `root`, sorted; skips hidden ones.
+
+    suffixes: those to list, in lower case; empty lists all.
+    """
+    return sorted(
+        path
+        for path in ([root] if root.is_file() else root.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and (path == root or not suffixes or path.suffix.lower() in suffixes)
+    )
+
+
+def composed(name: str) -> str:
+    """Return a name with accents as single characters; macOS stores them as two."""
+    return unicodedata.normalize("NFC", name)

@@ -20,17 +20,17 @@ from bisenetv2_ros.files.images import ImageFileError, read_image, write_picture
 from bisenetv2_ros.files.paths import replacing
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.dataset_files import spread_colours
-from bisenetv2_ros.training.datasets import DatasetError
+from bisenetv2_ros.training.datasets import DatasetError, list_files, reraise
 from bisenetv2_ros.training.label_forms import coco, cvat, label_studio, labelme, roboflow, voc
 from bisenetv2_ros.training.label_forms.common import (
     BACKGROUND,
     IGNORED,
+    Canvas,
     Export,
     ImageFinder,
     LabelImportError,
     LabelledFrame,
     by_number,
-    list_files,
     read_json,
 )
 
@@ -45,15 +45,15 @@ FORMS: dict[str, Callable[[Path, ImageFinder], Export]] = {
 
 
 def read_export(root: Path, images: Path | None = None, form: str = "") -> Export:
-    """Recognise and read an export.
+    """Recognize and read an export.
 
     Args:
-        root: its folder, or its one JSON or XML file.
+        root: its folder, or its only JSON or XML file.
         images: folder of the frames, if they are not in the export.
-        form: one of `FORMS`; '' to go by the content.
+        form: one of `FORMS`; '' detects it.
 
     Raises:
-        LabelImportError: no form that is known; a file that is not of its form; no frames.
+        LabelImportError: if the form is unknown, a file is invalid, or there are no frames.
     """
     if not root.exists():
         raise LabelImportError(f"{root}: no such file or folder")
@@ -72,8 +72,8 @@ def read_export(root: Path, images: Path | None = None, form: str = "") -> Expor
 
 
 def recognise(root: Path) -> str:
-    """Which of `FORMS` an export has."""
-    files = [root] if root.is_file() else list_files(root)
+    """Return the form of an export, one of `FORMS`."""
+    files = list_files(root)
     if any(path.name == "_classes.csv" for path in files):
         return "roboflow"
     if any(path.parent.name == "SegmentationClass" for path in files):
@@ -105,7 +105,7 @@ def recognise(root: Path) -> str:
 
 @dataclass(frozen=True)
 class Written:
-    """What `write_folder` has done: frames by split, pixels by class, and what was left out."""
+    """Counts of `write_folder`: frames by split, pixels by class, and what was left out."""
 
     frames: Counter[str]
     pixels: dict[str, int]
@@ -118,22 +118,21 @@ def write_folder(
     labels: LabelSet | None = None,
     background: str = "",
     validation: float = 0.0,
-    on_damaged: Callable[[ValueError], None] | None = None,
+    on_damaged: Callable[[ValueError], None] = reraise,
 ) -> tuple[LabelSet, Written]:
     """Write an export as a dataset that `folder` reads: images, labels, classes.yaml.
 
     Args:
-        export: of `read_export`.
-        output: folder, new or without images and labels.
-        labels: the classes, if not those of the export.
-        background: class of the pixels without a label; '' to ignore them.
-        validation: fraction of the frames, the last by name, that become the split `val`; the
-            others become `train`. 0 keeps the export's splits.
-        on_damaged: receives what is wrong with a frame that is left out; without it, such a frame
-            raises its error.
+        export: from `read_export`.
+        output: folder, new or empty.
+        labels: the classes; None takes those of the export.
+        background: class of unlabeled pixels; '' ignores them.
+        validation: fraction of the frames, the last by name, for the split `val`; the others
+            become `train`. 0 keeps the export's splits.
+        on_damaged: receives the error of each frame that is left out.
 
     Raises:
-        LabelImportError: the output is not empty, or the classes do not fit.
+        LabelImportError: if the output is not empty, or the classes do not fit.
     """
     if output.is_dir() and any(output.iterdir()):
         raise LabelImportError(f"{output}: is not empty, expected a new folder")
@@ -166,15 +165,15 @@ def write_folder(
                     f"{frame.size[0]}x{frame.size[1]} for which the export has labels: was it "
                     "resized or turned?"
                 )
-            label = frame.paint((height, width), index, unlabelled, left_out)
+            canvas = Canvas(np.full((height, width), unlabelled, np.uint8), index, left_out)
+            frame.paint(canvas)
+            label = canvas.label
             if label.shape != (height, width):
                 raise LabelImportError(
                     f"{frame.image}: label is {label.shape[1]}x{label.shape[0]}, expected the "
                     f"frame's {width}x{height}"
                 )
         except (DatasetError, ImageFileError) as error:
-            if on_damaged is None:
-                raise
             on_damaged(error)
             left_out["damaged frames"] += 1
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from bisenetv2_ros.training.datasets import (
     DatasetError,
     Decode,
     Pixels,
+    pack_rgb,
     read_label,
     white_of,
 )
@@ -73,22 +74,23 @@ def _colour_decoder(content: DatasetFile) -> Decode:
     colours: dict[int, int] = {}
     for ignored in content.ignored:
         if isinstance(ignored, tuple):
-            colours[_packed(ignored)] = content.labels.ignore_index
+            colours[int(pack_rgb(ignored))] = content.labels.ignore_index
     for index, entry in enumerate(content.kept):
         for colour in entry.label_colours:
-            other = colours.setdefault(_packed(colour), index)
+            packed = int(pack_rgb(colour))
+            other = colours.setdefault(packed, index)
             if other not in (index, content.labels.ignore_index):
                 raise DatasetError(
                     f"{content.name}: colour {colour} is that of classes "
                     f"{content.kept[other].name!r} and {entry.name!r}, expected one class"
                 )
-            colours[_packed(colour)] = index
+            colours[packed] = index
     keys = np.array(sorted(colours), np.int64)
     classes = np.array([colours[key] for key in keys.tolist()], np.uint8)
 
     def decode(path: Path) -> Pixels:
-        rgb = read_label(path, colours=True).astype(np.int64)
-        packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
+        rgb = read_label(path, colours=True)
+        packed = pack_rgb(rgb)
         where = np.searchsorted(keys, packed).clip(max=len(keys) - 1)
         wrong = keys[where] != packed
         if wrong.any():
@@ -114,10 +116,6 @@ def _if_near(colour: tuple[int, ...], content: DatasetFile) -> str:
     return ""
 
 
-def _packed(colour: Sequence[int]) -> int:
-    return (colour[0] << 16) | (colour[1] << 8) | colour[2]
-
-
 def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
     """A function from a label file of segment numbers (COCO's panoptic format) to its values."""
     try:
@@ -134,8 +132,7 @@ def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
     def read(label: Path) -> NDArray[np.uint16]:
         if label.name not in segments:
             raise DatasetError(f"{label}: not among the annotations of {path}")
-        rgb = read_label(label, colours=True).astype(np.int64)
-        number = rgb[..., 0] + 256 * rgb[..., 1] + 65536 * rgb[..., 2]
+        number = pack_rgb(read_label(label, colours=True)[..., ::-1])
         category = segments[label.name]
         used, inverse = np.unique(number, return_inverse=True)
         missing = [int(n) for n in used if n and int(n) not in category]

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from bisenetv2_ros.training.datasets import list_files
 from bisenetv2_ros.training.label_forms.common import (
+    NO_IMAGE,
+    NO_LABEL,
+    Canvas,
     Export,
     ImageFinder,
     LabelImportError,
     LabelledFrame,
-    Paint,
-    Pixels,
-    add_name,
-    class_of,
-    list_files,
     read_json,
     safe_name,
     split_of,
@@ -26,11 +26,10 @@ from bisenetv2_ros.training.label_forms.common import (
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """Read COCO's JSON, with polygons and run lengths."""
-    export = Export("COCO", [])
+    """Read every JSON file in COCO's format."""
+    export = Export("COCO")
     panoptic: list[Path] = []
-    paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
-    for path in paths:
+    for path in list_files(root, [".json"]):
         content = read_json(path)
         if not isinstance(content, dict) or "images" not in content or "annotations" not in content:
             continue
@@ -40,9 +39,7 @@ def read(root: Path, images: ImageFinder) -> Export:
                 continue
             categories = {int(c["id"]): str(c["name"]) for c in content["categories"]}
             used = {int(a["category_id"]) for a in content["annotations"]}
-            by_image: dict[
-                str, list[dict[str, Any]]
-            ] = {}  # some tools write numbers, others strings
+            by_image: dict[str, list[dict[str, Any]]] = {}  # some tools write ids as strings
             for annotation in content["annotations"]:
                 by_image.setdefault(str(annotation["image_id"]), []).append(annotation)
             listed = [
@@ -57,17 +54,15 @@ def read(root: Path, images: ImageFinder) -> Export:
         for number, name in sorted(categories.items()):
             # Roboflow has a category that the others belong to and no annotation has
             if number in used or name not in supers:
-                add_name(export, name)
+                export.add_name(name)
         split = split_of(path, root)
         for image, name, size in listed:
             file = images.find(name, path.parent)
             annotations = by_image.pop(image, [])
-            if file is None:
-                export.left_out["frames whose image is missing"] += 1
-            elif not annotations:
-                export.left_out["frames without a label"] += 1
+            if file is None or not annotations:
+                export.left_out[NO_LABEL if file else NO_IMAGE] += 1
             else:
-                paint = _coco(annotations, categories, path)
+                paint = partial(_paint, annotations, categories, path)
                 export.frames.append(LabelledFrame(file, safe_name(name, path), split, paint, size))
         if by_image:
             orphans = sum(map(len, by_image.values()))
@@ -80,37 +75,30 @@ def read(root: Path, images: ImageFinder) -> Export:
     return export
 
 
-def _coco(annotations: list[dict[str, Any]], categories: dict[int, str], path: Path) -> Paint:
-    def paint(
-        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
-    ) -> Pixels:
-        label = np.full(size, start, np.uint8)
-        found = []
-        for annotation in annotations:
-            mask = _coco_mask(annotation, size, path, left_out)
-            if mask is None:
-                left_out["boxes without a segmentation"] += 1
-                continue
-            name = categories[int(annotation["category_id"])]
-            found.append((int(mask.sum()), class_of(name, index, str(path)), mask))
-        # of what lies over one another the smaller is in front
-        for _, value, mask in sorted(found, key=lambda entry: -entry[0]):
-            label[mask.astype(bool)] = value
-        return label
-
-    return paint
+def _paint(
+    annotations: list[dict[str, Any]], categories: dict[int, str], path: Path, canvas: Canvas
+) -> None:
+    found = []
+    for annotation in annotations:
+        mask = _mask(annotation, path, canvas)
+        if mask is None:
+            canvas.left_out["boxes without a segmentation"] += 1
+            continue
+        name = categories[int(annotation["category_id"])]
+        found.append((int(mask.sum()), canvas.index_of(name, path), mask))
+    # if regions overlap, the smaller one is in front
+    for _, value, mask in sorted(found, key=lambda entry: -entry[0]):
+        canvas.label[mask > 0] = value
 
 
-def _coco_mask(
-    annotation: dict[str, Any], size: tuple[int, int], path: Path, left_out: Counter[str]
-) -> Pixels | None:
+def _mask(annotation: dict[str, Any], path: Path, canvas: Canvas) -> NDArray[np.uint8] | None:
     """Return an annotation's pixels, (H, W) uint8 0 or 1, or None if it has no segmentation."""
     from pycocotools import mask as coco
 
     segmentation = annotation.get("segmentation")
     if not segmentation:
         return None
-    height, width = size
+    height, width = canvas.size
     where = f"{path}: annotation {annotation.get('id')}"
     try:
         if isinstance(segmentation, list):
@@ -118,9 +106,9 @@ def _coco_mask(
             for polygon in segmentation:
                 if len(polygon) < 6:
                     few = f"outlines of {len(polygon) // 2} points, expected 3 or more ({path})"
-                    left_out[few] += 1
+                    canvas.left_out[few] += 1
             if not polygons:
-                return np.zeros(size, np.uint8)
+                return np.zeros(canvas.size, np.uint8)
             runs = coco.merge(coco.frPyObjects(polygons, height, width))
         else:
             if list(map(int, segmentation["size"])) != [height, width]:

@@ -1,10 +1,9 @@
-"""The content of an annotation tool's export, and helpers of all readers."""
+"""The content of an annotation tool's export, and what all readers share."""
 
 from __future__ import annotations
 
 import json
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,19 +15,65 @@ from numpy.typing import NDArray
 
 from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.labels import Colour
-from bisenetv2_ros.training.datasets import DatasetError
+from bisenetv2_ros.training.datasets import DatasetError, composed, list_files
 
 BACKGROUND = ("background", "_background_", "__background__")  # unlabeled pixels
 IGNORED = ("__ignore__", "ignore", "void")  # labelme's name, and others with its meaning
-SPLITS = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val"}
-SPLITS |= {"test": "test"}
+SPLITS = {"training": "train", "valid": "val", "validation": "val"}
+SPLITS |= {split: split for split in ("train", "val", "test")}
+NO_IMAGE, NO_LABEL = "frames whose image is missing", "frames without a label"
 
-Pixels = NDArray[np.uint8]
-Paint = Callable[[tuple[int, int], dict[str, int], int, Counter[str]], Pixels]
+Points = list[tuple[float, float]]
 
 
 class LabelImportError(DatasetError):
     """An export cannot be used; the message names the file and what was expected."""
+
+
+@dataclass
+class Canvas:
+    """The label map of a frame while its labels are painted onto it.
+
+    Attributes:
+        label: (H, W) uint8 class indices; at first, every pixel is unlabeled.
+        index: class indices by name.
+        left_out: counts what cannot be painted.
+    """
+
+    label: NDArray[np.uint8]
+    index: dict[str, int]
+    left_out: Counter[str]
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """The frame's (height, width)."""
+        height, width = self.label.shape
+        return height, width
+
+    def index_of(self, name: str, where: Path) -> int:
+        """Return a class's index. Raises LabelImportError if the export does not list it."""
+        if name not in self.index:
+            raise LabelImportError(f"{where}: class {name!r} is not in the export's list")
+        return self.index[name]
+
+    def fill(self, points: Points, value: int, where: Path) -> None:
+        """Paint a polygon and its outline, as labelme and CVAT do; count one of too few points."""
+        from PIL import Image, ImageDraw
+
+        if len(points) < 3:
+            self.left_out[f"outlines of {len(points)} points, expected 3 or more ({where})"] += 1
+            return
+        mask = Image.new("1", self.label.shape[::-1])
+        ImageDraw.Draw(mask).polygon(points, outline=1, fill=1)
+        self.label[np.array(mask)] = value
+
+    def stamp(self, mask: NDArray[np.bool_], left: int, top: int, value: int) -> None:
+        """Paint the pixels of a mask whose corner is at `left`, `top`; the frame may cut it off."""
+        box = self.label[top : top + mask.shape[0], left : left + mask.shape[1]]
+        box[mask[: box.shape[0], : box.shape[1]]] = value
+
+
+Paint = Callable[[Canvas], None]
 
 
 @dataclass(frozen=True)
@@ -39,10 +84,9 @@ class LabelledFrame:
         image: its file.
         name: path in the new dataset without suffix, may have folders.
         split: `train`, `val`, `test`, or '' if the export has none.
-        paint: makes the label map: (height, width), class index by name, value of pixels without a
-            label, counter of what is left out -> (H, W) uint8.
-        size: (width, height) of the image that was labelled, if the export states it.
-        embedded: content of the image's file, if the export holds it and there is no such file.
+        paint: paints the labels.
+        size: (width, height) of the labeled image, if the export states it.
+        embedded: content of the image file, if it is in the export and there is no such file.
     """
 
     image: Path
@@ -58,25 +102,25 @@ class Export:
     """The content of an export.
 
     Attributes:
-        form: of which tool, for people.
-        names: the classes in its order, without background.
-        colors: those that it states, by name.
+        form: name of the tool, for messages.
+        names: the classes in the export's order, without background.
+        colours: colors stated in the export, by class name.
         frames: the labeled frames.
-        left_out: what was not taken, with its number.
-        notes: lines for people, on what the export does not state.
+        left_out: counts what is not imported.
+        notes: messages about what the export does not state.
     """
 
     form: str
-    names: list[str]
+    names: list[str] = field(default_factory=list)
     colours: dict[str, Colour] = field(default_factory=dict)
     frames: list[LabelledFrame] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
-
-def _composed(name: str) -> str:
-    """Return a name with accents as single characters; macOS stores them as two."""
-    return unicodedata.normalize("NFC", name)
+    def add_name(self, name: str) -> None:
+        """Add a class, unless it is listed already or is the background."""
+        if name and name not in (*BACKGROUND, *IGNORED, *self.names):
+            self.names.append(name)
 
 
 def by_number(name: str) -> list[tuple[int, str]]:
@@ -93,10 +137,9 @@ class ImageFinder:
         for root in roots:
             if not root.is_dir():
                 raise LabelImportError(f"{root}: no such folder of images")
-            for path in list_files(root):
-                if path.suffix.lower() in SUFFIXES:
-                    self._by_name.setdefault(_composed(path.name), []).append(path)
-                    self._by_name.setdefault(_composed(f"{path.stem}.*"), []).append(path)
+            for path in list_files(root, SUFFIXES):
+                for name in (path.name, f"{path.stem}.*"):
+                    self._by_name.setdefault(composed(name), []).append(path)
 
     def every(self) -> list[Path]:
         """All images, by path; the numbers in it count as numbers."""
@@ -104,19 +147,17 @@ class ImageFinder:
         return sorted(unique, key=lambda path: by_number(str(path)))
 
     def find(self, name: str, near: Path | None = None) -> Path | None:
-        """The image of a name such as `a.png`, `front/a.png`, or `a.*`; None if it is not there.
+        """Return the image named `a.png`, `front/a.png`, or `a.*`, or None if there is none.
 
-        near: preferred if several folders have one; else the one that shares most of the path.
+        If several folders have one, prefers the folder `near`, then the most similar path.
         """
         parts = Path(name.replace("\\", "/")).parts
         if not parts:
             return None
         found = [
             path
-            for path in self._by_name.get(_composed(parts[-1]), [])
-            if not any(
-                folder in ("SegmentationClass", "SegmentationObject") for folder in path.parts
-            )
+            for path in self._by_name.get(composed(parts[-1]), [])
+            if not {"SegmentationClass", "SegmentationObject"} & set(path.parts)
         ]
 
         def fit(path: Path) -> tuple[bool, int]:
@@ -130,25 +171,7 @@ class ImageFinder:
         return max(found, key=fit) if found else None
 
 
-def fill(
-    label: Pixels,
-    points: list[tuple[float, float]],
-    value: int,
-    left_out: Counter[str],
-    where: str,
-) -> None:
-    """Paint a polygon and its outline, as labelme and CVAT do; count those of too few points."""
-    from PIL import Image, ImageDraw
-
-    if len(points) < 3:
-        left_out[f"outlines of {len(points)} points, expected 3 or more ({where})"] += 1
-        return
-    mask = Image.new("1", label.shape[::-1])
-    ImageDraw.Draw(mask).polygon(points, outline=1, fill=1)
-    label[np.array(mask)] = value
-
-
-def check_points(values: Any, where: str) -> list[tuple[float, float]]:
+def check_points(values: Any, where: Path) -> Points:
     """Convert points to (x, y). Raises LabelImportError unless they are finite numbers."""
     try:
         points = [(float(x), float(y)) for x, y in values]
@@ -168,15 +191,8 @@ def stated_size(width: Any, height: Any) -> tuple[int, int] | None:
     return size if min(size) > 0 else None
 
 
-def class_of(name: str, index: dict[str, int], where: str) -> int:
-    """The index of a class. Raises LabelImportError if the export does not list it."""
-    if name not in index:
-        raise LabelImportError(f"{where}: class {name!r} is not in the export's list")
-    return index[name]
-
-
 def split_of(path: Path, root: Path) -> str:
-    """The split in a file's name or folders, as in `train/_annotations.coco.json`."""
+    """Return the split in a file's name or folders, as in `train/_annotations.coco.json`, or ''."""
     parts = path.relative_to(root).parts if path != root else (path.name,)
     for word in re.findall(r"[a-z]+", " ".join(parts).lower()):
         if word in SPLITS:
@@ -184,27 +200,11 @@ def split_of(path: Path, root: Path) -> str:
     return ""
 
 
-def add_name(export: Export, name: str) -> None:
-    """Add a class to the export's list, unless it is there or is the background."""
-    if name and name not in (*BACKGROUND, *IGNORED, *export.names):
-        export.names.append(name)
-
-
-def list_files(root: Path) -> list[Path]:
-    """Files below a folder, sorted; skips hidden ones."""
-    return sorted(
-        path
-        for path in root.rglob("*")
-        if path.is_file() and not any(part.startswith(".") for part in path.relative_to(root).parts)
-    )
-
-
 def read_json(path: Path) -> Any:
     """Read a JSON file. Raises LabelImportError if it is invalid."""
     try:
-        return json.loads(
-            path.read_text(encoding="utf-8-sig")
-        )  # Windows programs write a byte order mark
+        # Windows programs write a byte order mark
+        return json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         raise LabelImportError(f"{path}: not JSON: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
-from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bisenetv2_ros.files.images import SUFFIXES
-from bisenetv2_ros.training.datasets import read_label
+from bisenetv2_ros.training.datasets import list_files, read_label
 from bisenetv2_ros.training.label_forms.common import (
+    NO_IMAGE,
+    NO_LABEL,
+    Canvas,
     Export,
     ImageFinder,
     LabelImportError,
     LabelledFrame,
-    Paint,
-    Pixels,
-    add_name,
     check_points,
-    class_of,
-    fill,
-    list_files,
     read_json,
 )
 
@@ -34,11 +31,10 @@ PNG_NAME = re.compile(r"task-(\d+)-annotation-(\d+)-by-[^-]*-[^-]+-(.+)-(\d+)\.p
 
 
 def read(root: Path, images: ImageFinder) -> Export:
-    """Label Studio's JSON with brushes and polygons, or if there is none, its PNG export."""
-    export = Export("Label Studio", [])
-    paths = [root] if root.is_file() else [p for p in list_files(root) if p.suffix == ".json"]
+    """Read Label Studio's JSON or, if there is none, its PNG export."""
+    export = Export("Label Studio")
     has_tasks = False
-    for path in paths:
+    for path in list_files(root, [".json"]):
         content = read_json(path)
         if not isinstance(content, list):
             continue
@@ -56,21 +52,22 @@ def read(root: Path, images: ImageFinder) -> Export:
                 raise LabelImportError(f"{path}: not Label Studio's JSON: {error!r}") from error
             file = images.find(name) or images.find(re.sub(r"^[0-9a-f]{8}-", "", name))
             if file is None:
-                export.left_out["frames whose image is missing"] += 1
+                export.left_out[NO_IMAGE] += 1
                 continue
             regions = []
             for result in results:
                 value = result.get("value") or {}
                 kind = next((k for k in ("brushlabels", "polygonlabels") if value.get(k)), "")
                 if kind:
-                    add_name(export, str(value[kind][0]))
+                    export.add_name(str(value[kind][0]))
                     regions.append((str(value[kind][0]), value, result))
                 else:
                     export.left_out[f"{result.get('type')} results, which outline no region"] += 1
             if not regions:
-                export.left_out["frames without a label"] += 1
+                export.left_out[NO_LABEL] += 1
                 continue
-            export.frames.append(LabelledFrame(file, file.stem, "", _studio(regions, path)))
+            paint = partial(_paint, regions, path)
+            export.frames.append(LabelledFrame(file, file.stem, "", paint))
     if not has_tasks and root.is_dir():
         _read_masks(root, images, export)
     export.names.sort()
@@ -80,8 +77,8 @@ def read(root: Path, images: ImageFinder) -> Export:
 def _read_masks(root: Path, images: ImageFinder, export: Export) -> None:
     """Read the masks of the PNG export: one for each label of each task.
 
-    It does not say of which image a task is. Tasks are numbered in the order of their upload, so
-    that they are taken as the images in the order of their names, if there are as many.
+    The export does not state the image of a task. Tasks are numbered in the order of upload, so
+    they are paired with the images in the order of names, if there are as many.
     """
     tasks: dict[int, list[tuple[tuple[int, int], str, Path]]] = {}
     for path in list_files(root):
@@ -97,8 +94,9 @@ def _read_masks(root: Path, images: ImageFinder, export: Export) -> None:
         )
     for (_, masks), image in zip(sorted(tasks.items()), every, strict=True):
         for _, name, _ in masks:
-            add_name(export, name)
-        export.frames.append(LabelledFrame(image, image.stem, "", _painted(sorted(masks))))
+            export.add_name(name)
+        paint = partial(_paint_masks, sorted(masks))
+        export.frames.append(LabelledFrame(image, image.stem, "", paint))
     if len(tasks) > 1:
         first, last = min(tasks), max(tasks)
         export.notes.append(
@@ -108,26 +106,20 @@ def _read_masks(root: Path, images: ImageFinder, export: Export) -> None:
         )
 
 
-def _painted(masks: list[tuple[tuple[int, int], str, Path]]) -> Paint:
-    def paint(
-        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
-    ) -> Pixels:
-        label = np.full(size, start, np.uint8)
-        for _, name, path in masks:
-            mask = read_label(path, white=255)
-            if mask.shape != size:
-                raise LabelImportError(
-                    f"{path}: a mask of {mask.shape[1]}x{mask.shape[0]}, expected the frame's "
-                    f"{size[1]}x{size[0]}"
-                )
-            label[mask > 0] = class_of(name, index, str(path))
-        return label
-
-    return paint
+def _paint_masks(masks: list[tuple[tuple[int, int], str, Path]], canvas: Canvas) -> None:
+    height, width = canvas.size
+    for _, name, path in masks:
+        mask = read_label(path, white=255)
+        if mask.shape != canvas.size:
+            raise LabelImportError(
+                f"{path}: a mask of {mask.shape[1]}x{mask.shape[0]}, expected the frame's "
+                f"{width}x{height}"
+            )
+        canvas.label[mask > 0] = canvas.index_of(name, path)
 
 
 def _studio_image(data: dict[str, Any]) -> str:
-    """The file name in a task's data: of an upload, a local file or a web address."""
+    """Return the file name in a task's data: of an upload, a local file or a web address."""
     names = []
     for text in (value for value in data.values() if isinstance(value, str)):
         parsed = urllib.parse.urlparse(text)
@@ -136,42 +128,35 @@ def _studio_image(data: dict[str, Any]) -> str:
     return next((name for name in names if Path(name).suffix.lower() in SUFFIXES), "")
 
 
-def _studio(regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Path) -> Paint:
-    def paint(
-        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
-    ) -> Pixels:
-        label = np.full(size, start, np.uint8)
-        for name, value, result in regions:
-            number = class_of(name, index, str(path))
-            height, width = result.get("original_height"), result.get("original_width")
-            if "rle" in value:
-                if (height, width) != size:
-                    raise LabelImportError(
-                        f"{path}: a brush of {width}x{height}, expected the frame's "
-                        f"{size[1]}x{size[0]}"
-                    )
-                label[decode_brush(value["rle"], size, str(path))] = number
-            else:
-                if (width, height) == size and width != height:
-                    raise LabelImportError(
-                        f"{path}: outlines for {width}x{height}, the frame is {size[1]}x{size[0]}: "
-                        "it was turned"
-                    )
-                scale = np.array([size[1], size[0]]) / 100  # they are per cent
-                corners = np.array(check_points(value.get("points"), str(path))).reshape(-1, 2)
-                points = [(float(x), float(y)) for x, y in corners * scale]
-                fill(label, points, number, left_out, str(path))
-        return label
-
-    return paint
+def _paint(
+    regions: list[tuple[str, dict[str, Any], dict[str, Any]]], path: Path, canvas: Canvas
+) -> None:
+    height, width = canvas.size
+    for name, value, result in regions:
+        number = canvas.index_of(name, path)
+        labeled = result.get("original_width"), result.get("original_height")
+        was = "{}x{}".format(*labeled)
+        if "rle" in value:
+            if labeled != (width, height):
+                expected = f"expected the frame's {width}x{height}"
+                raise LabelImportError(f"{path}: a brush of {was}, {expected}")
+            canvas.label[decode_brush(value["rle"], canvas.size, path)] = number
+        else:
+            if labeled == (height, width) and width != height:
+                raise LabelImportError(
+                    f"{path}: outlines for {was}, the frame is {width}x{height}: it was turned"
+                )
+            points = check_points(value.get("points"), path)  # in percent
+            points = [(x * (width / 100), y * (height / 100)) for x, y in points]
+            canvas.fill(points, number, path)
 
 
-def decode_brush(rle: Any, size: tuple[int, int], where: str = "brush") -> NDArray[np.bool_]:
-    """Decode a brush of Label Studio: run lengths, bit by bit, of RGBA pixels; alpha is the mask.
+def decode_brush(rle: Any, size: tuple[int, int], where: Path | str = "brush") -> NDArray[np.bool_]:
+    """Decode a brush of Label Studio: bit-packed run lengths of RGBA pixels; alpha is the mask.
 
-    After the number of values (32 bits), the bits of a value less one (5) and four widths of
-    lengths less one (4 each), a run is: whether it repeats (1), which width (2), length less one,
-    then one value or that many.
+    The header has the number of values (32 bits), the width of a value minus one (5) and four
+    widths of run lengths minus one (4 each). A run has a flag whether it repeats one value (1), the
+    index of its width (2), its length minus one, then one value or as many as its length.
     """
     try:
         data = np.array(rle, np.int64)

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bisenetv2_ros.labels import Colour
-from bisenetv2_ros.training.datasets import read_label
+from bisenetv2_ros.training.datasets import list_files, pack_rgb, read_label
 from bisenetv2_ros.training.label_forms.common import (
     BACKGROUND,
     IGNORED,
     SPLITS,
+    Canvas,
     Export,
     ImageFinder,
     LabelImportError,
     LabelledFrame,
-    Paint,
-    Pixels,
-    add_name,
-    class_of,
-    list_files,
 )
 
 
 def read(root: Path, images: ImageFinder) -> Export:
     """Read SegmentationClass in the colors of labelmap.txt; also CVAT's "Segmentation mask 1.1"."""
-    export = Export("Pascal VOC", [])
+    export = Export("Pascal VOC")
     folders = sorted({p.parent for p in list_files(root) if p.parent.name == "SegmentationClass"})
     if not folders:
         raise LabelImportError(f"{root}: no folder SegmentationClass")
@@ -35,7 +31,7 @@ def read(root: Path, images: ImageFinder) -> Export:
         colours, numbered = _labelmap(folder.parent / "labelmap.txt")
         for name, colour in colours.items():
             if name not in BACKGROUND + IGNORED:
-                add_name(export, name)
+                export.add_name(name)
                 export.colours[name] = colour
         splits = _voc_splits(folder.parent / "ImageSets" / "Segmentation")
         for path in list_files(folder):
@@ -48,7 +44,8 @@ def read(root: Path, images: ImageFinder) -> Export:
                 export.left_out["labels whose image is missing"] += 1
                 continue
             split = splits.get(name, "")
-            export.frames.append(LabelledFrame(file, name, split, _voc(path, colours, numbered)))
+            paint = partial(_paint, path, colours, numbered)
+            export.frames.append(LabelledFrame(file, name, split, paint))
     return export
 
 
@@ -71,15 +68,15 @@ def _labelmap(path: Path) -> tuple[dict[str, Colour], bool]:
         try:
             red, green, blue = (int(value) for value in rest[0].split(","))
         except (IndexError, ValueError) as error:
-            raise LabelImportError(
-                f"{path}: {line!r}, expected NAME:R,G,B:PARTS:ACTIONS"
-            ) from error
+            expected = "expected NAME:R,G,B:PARTS:ACTIONS"
+            raise LabelImportError(f"{path}: {line!r}, {expected}") from error
         if name in colours or (red, green, blue) in colours.values():
             raise LabelImportError(f"{path}: {line!r}, expected each name and colour once")
         colours[name] = (red, green, blue)
     return colours, False
 
 
+BORDER = (224, 224, 192)  # of objects, in the challenge's masks
 VOC_NAMES = (
     "background", "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair",
     "cow", "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa",
@@ -107,18 +104,7 @@ def _voc_splits(folder: Path) -> dict[str, str]:
     return splits
 
 
-def _voc(path: Path, colours: dict[str, Colour], numbered: bool) -> Paint:
-    def paint(
-        size: tuple[int, int], index: dict[str, int], start: int, left_out: Counter[str]
-    ) -> Pixels:
-        return _by_colour(path, colours, numbered, index, start)
-
-    return paint
-
-
-def _by_colour(
-    path: Path, colours: dict[str, Colour], numbered: bool, index: dict[str, int], start: int
-) -> Pixels:
+def _paint(path: Path, colours: dict[str, Colour], numbered: bool, canvas: Canvas) -> None:
     """Convert an image in the colors of classes to a label map.
 
     Black is unlabeled, and the challenge's border color is ignored, unless they are classes.
@@ -126,14 +112,14 @@ def _by_colour(
     rgb = read_label(path, colours=not numbered).astype(np.int32)
     if rgb.ndim == 2:
         rgb = np.array(_voc_palette(), np.int32)[rgb.clip(max=255)]
-    packed = (rgb[..., 0] << 16) | (rgb[..., 1] << 8) | rgb[..., 2]
-    values = {0: start, (224 << 16) | (224 << 8) | 192: index["__ignore__"]}
-    for name, (red, green, blue) in colours.items():
-        values[(red << 16) | (green << 8) | blue] = class_of(name, index, str(path))
+    packed = pack_rgb(rgb)
+    values = {0: int(canvas.label[0, 0]), int(pack_rgb(BORDER)): canvas.index["__ignore__"]}
+    for name, colour in colours.items():
+        values[int(pack_rgb(colour))] = canvas.index_of(name, path)
     found, inverse = np.unique(packed, return_inverse=True)
     for value in found.tolist():
         if value not in values:
-            colour = (value >> 16, (value >> 8) & 255, value & 255)
-            raise LabelImportError(f"{path}: colour {colour}, expected one of labelmap.txt")
+            shown = (value >> 16, (value >> 8) & 255, value & 255)
+            raise LabelImportError(f"{path}: colour {shown}, expected one of labelmap.txt")
     table = np.array([values[value] for value in found.tolist()], np.uint8)
-    return table[inverse.reshape(packed.shape)]
+    canvas.label = table[inverse.reshape(packed.shape)]
