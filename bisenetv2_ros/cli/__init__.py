@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class UserError(Exception):
@@ -15,6 +17,15 @@ class UserError(Exception):
 
     The message is one line: what was received, what was expected, and where.
     """
+
+
+@contextmanager
+def user_errors(*kinds: type[Exception]) -> Iterator[None]:
+    """Raise errors of these kinds in the block as UserError, with the same message."""
+    try:
+        yield
+    except kinds as error:
+        raise UserError(str(error)) from error
 
 
 def positive_int(text: str) -> int:

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import UserError, positive_int, user_errors
 from bisenetv2_ros.cli.options import OutputFile, picture_size, plot, sample_frames, write_json
 
 if TYPE_CHECKING:
@@ -99,18 +99,15 @@ def run(args: argparse.Namespace) -> int:
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
-    with tempfile.TemporaryDirectory() as directory:
-        try:
-            cases = _cases(args, Path(directory))
-            images = sample_frames(args.source, PICTURES, "--source")
-            if args.frame_size:
-                images = [resize_image(image, args.frame_size) for image in images]
-            turns = -(-args.frames // TURN) * len(cases)
-            with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
-                results, skipped = measure(cases, images, args.frames, bar.update)
-            rooflines, rates = _rooflines(results)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    with tempfile.TemporaryDirectory() as directory, user_errors(ValueError):
+        cases = _cases(args, Path(directory))
+        images = sample_frames(args.source, PICTURES, "--source")
+        if args.frame_size:
+            images = [resize_image(image, args.frame_size) for image in images]
+        turns = -(-args.frames // TURN) * len(cases)
+        with tqdm(total=turns, unit="turn", leave=False, disable=None) as bar:
+            results, skipped = measure(cases, images, args.frames, bar.update)
+        rooflines, rates = _rooflines(results)
     if all(result.case.backend in REFERENCES for result in results):
         raise UserError("; ".join(dict.fromkeys(skipped)))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-from bisenetv2_ros.cli import UserError, positive_float, positive_int
+from bisenetv2_ros.cli import positive_float, positive_int, user_errors
 from bisenetv2_ros.cli.options import (
     picture_size,
     plot,
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
 
     importlib.import_module("rclpy")  # fails here with a one-line error
     set_up_private_graph("benchmark")
-    try:
+    with user_errors(ValueError, GraphError, BackendUnavailable):
         plan = Plan(
             model_path(args.models[0] if args.models else ""),
             args.backend[0] if args.backend else "auto",
@@ -100,8 +100,6 @@ def run(args: argparse.Namespace) -> int:
         pictures = sample_frames(args.source, PICTURES, "--source")
         with tqdm(total=plan.measurements, leave=False, disable=None) as bar:
             report = measure_graph(plan, pictures, bar.update)
-    except (ValueError, GraphError, BackendUnavailable) as error:
-        raise UserError(str(error)) from error
     print(machine_line())
     print(
         f"{plan.model.stem} on {report.runs_on}, mask only, frames of {args.source}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import positive_int, user_errors
 from bisenetv2_ros.cli.options import write_json
 
 
@@ -31,10 +31,8 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from bisenetv2_ros.benchmark import training_step as benchmark
 
-    try:
+    with user_errors(ValueError):
         facts = benchmark.run(args)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     width, height = facts["crop"]
     print(
         f"{facts['recipe']}, batch {facts['batch_size']} of {width}x{height}, "

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, refuse_overwriting
 
 if TYPE_CHECKING:
@@ -66,10 +66,8 @@ def run(args: argparse.Namespace) -> int:
     if args.sheet:
         refuse_overwriting(args.sheet, args.data)
     splits = args.split or ["train", "val"]
-    try:
+    with user_errors(DatasetError):
         datasets = {split: load_dataset(args.dataset, args.data, split) for split in splits}
-    except DatasetError as error:
-        raise UserError(str(error)) from error
     faults = 0
 
     def report(fault: str | None) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import UserError, user_errors
 from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder, add_training_options
 
 
@@ -73,13 +73,11 @@ def run(args: argparse.Namespace) -> int:
         print(f"fold {fold}:")
         if status := main(words, verb="train"):
             return status
-        try:
+        with user_errors(FoldError, ValueError):
             recipe = recipe_from_dict(read_run_header(folder)["recipe"], str(folder))
             if not is_complete(folder, recipe):
                 print("give the same command again to go on")
                 return 1
             scores[fold] = last_scores(folder)
-        except (FoldError, ValueError) as error:
-            raise UserError(str(error)) from error
     print(table(scores))
     return 0

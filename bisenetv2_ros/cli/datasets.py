@@ -6,7 +6,7 @@ import argparse
 import textwrap
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 
 if TYPE_CHECKING:
     from bisenetv2_ros.training.dataset_files import DatasetFile
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.name in (FOLDER, SYNTHETIC):
         print(OWN, end="")
         return 0
-    try:
+    with user_errors(DatasetError):
         if args.name:
             print(_describe(args.name, dataset_file(args.name)))
             return 0
@@ -64,8 +64,6 @@ def run(args: argparse.Namespace) -> int:
             content = known_dataset(name)
             print(f"{name:<20} {len(content.labels):>3} classes  {content.title}")
             print(f"{'':<33} licence: {content.licence}\n{'':<33} {content.where}")
-    except DatasetError as error:
-        raise UserError(str(error)) from error
     print(f"{FOLDER:<20}  your own frames and labels: `bisenetv2 datasets {FOLDER}`")
     print(f"{SYNTHETIC:<20}  11 classes  street scenes rendered by the package")
     return 0

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError, positive_float, positive_int
+from bisenetv2_ros.cli import positive_float, positive_int, user_errors
 from bisenetv2_ros.cli.options import OutputFolder, add_bag_options, set_up_private_graph
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.run import ENDLESS_FRAMES, ENDLESS_SECONDS, frame_count, run_demo
@@ -71,11 +71,9 @@ The output directory gets images, video.mp4, summary.json and the logs of both p
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo; 0 when masks came for the source."""
-    try:
+    with user_errors(ValueError):
         model = read_model_file(model_path(args.model))
         total = frame_count(args)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     args.output.mkdir(parents=True, exist_ok=True)
     set_up_private_graph("demo")
     try:

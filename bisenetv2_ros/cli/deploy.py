@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder
 
 
@@ -44,10 +44,8 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.deploy import deploy, table
     from bisenetv2_ros.training.export import ExportError
 
-    try:
+    with user_errors(ValueError, ExportError, BackendUnavailable):
         deployed = deploy(args.run, args.output, args.data, args.licence)
-    except (ValueError, ExportError, BackendUnavailable) as error:
-        raise UserError(str(error)) from error
     print("", *table(deployed), "", sep="\n")
     print(f"card: {args.output / 'MODEL_CARD.md'}")
     print(f"run it: ros2 launch bisenetv2_ros segment.launch.py model:={args.output.resolve()}")

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import UserError, user_errors
 from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder, write_json
 from bisenetv2_ros.files.paths import refuse_overwriting
 
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
 
-    try:
+    with user_errors(ValueError, BackendUnavailable):
         predict, labels, trained_on, facts, skips = _open_model(args)
         kind = args.dataset or trained_on
         dataset = load_dataset_of(labels, args.model, kind, args.data or Path(), args.split)
@@ -139,8 +139,6 @@ def run(args: argparse.Namespace) -> int:
             matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else None)
             if len(damaged) == len(dataset):
                 raise DatasetError(f"every one of {len(dataset)} samples is damaged")
-    except (ValueError, BackendUnavailable) as error:
-        raise UserError(str(error)) from error
 
     result = scores(matrix)
     facts["data"] = f"{kind}, {args.split} split, {len(dataset)} frames"
@@ -153,10 +151,8 @@ def run(args: argparse.Namespace) -> int:
     content = _as_json(result, matrix, labels, {**facts, "dataset": kind, "split": args.split})
     write_json(args.json, content)
     if args.report:
-        try:
+        with user_errors(ReportError):
             print(write_report(args.report, Path(args.model).stem, matrix, gallery, facts))
-        except ReportError as error:
-            raise UserError(str(error)) from error
     return 0
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import UserError, positive_int, user_errors
 from bisenetv2_ros.cli.options import OutputFolder, add_source_options
 from bisenetv2_ros.offline.extract import PRELABELS
 
@@ -84,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         damaged[str(error)] = None
 
     needs_model = args.every is None or args.prelabels != "none"
-    try:
+    with user_errors(ValueError, BackendUnavailable, InferenceError):
         source = open_source(
             args.source, topics=args.topic, encodings=args.image_encoding, on_damaged=skip
         )
@@ -94,8 +94,6 @@ def run(args: argparse.Namespace) -> int:
         )
         labelling = segmenter if args.prelabels != "none" else None
         extracted = ExtractedSet(args.output, args.source, labelling, args.prelabels)
-    except (ValueError, BackendUnavailable, InferenceError) as error:
-        raise UserError(str(error)) from error
 
     def frames() -> Iterator[Frame]:
         total = source.count if args.frames is None else args.frames

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import UserError, positive_int, user_errors
 from bisenetv2_ros.cli.options import OutputFolder, calibration_frames, picture_size
 
 COMPARED = 4  # frames on which torch and the runtimes are compared
@@ -82,10 +82,8 @@ def run(args: argparse.Namespace) -> int:
     entry = _known()[args.name]
     url = args.url or str(entry["url"])
     output = args.output or Path(args.name)
-    try:
+    with user_errors(ValueError):
         check_output(output, is_folder=True)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if output.exists() and any(output.iterdir()):
         raise UserError(f"{output}: is not empty, expected a new folder (-o)")
     if not all(digit in "0123456789abcdefABCDEF" for digit in args.sha256):
@@ -99,14 +97,11 @@ def run(args: argparse.Namespace) -> int:
         bar.total = total or None
         bar.update(done - bar.n)
 
-    try:
-        with bar:
-            found = download(url, path, args.sha256 or _published(entry, url), progress)
-    except DownloadError as error:
-        raise UserError(str(error)) from error
+    with user_errors(DownloadError), bar:
+        found = download(url, path, args.sha256 or _published(entry, url), progress)
     print(f"{path}: SHA-256 {found}")
     size = args.size or tuple(entry["size"])
-    try:
+    with user_errors(ValueError):
         try:
             imported = read_public_weights(path)
         except ValueError:
@@ -118,8 +113,6 @@ def run(args: argparse.Namespace) -> int:
         output.mkdir(parents=True, exist_ok=True)
         write_run(imported, output / "run", path.name, size)
         trained = load_network(output / "run")
-    except ValueError as error:
-        raise UserError(str(error)) from error
     print(f"{imported.layout}, {len(imported.labels)} classes: {', '.join(imported.labels.names)}")
 
     info = ModelInfo(
@@ -132,10 +125,8 @@ def run(args: argparse.Namespace) -> int:
         licence=str(entry["licence"]),
     )
     network = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std)
-    try:
+    with user_errors(ExportError, BackendUnavailable):
         files = write_precisions(network, info, output, frames[:COMPARED], frames, print)
-    except (ExportError, BackendUnavailable) as error:
-        raise UserError(str(error)) from error
     for file in files.values():
         print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     print(f"source: {entry['source']}\nlicence: {entry['licence']}\npublished: {entry['score']}")

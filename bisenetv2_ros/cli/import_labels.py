@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import UserError, user_errors
 from bisenetv2_ros.cli.options import DatasetFolder, OutputFolder
 
 FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
@@ -82,18 +82,13 @@ def run(args: argparse.Namespace) -> int:
     def skip(error: ValueError) -> None:
         print(f"bisenetv2 import-labels: skipped {error}", file=sys.stderr)
 
-    try:
-        with tempfile.TemporaryDirectory() as scratch:
-            root = args.export
-            if root.suffix.lower() == ".zip" and root.is_file():
-                root = _unpack(root, Path(scratch))
-            labels = read_classes(args.classes) if args.classes else None
-            export = read_export(root, args.images, args.form)
-            labels, written = write_folder(
-                export, args.output, labels, args.background, args.val, skip
-            )
-    except DatasetError as error:
-        raise UserError(str(error)) from error
+    with user_errors(DatasetError), tempfile.TemporaryDirectory() as scratch:
+        root = args.export
+        if root.suffix.lower() == ".zip" and root.is_file():
+            root = _unpack(root, Path(scratch))
+        labels = read_classes(args.classes) if args.classes else None
+        export = read_export(root, args.images, args.form)
+        labels, written = write_folder(export, args.output, labels, args.background, args.val, skip)
     splits = ", ".join(f"{n} {split}" if split else f"{n}" for split, n in written.frames.items())
     print(f"{args.output}: {splits or 'no'} frames of {export.form}, {len(labels)} classes")
     total = max(1, sum(written.pixels.values()))

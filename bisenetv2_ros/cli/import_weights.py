@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import OutputFolder, picture_size
 
 
@@ -50,12 +50,10 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.training.dataset_layouts import read_classes
     from bisenetv2_ros.training.import_weights import read_public_weights, write_run
 
-    try:
+    with user_errors(ValueError):
         labels = read_classes(args.classes) if args.classes else None
         found = read_public_weights(args.file, labels)
         folder = write_run(found, args.output, args.file.name, args.size)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     print(f"{args.file}: {found.layout}, {len(found.labels)} classes of {found.labels.name}")
     print(f"{len(found.weights)} tensors taken over")
     if found.left_out:

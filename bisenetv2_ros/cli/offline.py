@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import UserError, user_errors
 from bisenetv2_ros.cli.options import excerpt
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def segment_source(
     from bisenetv2_ros.sources.frame_source import open_source
 
     faults = Faults(verb)
-    try:
+    with user_errors(ValueError, BackendUnavailable, InferenceError):
         source = open_source(
             args.source,
             topics=args.topic,
@@ -56,8 +56,6 @@ def segment_source(
         refuse_overwriting(outputs, source.inputs)
         regions = parse_regions(args.region, source.cameras)
         segmenter = Segmenter(args.model, backend=args.backend, device=args.device)
-    except (ValueError, BackendUnavailable, InferenceError) as error:
-        raise UserError(str(error)) from error
     print(
         f"{segmenter.model.name} on {segmenter.backend.name}, {segmenter.backend.device}",
         file=sys.stderr,
@@ -68,7 +66,5 @@ def segment_source(
     except ValueError as error:
         more = f" and {len(args.source) - 1} more" if len(args.source) > 1 else ""
         raise UserError(f"{args.source[0]}{more}: {error}") from error
-    try:
+    with user_errors(SourceError):
         return segment_frames(source, segmenter, results, faults, output, args.frames)
-    except SourceError as error:
-        raise UserError(str(error)) from error

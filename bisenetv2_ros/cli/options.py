@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import UserError, positive_int, user_errors
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.system.signals import interrupt_once
 
@@ -131,11 +131,9 @@ def refuse_overwriting(path: Path, *sources: Path) -> None:
     """Raise UserError if the new file `path` is one of its sources or cannot be written."""
     from bisenetv2_ros.files.paths import check_output, refuse_overwriting
 
-    try:
+    with user_errors(ValueError):
         check_output(path)
         refuse_overwriting([path], sources)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def sample_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
@@ -295,10 +293,8 @@ def set_up_ros(verb: str) -> None:
     """
     from bisenetv2_ros.node import environment
 
-    try:
+    with user_errors(ValueError):
         environment.set_up(verb)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def set_up_private_graph(verb: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import OutputFile, add_metric_option, refuse_overwriting
 
 
@@ -45,15 +45,13 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.convert.relabel import read_class_map, relabel_model
     from bisenetv2_ros.model_file import model_path, read_model_file
 
-    try:
+    with user_errors(ValueError):
         source = model_path(args.model)
         before = read_model_file(source).info.labels
         class_map = read_class_map(args.classes, before)
         path = args.output or Path(f"{source.stem}_{class_map.labels.name}.onnx")
         refuse_overwriting(path, source, args.classes)
         relabel_model(source, class_map, path, dict(args.metric))
-    except ValueError as error:
-        raise UserError(str(error)) from error
     print(f"{path}:")
     for number, name in enumerate(class_map.labels.names):
         members = [

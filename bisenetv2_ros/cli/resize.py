@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import (
     OutputFile,
     add_metric_option,
@@ -53,13 +53,11 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.convert.input_size import resize_model
     from bisenetv2_ros.model_file import model_path, read_model_file
 
-    try:
+    with user_errors(ValueError):
         source = read_model_file(model_path(args.model))
         path = args.output or Path(_renamed(source.name, source.info.input_size, args.size))
         refuse_overwriting(path, source.path)
         model = resize_model(source, args.size, path, dict(args.metric))
-    except ValueError as error:
-        raise UserError(str(error)) from error
     (width, height), (old_width, old_height) = model.info.input_size, source.info.input_size
     share = width * height / (old_width * old_height)
     print(f"{path}: {width}x{height}, {share:.0%} of the pixels of {old_width}x{old_height}")
