@@ -27,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from bisenetv2_ros.labels import LabelSet, label_set_from_dict
+from bisenetv2_ros.model_file import ModelInfo
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
 
@@ -58,17 +59,28 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """A network with its last weights in evaluation mode, and facts about its run.
-
-    data_folder: of the run's dataset, if recorded.
-    """
+    """A network with its last weights in evaluation mode, and facts about its run."""
 
     network: BiSeNetV2
     recipe: Recipe
     labels: LabelSet
     step: int
     revision: str
-    data_folder: Path | None = None
+    data_folder: Path | None = None  #: of the run's dataset, if recorded
+
+    def model_info(self, licence: str, **changes: Any) -> ModelInfo:
+        """Return the metadata of its float32 model file, with `changes` to the fields."""
+        fields: dict[str, Any] = {
+            "labels": self.labels,
+            "dataset": Path(self.recipe.dataset).stem,  # may be the path of a YAML file
+            "input_size": self.recipe.input_size,
+            "precision": "float32",
+            "metrics": {},
+            "source_revision": self.revision,
+            "licence": licence,
+            "trained_on": self.recipe.train_split,
+        }
+        return ModelInfo(**{**fields, **changes})
 
 
 def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
@@ -90,8 +102,12 @@ def save_checkpoint(run: Path, checkpoint: Checkpoint, keep: int = 2) -> Path:
         for name in ("model", "ema", "momentum"):
             tensors = getattr(checkpoint, name)
             if tensors:
+                path = partial / f"{name}.safetensors"
                 contiguous = {key: value.cpu().contiguous() for key, value in tensors.items()}
-                _save_tensors(contiguous, partial / f"{name}.safetensors")
+                try:
+                    save_file(contiguous, path)
+                except SafetensorError as error:  # also for a full disk
+                    raise OSError(errno.EIO, str(error), str(path)) from error
         state = {"step": checkpoint.step, **checkpoint.state}
         (partial / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
         for path in (*partial.iterdir(), partial):
@@ -134,14 +150,7 @@ def load_checkpoint(folder: Path) -> Checkpoint:
         for name in ("model", "ema", "momentum")
         if name == "model" or (folder / f"{name}.safetensors").is_file()
     }
-    step = state.pop("step")
-    return Checkpoint(
-        step=step,
-        model=tensors["model"],
-        ema=tensors.get("ema", {}),
-        momentum=tensors.get("momentum", {}),
-        state=state,
-    )
+    return Checkpoint(step=state.pop("step"), state=state, **tensors)
 
 
 def read_state(folder: Path) -> dict[str, Any]:
@@ -185,17 +194,16 @@ def run_of(path: Path) -> Path:
 
     Raises CheckpointError, naming the path and what was expected there.
     """
-    if not path.exists():
-        raise CheckpointError(
-            f"{path}: there is none, expected a run folder with recipe.json, or a checkpoint"
-        )
     full = path.absolute()
     runs = [path]
     runs += [folder.parent for folder in (full, full.parent) if folder.name == "checkpoints"]
-    for run in runs:
+    for run in runs if path.exists() else ():
         if (run / "recipe.json").is_file():
             return run
-    raise CheckpointError(f"{path}: expected a run folder with recipe.json, or a checkpoint")
+    absent = "" if path.exists() else "there is none, "
+    raise CheckpointError(
+        f"{path}: {absent}expected a run folder with recipe.json, or a checkpoint"
+    )
 
 
 def load_network(path: str | Path) -> TrainedNetwork:
@@ -233,13 +241,6 @@ def load_network(path: str | Path) -> TrainedNetwork:
         str(header.get("revision", "unknown")),
         Path(header["data_folder"]) if header.get("data_folder") else None,
     )
-
-
-def _save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:  # also for a full disk
-        raise OSError(errno.EIO, str(error), str(path)) from error
 
 
 def _load_tensors(path: Path) -> dict[str, Tensor]:

@@ -118,6 +118,38 @@ class FileDataset:
         return [path for path in every if path not in paired]
 
 
+class Part:
+    """At most `count` samples of a dataset, spread evenly over it."""
+
+    def __init__(self, whole: Dataset, count: int) -> None:
+        self.whole, self.count = whole, min(count, len(whole))
+        self.labels = whole.labels
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.whole[index * len(self.whole) // self.count]
+
+
+def read_some(dataset: Dataset, count: int) -> list[Sample]:
+    """Read at most `count` samples, spread evenly; skips damaged ones.
+
+    Raises DatasetError if none can be read.
+    """
+    part = Part(dataset, count)
+    samples = []
+    problem = DatasetError(f"{dataset.labels.name}: no frames")
+    for index in range(len(part)):
+        try:
+            samples.append(part[index])
+        except DatasetError as error:
+            problem = error
+    if not samples:
+        raise problem
+    return samples
+
+
 SCENE_SPLITS = {"train": (512, 100_000), "val": (50, 900_000), "test": (50, 950_000)}
 
 

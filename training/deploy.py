@@ -12,10 +12,8 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +24,7 @@ from bisenetv2_ros.model_file import ModelInfo, read_model_file, write_model_fil
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.training.checkpoint import TrainedNetwork, load_network, read_run_header, run_of
 from bisenetv2_ros.training.dataset_layouts import load_dataset_of
-from bisenetv2_ros.training.datasets import Dataset, DatasetError
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Part, read_some, reraise
 from bisenetv2_ros.training.evaluate import Mask, evaluate
 from bisenetv2_ros.training.export import DeployedModel, export_model
 from bisenetv2_ros.training.run_record import Say
@@ -44,21 +42,13 @@ class DeployError(ValueError):
 
 @dataclass(frozen=True)
 class Deployed:
-    """A file and its measurements.
-
-    Attributes:
-        path: the file.
-        result: its scores on the validation split.
-        agreement: fraction of the pixels with the float32 file's class, 0..1.
-        milliseconds: median time of a frame, resize and network.
-        runs_on: backend and device of that time.
-    """
+    """A model file and its measurements."""
 
     path: Path
-    result: Scores
-    agreement: float
-    milliseconds: float
-    runs_on: str
+    result: Scores  #: on the validation split
+    agreement: float  #: fraction of the pixels with the float32 file's class, 0..1
+    milliseconds: float  #: median time of resize and network for one frame
+    runs_on: str  #: backend and device of that time
 
 
 def deploy(
@@ -69,21 +59,19 @@ def deploy(
     Args:
         run: folder of a run or of one checkpoint.
         folder: new or empty; its name is the model's.
-        data: folder of the dataset; None for the one that the run was trained on.
-        licence: of weights and training data, kept in the files.
-        say: receives a line for each step.
+        data: folder of the dataset; None takes that of the run.
+        licence: license of weights and training data, stored in the files.
+        say: receives a message for each step.
 
     Returns:
-        The files. If int8 masks differ too much from float32's, int8 is left out, with a message.
+        The files; int8 is missing if its masks differ too much from float32's.
 
     Raises:
-        DeployError: if the folder is in use or the dataset is not there.
+        DeployError: if the folder is in use or the dataset is missing.
         CheckpointError, DatasetError, ExportError: if run or data cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise DeployError(f"{folder}: in use, expected a new folder")
-    if data is not None and not data.is_dir():
-        raise DeployError(f"{data}: no such folder, expected that of the dataset")
     trained = load_network(run)
     recipe, labels = trained.recipe, trained.labels
     data = data or trained.data_folder
@@ -94,16 +82,7 @@ def deploy(
         load_dataset_of(labels, run, recipe.dataset, data, split)
         for split in (recipe.train_split, recipe.val_split)
     )
-    info = ModelInfo(
-        labels=labels,
-        dataset=Path(recipe.dataset).stem,  # for a user's own dataset it is the path of a YAML file
-        input_size=recipe.input_size,
-        precision="float32",
-        metrics={},
-        source_revision=trained.revision,
-        licence=licence,
-        trained_on=recipe.train_split,
-    )
+    info = trained.model_info(licence)
     network = DeployedModel(trained.network, recipe.mean, recipe.std)
     compared = _frames(validation, COMPARED_FRAMES)
     folder.mkdir(parents=True, exist_ok=True)
@@ -116,8 +95,18 @@ def deploy(
     else:
         for file in deployed:
             _write_scores(file, score)
-    counts = len(training), len(validation)
-    card = _card(folder, trained, run, data, deployed, *counts, licence, bool(split))
+    start = read_run_header(run_of(run)).get("start") or {}
+    memory = ", which it was trained on: these scores measure memory" if split else ""
+    facts = {
+        "data": f"{labels.name} ({recipe.dataset}) in `{data}`",
+        "trained on": f"{len(training)} frames (`{recipe.train_split}`)",
+        "scored on": f"{len(validation)} frames (`{recipe.val_split}`){memory}",
+        "steps": f"{trained.step} of {recipe.batch_size} frames, recipe `{recipe.name}`",
+        "started from": start.get("source", "random weights"),
+        "code": trained.revision,
+        "licence": licence,
+    }
+    card = _card(folder, trained, deployed, facts)
     (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
     return deployed
 
@@ -133,19 +122,19 @@ def write_precisions(
     """Write `FOLDER/NAME_PRECISION.onnx` in float32, float16 and int8; NAME is the folder's.
 
     Args:
-        network: with its normalization.
-        info: of the files, but for the precision.
-        folder: is there.
-        compared: frames, (H, W, 3) uint8 RGB, on which a file must do what the network does.
-        calibration: frames on which int8's ranges are measured.
-        say: receives a line for each step.
+        network: the network with its normalization.
+        info: metadata of the files, except for the precision.
+        folder: an existing folder.
+        compared: frames, (H, W, 3) uint8 RGB, on which a file must reproduce the network's masks.
+        calibration: frames to measure the ranges of int8 on.
+        say: receives a message for each step.
 
     Returns:
-        The files by precision. int8 is missing, and that is told, if its masks are too far from
+        The files by precision. int8 is missing, with a message, if its masks differ too much from
         float32's.
 
     Raises:
-        ExportError: if a runtime does not give the network's masks.
+        ExportError: if a runtime does not reproduce the network's masks.
     """
     paths = {p: folder / f"{folder.name}_{p}.onnx" for p in ("float32", "float16", "int8")}
     for precision in ("float32", "float16"):
@@ -162,7 +151,7 @@ def write_precisions(
 
 
 def table(deployed: list[Deployed]) -> list[str]:
-    """Lines of a Markdown table of the files, the same for terminal and card."""
+    """Return the lines of a Markdown table of the files, for terminal and card."""
     header = ("file", "MB", "mIoU %", "as float32 %", "ms", "on")
     rows = [
         (
@@ -184,41 +173,20 @@ def table(deployed: list[Deployed]) -> list[str]:
 
 
 def _frames(dataset: Dataset, count: int) -> list[np.ndarray]:
-    """At most this many frames, (H, W, 3) uint8 RGB, spread over a split; skips damaged ones."""
-    count = min(count, len(dataset))
-    frames = []
-    problem: DatasetError | None = None
-    for i in range(count):
-        try:
-            frames.append(dataset[i * len(dataset) // count].image)
-        except DatasetError as error:
-            problem = error
-    if not frames:
-        raise problem or DatasetError(f"{dataset.labels.name}: no frames")
-    return frames
-
-
-class _Part:
-    """Every n-th sample of a large dataset."""
-
-    def __init__(self, whole: Dataset, count: int) -> None:
-        self.whole, self.count = whole, min(count, len(whole))
-        self.labels = whole.labels
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __getitem__(self, index: int) -> Any:
-        return self.whole[index * len(self.whole) // self.count]
+    return [sample.image for sample in read_some(dataset, count)]
 
 
 def _score(
     paths: dict[str, Path], validation: Dataset, skip_damaged: bool, say: Say
 ) -> list[Deployed]:
-    part = _Part(validation, SCORED_FRAMES)
+    part = Part(validation, SCORED_FRAMES)
     expected: list[Mask] = []  # the float32 file's masks of the first frames
     timed = _frames(part, TIMED_FRAMES)
     deployed = []
+
+    def leave_out(error: DatasetError) -> None:
+        say(f"left out: {error}")
+
     for precision, path in paths.items():
         say(f"scoring {precision} on {len(part)} frames of the validation split")
         with Segmenter(path) as segmenter:
@@ -232,10 +200,7 @@ def _score(
                     masks.append(mask)
                 return mask
 
-            damaged: Callable[[DatasetError], None] | None = (
-                (lambda error: say(f"left out: {error}")) if skip_damaged else None
-            )
-            matrix = evaluate(predict, part, on_damaged=damaged)
+            matrix = evaluate(predict, part, on_damaged=leave_out if skip_damaged else reraise)
             seconds = [segmenter(frame).inference_seconds for frame in timed]
             runs_on = f"{segmenter.backend.name}, {segmenter.backend.device}"
         expected = expected or masks
@@ -256,26 +221,16 @@ def _write_scores(file: Deployed, name: str) -> None:
 
 
 def _card(
-    folder: Path,
-    trained: TrainedNetwork,
-    run: Path,
-    data: Path,
-    deployed: list[Deployed],
-    training: int,
-    validation: int,
-    licence: str,
-    memorized: bool,
+    folder: Path, trained: TrainedNetwork, deployed: list[Deployed], facts: dict[str, str]
 ) -> str:
-    recipe, labels = trained.recipe, trained.labels
-    width, height = recipe.input_size
-    start = read_run_header(run_of(run))
-    source = (start.get("start") or {}).get("source", "random weights")
+    labels = trained.labels
+    width, height = trained.recipe.input_size
     best = deployed[-1]
-    memory = ", which it was trained on: these scores measure memory" if memorized else ""
     iou = "\n".join(
         f"| {name} | {'-' if np.isnan(value) else f'{100 * value:.1f}'} |"
         for name, value in zip(labels.names, best.result.iou, strict=True)
     )
+    history = "\n".join(f"| {name} | {value} |" for name, value in facts.items())
     return f"""\
 # {folder.name}
 
@@ -305,13 +260,7 @@ pixels with the float32 file's class; ms the median time of a frame on the machi
 
 | | |
 |---|---|
-| data | {labels.name} ({recipe.dataset}) in `{data}` |
-| trained on | {training} frames (`{recipe.train_split}`) |
-| scored on | {validation} frames (`{recipe.val_split}`){memory} |
-| steps | {trained.step} of {recipe.batch_size} frames, recipe `{recipe.name}` |
-| started from | {source} |
-| code | {trained.revision} |
-| licence | {licence} |
+{history}
 
 The scores hold for frames like those of the validation split: other places, seasons, light and
 cameras score lower. Nothing here says that the model is fit for a safety function.

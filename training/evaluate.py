@@ -25,7 +25,7 @@ from bisenetv2_ros.metrics import confusion_matrix
 from bisenetv2_ros.model_file import NO_CLASS
 from bisenetv2_ros.resize import resize_image, resize_mask
 from bisenetv2_ros.training.dataset_files import known_dataset
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, reraise
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -56,7 +56,7 @@ def evaluate(
     predict: Callable[[Mask], Mask],
     dataset: Dataset,
     on_sample: Callable[[Sample, Mask], None] | None = None,
-    on_damaged: Callable[[DatasetError], None] | None = None,
+    on_damaged: Callable[[DatasetError], None] = reraise,
 ) -> NDArray[np.int64]:
     """Confusion matrix (C, C + 1) of a predictor over a dataset, by `metrics.confusion_matrix`.
 
@@ -64,8 +64,7 @@ def evaluate(
         predict: frame (H, W, 3) uint8 RGB of any size -> mask (h, w) uint8 of any size.
         dataset: labeled frames.
         on_sample: receives each sample with its mask at the label's size.
-        on_damaged: receives what is wrong with a sample that is then passed over; without it, such
-            a sample raises DatasetError.
+        on_damaged: receives the error of each damaged sample, which is then left out.
     """
     classes = len(dataset.labels)
     total = np.zeros((classes, classes + 1), np.int64)
@@ -73,8 +72,6 @@ def evaluate(
         try:
             sample = read()
         except DatasetError as error:
-            if on_damaged is None:
-                raise
             on_damaged(error)
             continue
         height, width = sample.label.shape

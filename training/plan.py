@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bisenetv2_ros.training.checks import check_classes, check_fit
-from bisenetv2_ros.training.datasets import Dataset, DatasetError
+from bisenetv2_ros.training.datasets import Dataset, read_some
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.outlook import Outlook, measure
 from bisenetv2_ros.training.recipe import Recipe, recipe_from_dict
@@ -187,17 +187,8 @@ def frame_size(dataset: Dataset) -> tuple[tuple[int, int], bool]:
     Raises:
         DatasetError: if none of them can be read.
     """
-    sizes: collections.Counter[tuple[int, int]] = collections.Counter()
-    problem: DatasetError | None = None
-    count = min(LOOKED_AT, len(dataset))
-    for i in range(count):
-        try:
-            height, width = dataset[i * len(dataset) // count].label.shape
-            sizes[width, height] += 1
-        except DatasetError as error:
-            problem = error
-    if not sizes:
-        raise problem or DatasetError(f"{dataset.labels.name}: no frames")
+    shapes = (sample.label.shape for sample in read_some(dataset, LOOKED_AT))
+    sizes = collections.Counter((width, height) for height, width in shapes)
     return sizes.most_common(1)[0][0], len(sizes) == 1
 
 

@@ -20,12 +20,17 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from bisenetv2_ros.opencv import resize
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset, reraise
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.transforms import Augmentation, Pixels, mix_classes
 
 LOADER_TIMEOUT = 300  # seconds without a batch after which a data worker counts as dead
+
+# The recipe's keys that are fields of `Augmentation`.
+AUGMENTATION_KEYS = (
+    *("crop", "scales", "scale_range", "flip", "jitter", "gamma", "blur", "shadow", "noise"),
+)
 
 # images (n, h, w, 3) uint8, labels (n, h, w) uint8, damaged samples passed over (n,) int64
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -42,17 +47,9 @@ class TrainingStream(TorchDataset[Batch]):
         self.dataset = dataset
         self.recipe = recipe
         self.augment = Augmentation(
-            crop=recipe.crop,
-            scales=recipe.scales,
-            scale_range=recipe.scale_range,
-            flip=recipe.flip,
-            jitter=recipe.jitter,
-            gamma=recipe.gamma,
-            blur=recipe.blur,
-            shadow=recipe.shadow,
-            noise=recipe.noise,
             fill=tuple(round(255 * m) for m in recipe.mean),  # type: ignore[arg-type]
             ignore_index=dataset.labels.ignore_index,
+            **{key: getattr(recipe, key) for key in AUGMENTATION_KEYS},
         )
 
     def __getitem__(self, k: int) -> Batch:
@@ -198,12 +195,11 @@ def _start_worker(_: int) -> None:
 
 
 def class_weights(
-    dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] | None = None
+    dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] = reraise
 ) -> Tensor | None:
     """Loss weight of each class over a dataset (see `Recipe.class_weights`), (C,) float32.
 
-    on_damaged: receives what is wrong with a sample that is then left out; without it, such a
-    sample raises DatasetError.
+    on_damaged: receives the error of each damaged sample, which is then left out.
     """
     if kind == "none":
         return None
@@ -212,8 +208,6 @@ def class_weights(
         try:
             label = dataset[index].label
         except DatasetError as error:
-            if on_damaged is None:
-                raise
             on_damaged(error)
             continue
         counts += np.bincount(label.ravel(), minlength=256)[: len(counts)]

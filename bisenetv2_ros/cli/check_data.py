@@ -39,7 +39,7 @@ examples:
 """
     parser.add_argument("--dataset", required=True, help="name of a dataset, or its YAML file")
     parser.add_argument(
-        "--data", action=DatasetFolder, default=Path(), metavar="DIR", help="folder of the dataset"
+        "--data", action=DatasetFolder, default=Path(), help="folder of the dataset"
     )
     parser.add_argument(
         "--split", action="append", help="split to check, may be repeated (default: train and val)"
@@ -48,7 +48,6 @@ examples:
         "--sheet",
         action=OutputFile,
         suffixes=(".html", ".png", ".jpg"),
-        metavar="FILE",
         help="write a contact sheet of frames under their labels: .html, .png or .jpg",
     )
 
@@ -110,14 +109,12 @@ def run(args: argparse.Namespace) -> int:
 
 def _shares(splits: list[SplitFacts]) -> str:
     """A table of the fraction of each class in the labeled pixels of each split."""
+    from bisenetv2_ros.benchmark.tables import aligned
+
     names = splits[0].labels.names
-    width = max(len("labelled"), *map(len, names))
-    lines = [f"{'pixels %':<{width}}" + "".join(f"  {facts.name:>7}" for facts in splits)]
-    for index, name in enumerate(names):
-        shares = (100 * facts.shares()[index] for facts in splits)
-        lines.append(f"{name:<{width}}" + "".join(f"  {share:>7.3f}" for share in shares))
-    labelled = (
-        100 * facts.pixels[: len(names)].sum() / max(1, facts.pixels.sum()) for facts in splits
-    )
-    lines.append(f"{'labelled':<{width}}" + "".join(f"  {share:>7.3f}" for share in labelled))
-    return "\n".join(lines)
+    columns = [("pixels %", *names, "labeled")]
+    for facts in splits:
+        labeled = facts.pixels[: len(names)].sum() / max(1, facts.pixels.sum())
+        shares = (f"{100 * share:.3f}" for share in (*facts.shares(), labeled))
+        columns.append((facts.name, *shares))
+    return "\n".join(aligned(list(zip(*columns, strict=True)), 1))

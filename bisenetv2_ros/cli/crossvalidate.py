@@ -24,9 +24,7 @@ examples:
       --output runs/folds iterations=1000
 """
     parser.add_argument("--config", required=True, metavar="NAME|FILE", help="recipe")
-    parser.add_argument(
-        "--data", action=DatasetFolder, required=True, metavar="DIR", help="folder of the dataset"
-    )
+    parser.add_argument("--data", action=DatasetFolder, required=True, help="folder of the dataset")
     parser.add_argument(
         "--folds",
         required=True,
@@ -39,11 +37,7 @@ examples:
         help="splits whose frames are divided into folds (default: %(default)s)",
     )
     parser.add_argument(
-        "--output",
-        action=OutputFolder,
-        required=True,
-        metavar="DIR",
-        help="folder of the runs, one per fold",
+        "--output", action=OutputFolder, required=True, help="folder of the runs, one per fold"
     )
     parser.add_argument(
         "--from", dest="start", metavar="RUN|MODEL", help="starting weights, as in `train`"

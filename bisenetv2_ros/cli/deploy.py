@@ -22,14 +22,9 @@ examples:
                                        the node takes the file that suits its backend
 """
     parser.add_argument("run", type=Path, help="folder of a run, of its checkpoints, or of one")
+    parser.add_argument("-o", "--output", action=OutputFolder, required=True, help="folder to make")
     parser.add_argument(
-        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="folder to make"
-    )
-    parser.add_argument(
-        "--data",
-        action=DatasetFolder,
-        metavar="DIR",
-        help="folder of the dataset (default: the run's)",
+        "--data", action=DatasetFolder, help="folder of the dataset (default: the run's)"
     )
     parser.add_argument(
         "--licence",

@@ -48,10 +48,7 @@ examples:
         help="name of a dataset, or its YAML file (default: what the model was trained on)",
     )
     parser.add_argument(
-        "--data",
-        action=DatasetFolder,
-        metavar="DIR",
-        help="folder of the dataset (default: the run's)",
+        "--data", action=DatasetFolder, help="folder of the dataset (default: the run's)"
     )
     parser.add_argument(
         "--split", help="split to score (default: the run's validation split, or val)"
@@ -63,17 +60,10 @@ examples:
         help="score only this part of each frame: left, top, right, bottom as fractions, as in the "
         "node's parameter crops",
     )
+    parser.add_argument("--json", action=OutputFile, help="write all scores to FILE")
+    parser.add_argument("--report", action=OutputFolder, help="write plots and report.html to DIR")
     parser.add_argument(
-        "--json", action=OutputFile, metavar="FILE", help="write all scores to FILE"
-    )
-    parser.add_argument(
-        "--report", action=OutputFolder, metavar="DIR", help="write plots and report.html to DIR"
-    )
-    parser.add_argument(
-        "--submission",
-        action=OutputFolder,
-        metavar="DIR",
-        help="write Cityscapes' label-id PNGs to DIR",
+        "--submission", action=OutputFolder, help="write Cityscapes' label-id PNGs to DIR"
     )
     checkpoints = parser.add_argument_group("checkpoints only")
     checkpoints.add_argument(
@@ -103,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.camera_view import View
     from bisenetv2_ros.metrics import scores
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
-    from bisenetv2_ros.training.datasets import DatasetError
+    from bisenetv2_ros.training.datasets import DatasetError, reraise
     from bisenetv2_ros.training.evaluate import CityscapesSubmission, CroppedDataset, evaluate
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
@@ -136,7 +126,7 @@ def run(args: argparse.Namespace) -> int:
                 tqdm.write(f"bisenetv2 evaluate: left out {error}", file=sys.stderr)
                 bar.update()
 
-            matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else None)
+            matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else reraise)
             if len(damaged) == len(dataset):
                 raise DatasetError(f"every one of {len(dataset)} samples is damaged")
 
@@ -245,29 +235,29 @@ def _is_model(name: str) -> bool:
 
 
 def table(result: Scores, matrix: np.ndarray, labels: LabelSet) -> str:
-    """Lines with IoU and fraction of the labeled pixels by class, then the means."""
-    width = max(map(len, (*labels.names, "pixel accuracy")))
+    """Return lines with IoU and fraction of the labeled pixels by class, then the means."""
+    from bisenetv2_ros.benchmark.tables import aligned
+
     total = max(1, int(matrix.sum()))
-    lines = [f"{'class':<{width}}  {'IoU %':>6}  {'pixels %':>8}"]
+    rows = [("class", "IoU %", "pixels %")]
     for name, iou, pixels in zip(labels.names, result.iou, matrix.sum(axis=1), strict=True):
         shown = "-" if math.isnan(iou) else f"{100 * iou:.2f}"
-        lines.append(f"{name:<{width}}  {shown:>6}  {100 * pixels / total:>8.2f}")
-    lines.append(f"{'mean IoU':<{width}}  {100 * result.mean_iou:>6.2f}")
-    lines.append(f"{'pixel accuracy':<{width}}  {100 * result.pixel_accuracy:>6.2f}")
-    return "\n".join(lines)
+        rows.append((name, shown, f"{100 * pixels / total:.2f}"))
+    rows.append(("mean IoU", f"{100 * result.mean_iou:.2f}", ""))
+    rows.append(("pixel accuracy", f"{100 * result.pixel_accuracy:.2f}", ""))
+    return "\n".join(aligned(rows, 1))
 
 
 def _as_json(
     result: Scores, matrix: np.ndarray, labels: LabelSet, facts: dict[str, str]
 ) -> dict[str, Any]:
-    def number(value: float) -> float | None:
-        return None if math.isnan(value) else float(value)
+    from bisenetv2_ros.benchmark.tables import number_or_none
 
     return {
         **facts,
-        "mean_iou": number(result.mean_iou),
-        "pixel_accuracy": number(result.pixel_accuracy),
-        "iou": {n: number(v) for n, v in zip(labels.names, result.iou, strict=True)},
+        "mean_iou": number_or_none(result.mean_iou),
+        "pixel_accuracy": number_or_none(result.pixel_accuracy),
+        "iou": {n: number_or_none(float(v)) for n, v in zip(labels.names, result.iou, strict=True)},
         "confusion_matrix": matrix.tolist(),
     }
 

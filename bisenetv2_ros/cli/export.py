@@ -55,7 +55,6 @@ examples:
     parser.add_argument(
         "--adjust-logits",
         action=DatasetFolder,
-        metavar="DIR",
         help="add an offset to each class's logits that maximizes the mean IoU on "
         f"{ADJUSTING_FRAMES} training frames of the run's dataset, which is in DIR",
     )
@@ -63,7 +62,6 @@ examples:
         "-o",
         "--output",
         action=OutputFile,
-        metavar="FILE",
         help="file to write (default: bisenetv2_DATASET_WxH_PRECISION.onnx in the current folder)",
     )
     parser.add_argument(
@@ -90,7 +88,6 @@ examples:
 def run(args: argparse.Namespace) -> int:
     """Export, compare, and print how well the runtimes agree."""
     from bisenetv2_ros.backends import BackendUnavailable
-    from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.export import DeployedModel, ExportError, export_model
     from bisenetv2_ros.training.logit_adjustment import adjust_logits
@@ -99,39 +96,28 @@ def run(args: argparse.Namespace) -> int:
         trained = load_network(args.checkpoint)
         recipe = trained.recipe
         width, height = args.size or recipe.input_size
-        dataset = Path(recipe.dataset).stem  # of one's own dataset it is the path of a YAML file
-        path = args.output or Path(f"bisenetv2_{dataset}_{width}x{height}_{args.precision}.onnx")
-        trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
-        refuse_overwriting(path, Path(args.frames), *trained_files)
-        info = ModelInfo(
-            labels=trained.labels,
-            dataset=dataset,
+        info = trained.model_info(
+            args.licence,
             input_size=(width, height),
             precision=args.precision,
             metrics=dict(args.metric),
-            source_revision=trained.revision,
-            licence=args.licence,
-            trained_on=recipe.train_split,
         )
+        name = f"bisenetv2_{info.dataset}_{width}x{height}_{args.precision}.onnx"
+        path = args.output or Path(name)
+        trained_files = (f for f in args.checkpoint.rglob("*") if f.suffix != ".onnx")
+        refuse_overwriting(path, Path(args.frames), *trained_files)
         deployed = DeployedModel(trained.network, recipe.mean, recipe.std)
         if args.adjust_logits:
-            adjustment = adjust_logits(
-                deployed,
-                _training_samples(trained, args),
-                info.input_size,
-                trained.labels.ignore_index,
-            )
+            samples = _training_samples(trained, args)
+            ignored = trained.labels.ignore_index
+            adjustment = adjust_logits(deployed, samples, info.input_size, ignored)
             shifts = zip(trained.labels.names, adjustment.shifts, strict=True)
             print(
                 f"logits adjusted: mean IoU {adjustment.before:.4f} -> {adjustment.after:.4f} on "
                 f"frames of training; {', '.join(f'{name} {shift:+.2f}' for name, shift in shifts)}"
             )
-        agreement = export_model(
-            deployed,
-            info,
-            path,
-            sample_frames(args.frames, args.frame_count, "--frames"),
-        )
+        frames = sample_frames(args.frames, args.frame_count, "--frames")
+        agreement = export_model(deployed, info, path, frames)
     except (ValueError, ExportError, BackendUnavailable) as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -143,19 +129,18 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iterator[Sample]:
-    """Labeled frames spread over the training split, and the run's fraction of synthetic scenes."""
+    """Yield frames of the training split, and the run's fraction of synthetic scenes."""
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
+    from bisenetv2_ros.training.datasets import Part
     from bisenetv2_ros.training.samples import TrainingStream
 
     recipe = trained.recipe
     dataset = load_dataset_of(
         trained.labels, args.checkpoint, recipe.dataset, args.adjust_logits, recipe.train_split
     )
-    count = min(ADJUSTING_FRAMES, len(dataset))
-    for i in range(count):
-        yield dataset[i * len(dataset) // count]
+    part = Part(dataset, ADJUSTING_FRAMES)
+    yield from (part[i] for i in range(len(part)))
     if recipe.synthetic:
         share = min(recipe.synthetic, 0.5)
         scenes = TrainingStream(dataset, recipe).scenes
-        for i in range(round(count * share / (1 - share))):
-            yield scenes[i]
+        yield from (scenes[i] for i in range(round(len(part) * share / (1 - share))))

@@ -40,7 +40,7 @@ Existing files are never overwritten.
 """
     add_source_options(parser)
     parser.add_argument(
-        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="output directory"
+        "-o", "--output", action=OutputFolder, required=True, help="output directory"
     )
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(

@@ -35,11 +35,7 @@ examples:
 """
     parser.add_argument("name", choices=list(known), help="weights to download, see below")
     parser.add_argument(
-        "-o",
-        "--output",
-        action=OutputFolder,
-        metavar="DIR",
-        help="folder to make (default: NAME here)",
+        "-o", "--output", action=OutputFolder, help="folder to make (default: NAME here)"
     )
     parser.add_argument(
         "--size",
@@ -73,7 +69,6 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.files.download import DownloadError, download
     from bisenetv2_ros.files.paths import check_output
-    from bisenetv2_ros.model_file import ModelInfo
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.deploy import write_precisions
     from bisenetv2_ros.training.export import DeployedModel, ExportError
@@ -115,15 +110,7 @@ def run(args: argparse.Namespace) -> int:
         trained = load_network(output / "run")
     print(f"{imported.layout}, {len(imported.labels)} classes: {', '.join(imported.labels.names)}")
 
-    info = ModelInfo(
-        labels=trained.labels,
-        dataset=trained.recipe.dataset,
-        input_size=size,
-        precision="float32",
-        metrics={},
-        source_revision=trained.revision,
-        licence=str(entry["licence"]),
-    )
+    info = trained.model_info(str(entry["licence"]), trained_on="")
     network = DeployedModel(trained.network, trained.recipe.mean, trained.recipe.std)
     with user_errors(ExportError, BackendUnavailable):
         files = write_precisions(network, info, output, frames[:COMPARED], frames, print)

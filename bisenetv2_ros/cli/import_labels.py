@@ -38,14 +38,9 @@ examples:
   bisenetv2 check-data --dataset folder --data my_set
 """
     parser.add_argument("export", type=Path, help="folder, .zip, or one .json or .xml file")
+    parser.add_argument("-o", "--output", action=OutputFolder, required=True, help="folder to make")
     parser.add_argument(
-        "-o", "--output", action=OutputFolder, required=True, metavar="DIR", help="folder to make"
-    )
-    parser.add_argument(
-        "--images",
-        action=DatasetFolder,
-        metavar="DIR",
-        help="folder of the frames, if not in the export",
+        "--images", action=DatasetFolder, help="folder of the frames, if not in the export"
     )
     parser.add_argument(
         "--form", choices=FORMS, default="", help="format of the export (default: detected)"

@@ -73,6 +73,9 @@ _SAME_SUFFIX = {".htm": ".html", ".jpeg": ".jpg"}
 class _CheckedPath(argparse.Action):
     """Converts an option's value to a path that `check` accepts; UserError names the option."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"metavar": "DIR", **options})
+
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         try:
             self.check(values)
@@ -89,7 +92,7 @@ class OutputFile(_CheckedPath):
     """A file that can be written; with `suffixes`, one that ends in one of these."""
 
     def __init__(self, *args: Any, suffixes: Sequence[str] = (), **options: Any) -> None:
-        super().__init__(*args, **options)
+        super().__init__(*args, **{"metavar": "FILE", **options})
         self.suffixes = suffixes
 
     def check(self, text: str) -> None:

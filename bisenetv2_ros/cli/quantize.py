@@ -39,7 +39,6 @@ example:
         "-o",
         "--output",
         action=OutputFile,
-        metavar="FILE",
         help="file to write (default: the model's name with int8 instead of float32, or with _int8 "
         "at its end; beside the model, or in the current folder for the package's models)",
     )

@@ -34,7 +34,6 @@ example:
         "-o",
         "--output",
         action=OutputFile,
-        metavar="FILE",
         help="file to write (default: MODEL_NAME.onnx, with the name in FILE.yaml)",
     )
     add_metric_option(parser)

@@ -42,7 +42,6 @@ examples:
         "-o",
         "--output",
         action=OutputFile,
-        metavar="FILE",
         help="file to write (default: the model's name with the new size, in the current folder)",
     )
     add_metric_option(parser)

@@ -53,11 +53,10 @@ and exit. Next: `bisenetv2 deploy RUN -o my_model`.
     parser.add_argument(
         "--config", metavar="NAME|FILE", help=f"recipe, see below (default: {OWN_DATA})"
     )
-    parser.add_argument("--data", action=DatasetFolder, metavar="DIR", help="folder of the dataset")
+    parser.add_argument("--data", action=DatasetFolder, help="folder of the dataset")
     parser.add_argument(
         "--output",
         action=OutputFolder,
-        metavar="DIR",
         help="folder of the run (default: runs/NAME with the name of the recipe, or of the data "
         f"folder for {OWN_DATA})",
     )
