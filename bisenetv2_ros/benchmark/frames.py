@@ -9,13 +9,11 @@ measures.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
-import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +32,7 @@ from bisenetv2_ros.benchmark.case import (
 )
 from bisenetv2_ros.benchmark.machine import peak_memory
 from bisenetv2_ros.benchmark.references import load_nncf, load_plain, load_torch
+from bisenetv2_ros.benchmark.worker import Worker, worker
 from bisenetv2_ros.model_file import read_model_file
 
 if TYPE_CHECKING:
@@ -55,38 +54,36 @@ def measure(
 
     images: (H, W, 3) uint8 RGB, taken in circles. on_turn: called after each turn of each case.
     Returns the results, and why the other cases could not run. Raises ModelFileError or
-    CheckpointError if a file is invalid.
+    CheckpointError if a file is invalid, and WorkerLost if a process ends early.
     """
-    context = multiprocessing.get_context("spawn")
     skipped = []
-    runners: list[tuple[Result, Connection, Connection | None]] = []
+    runners: list[tuple[Result, Worker, Worker | None]] = []
     with ExitStack() as stack:
+
+        def start(case: Case) -> Worker:
+            return stack.enter_context(worker(case.backend, _Runner, case, images))
+
         started = []  # in parallel: loading takes longer than measuring
         for case in cases:
-            connection = _start(stack, context, case, images)
-            shorter = None
+            runner, shorter = start(case), None
             if case.network_only:
-                shorter_case = dataclasses.replace(case, path=case.network_only, network_only=None)
-                shorter = _start(stack, context, shorter_case, images)
-            started.append((connection, shorter))
-        for connection, shorter in started:
-            answer = _receive(connection)
-            if shorter is not None:
-                _receive(shorter)  # any problem of it is reported by the whole model
-            if isinstance(answer, BackendUnavailable):
-                skipped.append(str(answer))
-            elif isinstance(answer, Exception):
-                raise answer
-            else:
-                runners.append((answer, connection, shorter))
+                shorter = start(replace(case, path=case.network_only, network_only=None))
+            started.append((runner, shorter))
+        for runner, shorter in started:
+            try:
+                runner.answer()
+                if shorter:
+                    shorter.answer()
+            except BackendUnavailable as error:
+                skipped.append(str(error))
+                continue
+            runners.append((runner.ask("result"), runner, shorter))
         for done in range(0, frames, TURN):
             count = min(TURN, frames - done)
-            for result, connection, shorter in runners:
-                connection.send(count)
-                seconds, cpu_seconds, result.peak_memory = _receive(connection)
-                if shorter is not None:
-                    shorter.send(count)
-                    network = _receive(shorter)[0]["network"]
+            for result, runner, shorter in runners:
+                seconds, cpu_seconds, result.peak_memory = runner.ask("turn", count)
+                if shorter:
+                    network = shorter.ask("turn", count)[0]["network"]
                     whole = seconds["network"]
                     seconds["tail"] = [w - n for w, n in zip(whole, network, strict=True)]
                     seconds["network"] = network
@@ -97,58 +94,25 @@ def measure(
     return [result for result, _, _ in runners], skipped
 
 
-def _start(stack: ExitStack, context: Any, case: Case, images: Sequence[np.ndarray]) -> Connection:
-    """Start a process for the case; its first answer is its empty Result, or the error."""
-    connection = stack.enter_context(_process(context))
-    with suppress(OSError):  # an ended process shows when its answer is awaited
-        connection.send((case, images))
-    return connection
+class _Runner:
+    """A loaded case, in its process."""
 
+    def __init__(self, case: Case, images: Sequence[np.ndarray]) -> None:
+        self._result, segment = _load(case)
+        self._run = _frame_runner(segment, images)
+        self.turn(WARM_UP)
 
-@contextmanager
-def _process(context: Any) -> Iterator[Connection]:
-    ours, theirs = context.Pipe()
-    # Its work comes over the pipe: `start` would block forever if the process ended while it
-    # receives megabytes of arguments.
-    process = context.Process(target=_serve, args=(theirs,), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        yield ours
-    finally:
-        ours.close()  # ends its loop
-        process.join()
+    def result(self) -> Result:
+        """The case without measurements."""
+        return self._result
 
-
-def _receive(connection: Connection) -> Any:
-    try:
-        return connection.recv()
-    except EOFError:
-        raise RuntimeError("a process of the benchmark ended before its answer") from None
-
-
-def _serve(connection: Connection) -> None:
-    """Run a case's process: load, then time as many frames as each request says."""
-    case, images = connection.recv()
-    try:
-        result, segment = _load(case)
-        run = _frame_runner(segment, images)
-        for _ in range(WARM_UP):
-            run()
-    except Exception as error:
-        connection.send(error)
-        return
-    connection.send(result)
-    while True:
-        try:
-            count = connection.recv()
-        except EOFError:
-            return
+    def turn(self, count: int) -> tuple[dict[str, list[float]], float, int]:
+        """Time frames; return the seconds of each by stage, CPU seconds, peak memory in bytes."""
         cpu = time.process_time()
-        turns = [run() for _ in range(count)]
+        frames = [self._run() for _ in range(count)]
         cpu = time.process_time() - cpu
-        seconds = {name: [turn[name] for turn in turns] for name in STAGES}
-        connection.send((seconds, cpu, peak_memory()))
+        seconds = {name: [frame[name] for frame in frames] for name in STAGES}
+        return seconds, cpu, peak_memory()
 
 
 def _load(case: Case) -> tuple[Result, Segment]:
@@ -162,23 +126,31 @@ def _load(case: Case) -> tuple[Result, Segment]:
 
     model = read_model_file(case.path)
     segmenter = Segmenter(model, backend=case.backend, device=case.device, threads=case.threads)
-    clock = _Clock(segmenter.backend)
-    segmenter.backend = clock  # type: ignore[assignment]
+    infer, inference = segmenter.backend.infer, 0.0
+
+    def timed_infer(*arguments: Any) -> tuple[Masks, Masks | None]:
+        nonlocal inference
+        begin = time.perf_counter()
+        answer = infer(*arguments)
+        inference = time.perf_counter() - begin
+        return answer
+
+    segmenter.backend.infer = timed_infer  # type: ignore[assignment, method-assign]
 
     def segment(image: np.ndarray, order: str) -> tuple[np.ndarray, float, float, float]:
         begin = time.perf_counter()
         size = (image.shape[1], image.shape[0]) if case.camera_size else None
         mask = segmenter(image, channel_order=order, size=size).mask  # type: ignore[arg-type]
         whole = time.perf_counter() - begin
-        return mask, whole - clock.seconds, clock.seconds, 0.0
+        return mask, whole - inference, inference, 0.0
 
     info = model.info
-    runs_on = f"{clock.backend.name}, {clock.backend.device}"
+    runs_on = f"{segmenter.backend.name}, {segmenter.backend.device}"
     if case.camera_size:
         runs_on += ", camera-size masks"
     result = Result(case, model.name, info.precision, info.input_size, runs_on)
     result.mean_iou = info.metrics.get("camvid_val_miou", float("nan"))
-    result.device_seconds = _device_seconds(clock.backend, info.input_size)
+    result.device_seconds = _device_seconds(segmenter.backend, info.input_size)
     return result, segment
 
 
@@ -190,29 +162,6 @@ def _device_seconds(backend: Backend, size: tuple[int, int]) -> dict[str, list[f
     image = np.zeros((1, size[1], size[0], 3), np.uint8)
     runs = [measure_parts(image) for _ in range(WARM_UP + PART_RUNS)][WARM_UP:]
     return {part: [run[part] for run in runs] for part in runs[0]}
-
-
-class _Clock:
-    """A backend that stores how long its last inference took."""
-
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.name = backend.name
-        self.seconds = 0.0
-
-    def input_memory(self, count: int) -> np.ndarray:
-        return self.backend.input_memory(count)
-
-    def lay(self, image: np.ndarray, order: Any, place: np.ndarray) -> None:
-        self.backend.lay(image, order, place)
-
-    def infer(
-        self, images: np.ndarray, confidence: bool, sizes: Any = None
-    ) -> tuple[Masks, Masks | None]:
-        begin = time.perf_counter()
-        answer = self.backend.infer(images, confidence, sizes)
-        self.seconds = time.perf_counter() - begin
-        return answer
 
 
 def _frame_runner(segment: Segment, images: Sequence[np.ndarray]) -> Callable[[], dict[str, float]]:

@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import math
-import multiprocessing
 import os
 import statistics
 import sys
@@ -22,14 +21,13 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from bisenetv2_ros.benchmark.graph_results import Measurement, Report, jitters, merged
-from bisenetv2_ros.benchmark.ros_probes import NAMESPACE, image_topic, serve
+from bisenetv2_ros.benchmark.ros_probes import NAMESPACE, bare, image_topic, listen, publish
+from bisenetv2_ros.benchmark.worker import Worker, worker
 from bisenetv2_ros.resize import resize_image
 from bisenetv2_ros.system.child_process import Child, end_all
 from bisenetv2_ros.system.process_usage import cpu_seconds, resident_memory
@@ -83,9 +81,10 @@ def measure_graph(
     report = Report()
     with (
         tempfile.TemporaryDirectory() as directory,
-        _probe("bare", plan.model, plan.backend, plan.device, plan.threads) as bare,
+        worker("bare", bare, plan.model, plan.backend, plan.device, plan.threads) as alone,
     ):
-        report.runs_on = bare.ask("runs_on")
+        alone.answer()
+        report.runs_on = alone.ask("runs_on")
         for transport, cameras in itertools.product(plan.transports, plan.cameras):
             with _graph(plan, transport, cameras, Path(directory) / "node.log") as graph:
                 for size in plan.sizes:
@@ -96,7 +95,7 @@ def measure_graph(
                     first_mask = graph.wait_for_masks()
                     if math.isnan(report.first_mask):
                         report.first_mask = first_mask
-                    for done in _measure_size(plan, graph, bare, resized[0], report.peaks):
+                    for done in _measure_size(plan, graph, alone, resized[0], report.peaks):
                         report.measurements.append(done)
                         on_progress()
                     on_progress()
@@ -106,7 +105,7 @@ def measure_graph(
 def _measure_size(
     plan: Plan,
     graph: _Graph,
-    bare: _Probe,
+    alone: Worker,
     picture: np.ndarray,
     peaks: dict[tuple[tuple[int, int], str, int], float],
 ) -> Iterator[Measurement]:
@@ -117,17 +116,17 @@ def _measure_size(
     def new(rate: float, overload: bool = False) -> Measurement:
         return Measurement(size, graph.transport, graph.cameras, rate, overload)
 
-    alone = []
+    inference = []
     for rate in plan.rates_of(graph.cameras):
         runs = []
         for _ in range(plan.runs):
             run = new(rate)
-            run.bare = bare.ask("measure", picture, rate, plan.seconds)
+            run.bare = alone.ask("measure", picture, rate, plan.seconds)
             graph.run(run, plan.seconds)
             runs.append(run)
-            alone += run.bare
+            inference += run.bare
         yield merged(runs)
-    busy = 1 / statistics.median(alone) / graph.cameras
+    busy = 1 / statistics.median(inference) / graph.cameras
     runs = [new(OVERLOAD * busy, overload=True) for _ in range(plan.runs)]
     for run in runs:
         graph.run(run, plan.seconds)
@@ -158,59 +157,11 @@ def find_peak(loss: Callable[[float], float], low: float, high: float) -> float:
     return peak
 
 
-class _Probe:
-    """The parent's end of the pipe to a process of `ros_probes`."""
-
-    def __init__(self, kind: str, connection: Connection, pid: int) -> None:
-        self._kind = kind
-        self._connection = connection
-        self.pid = pid
-
-    def ask(self, method: str, *arguments: Any) -> Any:
-        """Call a method and return its result. Raises GraphError if the process ends instead."""
-        self.tell(method, *arguments)
-        return self.answer()
-
-    def tell(self, method: str, *arguments: Any) -> None:
-        """Send a request; `answer` receives its result."""
-        with contextlib.suppress(OSError):  # `answer` reports that the process has ended
-            self._connection.send((method, arguments))
-
-    def answer(self) -> Any:
-        try:
-            answer = self._connection.recv()
-        except (EOFError, OSError):
-            raise GraphError(f"the benchmark's process '{self._kind}' ended early") from None
-        if isinstance(answer, TimeoutError):
-            raise GraphError(str(answer)) from answer
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-
-@contextlib.contextmanager
-def _probe(kind: str, *arguments: Any) -> Iterator[_Probe]:
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=serve, args=(theirs, kind, *arguments), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        probe = _Probe(kind, ours, process.pid or 0)
-        probe.answer()  # ready, or the error
-        yield probe
-    finally:
-        ours.close()
-        process.join(10)
-        if process.is_alive():
-            process.terminate()
-
-
 class _Graph:
     """A running camera, node and listener."""
 
     def __init__(
-        self, node: Child, camera: _Probe, listener: _Probe, transport: str, cameras: int
+        self, node: Child, camera: Worker, listener: Worker, transport: str, cameras: int
     ) -> None:
         self.camera, self.listener, self._node = camera, listener, node
         self.transport, self.cameras = transport, cameras
@@ -289,7 +240,12 @@ class _Graph:
 
 @contextlib.contextmanager
 def _graph(plan: Plan, transport: str, cameras: int, log: Path) -> Iterator[_Graph]:
-    with _probe("listener", cameras) as listener, _probe("camera", transport, cameras) as camera:
+    with (
+        worker("listener", listen, cameras) as listener,
+        worker("camera", publish, transport, cameras) as camera,
+    ):
+        listener.answer()
+        camera.answer()
         topics = ", ".join(image_topic(i) for i in range(cameras))
         parameters = {
             "model": f"'{plan.model}'",

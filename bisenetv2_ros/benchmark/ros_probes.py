@@ -8,10 +8,8 @@ arrivals are system clock times in nanoseconds, so that they compare between pro
 from __future__ import annotations
 
 import contextlib
-import signal
 import time
 from collections.abc import Iterator, Sequence
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,30 +31,6 @@ def image_topic(camera: int) -> str:
     return f"camera{camera}/image_raw"
 
 
-def serve(connection: Connection, kind: str, *arguments: Any) -> None:
-    """Run a probe's process: create the probe `kind` and call the requested methods.
-
-    kind: 'camera', 'listener' or 'bare'. Each request is (method, arguments); its answer is the
-    result, or the exception. The end of the pipe ends the process.
-    """
-    # Ctrl-C is for the parent, which then closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    makers: dict[str, Any] = {"camera": _camera, "listener": _listener, "bare": Bare.open}
-    try:
-        with makers[kind](*arguments) as probe:
-            connection.send(None)
-            while True:
-                while not connection.poll(0 if probe.idle() else 0.1):
-                    pass
-                method, parameters = connection.recv()
-                connection.send(getattr(probe, method)(*parameters))
-    except EOFError:
-        pass
-    except Exception as error:
-        with contextlib.suppress(OSError):
-            connection.send(error)
-
-
 class Camera:
     """Publishes prepared image messages at a steady rate, from all cameras at the same time.
 
@@ -75,10 +49,6 @@ class Camera:
         ]
         self._messages: list[Any] = []
 
-    def idle(self) -> bool:
-        """Do nothing between requests: the publishers need no executor."""
-        return False
-
     def load(self, pictures: Sequence[np.ndarray]) -> None:
         """Make messages of (H, W, 3) uint8 RGB images, to be published in rotation."""
         from std_msgs.msg import Header
@@ -93,10 +63,6 @@ class Camera:
             else ImageBuffer().fill(header, picture, "rgb8")
             for picture in pictures
         ]
-
-    def matched(self) -> bool:
-        """Whether every camera has a subscriber."""
-        return all(publisher.get_subscription_count() for publisher in self._publishers)
 
     def publish(self, rate: float, seconds: float) -> list[list[int]]:
         """Publish at `rate` [Hz]; returns the stamps of each camera's frames.
@@ -150,13 +116,12 @@ class Listener:
         node.create_subscription(DiagnosticArray, "/diagnostics", self._take_report, qos)
         self._client = node.create_client(GetParameters, f"{NAMESPACE}/segment/get_parameters")
 
-    def idle(self) -> bool:
+    def idle(self) -> None:
         """Spin for a moment."""
         self._executor.spin_once(timeout_sec=0.02)
         now = time.monotonic()
         if self._asking and self._question is None and now >= self._question_due:
             self._ask(now)
-        return True
 
     def begin(self, questions: bool, inference_times: bool) -> None:
         """Start recording, with requests to the parameter service, and the node's inference times.
@@ -278,19 +243,6 @@ class Bare:
     def __init__(self, segmenter: Any) -> None:
         self._segmenter = segmenter
 
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, model: Path, backend: str, device: str, threads: int) -> Iterator[Bare]:
-        """Load the model as the node does."""
-        from bisenetv2_ros.segmenter import Segmenter
-
-        with Segmenter(model, backend=backend, device=device, threads=threads) as segmenter:
-            yield cls(segmenter)
-
-    def idle(self) -> bool:
-        """Nothing to do between requests."""
-        return False
-
     def runs_on(self) -> str:
         """Backend and device, for people."""
         return f"{self._segmenter.backend.name}, {self._segmenter.backend.device}"
@@ -323,16 +275,27 @@ def _ros_node(name: str) -> Iterator[Node]:
 
 
 @contextlib.contextmanager
-def _camera(transport: str, cameras: int) -> Iterator[Camera]:
+def publish(transport: str, cameras: int) -> Iterator[Camera]:
+    """A camera with its ROS node."""
     with _ros_node("camera") as node:
         yield Camera(node, transport, cameras)
 
 
 @contextlib.contextmanager
-def _listener(cameras: int) -> Iterator[Listener]:
+def listen(cameras: int) -> Iterator[Listener]:
+    """A listener with its ROS node."""
     with _ros_node("listener") as node:
         listener = Listener(node, cameras)
         try:
             yield listener
         finally:
             listener._executor.shutdown(timeout_sec=0)
+
+
+@contextlib.contextmanager
+def bare(model: Path, backend: str, device: str, threads: int) -> Iterator[Bare]:
+    """The model, loaded as by the node."""
+    from bisenetv2_ros.segmenter import Segmenter
+
+    with Segmenter(model, backend=backend, device=device, threads=threads) as segmenter:
+        yield Bare(segmenter)

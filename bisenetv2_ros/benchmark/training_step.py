@@ -11,10 +11,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import itertools
-import multiprocessing
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from statistics import median
 from typing import Any
 
@@ -22,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bisenetv2_ros.benchmark.worker import worker
 from bisenetv2_ros.system.malloc import keep_freed_tensors
 from bisenetv2_ros.training.distributed import Place, join_processes
 from bisenetv2_ros.training.loop import backward
@@ -30,8 +29,6 @@ from bisenetv2_ros.training.recipe import Recipe, load_recipe
 from bisenetv2_ros.training.state import TrainingState, parameter_groups
 
 WARM_UP = 2  # steps before timing starts: memory is allocated, kernels are chosen
-
-_step: Callable[[], None]  # of a process that times one kind
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -53,15 +50,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     place = join_processes(args.device)
     threads = torch.get_num_threads()
     seconds: dict[str, list[float]] = {"ours": [], "plain": []}
-    with contextlib.ExitStack() as workers:
-        timers = {}
-        spawn = multiprocessing.get_context("spawn")
-        for kind in seconds:
-            options = (kind, recipe, args.device, threads)
-            timers[kind] = workers.enter_context(ProcessPoolExecutor(1, spawn, _prepare, options))
+    with contextlib.ExitStack() as stack:
+        timers = {
+            kind: stack.enter_context(worker(kind, _Timer, kind, recipe, args.device, threads))
+            for kind in seconds
+        }
+        for timer in timers.values():
+            timer.answer()
         for _ in range(WARM_UP + args.rounds):
             for kind, timer in timers.items():
-                seconds[kind].append(timer.submit(_time_step).result())
+                seconds[kind].append(timer.ask("step"))
     speed = {kind: recipe.batch_size / median(t[WARM_UP:]) for kind, t in seconds.items()}
     on_gpu = place.device.type == "cuda"
     return {
@@ -77,32 +75,28 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _prepare(kind: str, recipe: Recipe, device: str, threads: int) -> None:
-    global _step
-    if kind == "ours":
-        keep_freed_tensors()
-    torch.set_num_threads(threads)
-    place = join_processes(device)
-    torch.manual_seed(recipe.seed)
-    width, height = recipe.crop
-    images = torch.randint(0, 256, (recipe.batch_size, height, width, 3), dtype=torch.uint8)
-    labels = torch.randint(
-        0, recipe.model.num_classes, (recipe.batch_size, height, width), dtype=torch.uint8
-    )
-    step = (_our_step if kind == "ours" else _plain_step)(recipe, place, images, labels)
+class _Timer:
+    """Training steps of one kind, in their process."""
 
-    def whole_step() -> None:
-        step()
-        if place.device.type == "cuda":
-            torch.cuda.synchronize(place.device)
+    def __init__(self, kind: str, recipe: Recipe, device: str, threads: int) -> None:
+        if kind == "ours":
+            keep_freed_tensors()
+        torch.set_num_threads(threads)
+        self._device = (place := join_processes(device)).device
+        torch.manual_seed(recipe.seed)
+        width, height = recipe.crop
+        shape = (recipe.batch_size, height, width)
+        images = torch.randint(0, 256, (*shape, 3), dtype=torch.uint8)
+        labels = torch.randint(0, recipe.model.num_classes, shape, dtype=torch.uint8)
+        self._step = (_our_step if kind == "ours" else _plain_step)(recipe, place, images, labels)
 
-    _step = whole_step
-
-
-def _time_step() -> float:
-    begin = time.perf_counter()
-    _step()
-    return time.perf_counter() - begin
+    def step(self) -> float:
+        """The seconds of one step."""
+        begin = time.perf_counter()
+        self._step()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter() - begin
 
 
 def _our_step(recipe: Recipe, place: Place, images: Tensor, labels: Tensor) -> Callable[[], None]:

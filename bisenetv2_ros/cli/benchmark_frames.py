@@ -94,12 +94,13 @@ def run(args: argparse.Namespace) -> int:
         write_plot,
     )
     from bisenetv2_ros.benchmark.machine import machine_line
+    from bisenetv2_ros.benchmark.worker import WorkerLost
     from bisenetv2_ros.resize import resize_image
 
     unknown = sorted(set(args.backend or ()) - set(BACKENDS))
     if unknown:
         raise UserError(f"backend '{unknown[0]}' is unknown, expected {', '.join(BACKENDS)}")
-    with tempfile.TemporaryDirectory() as directory, user_errors(ValueError):
+    with tempfile.TemporaryDirectory() as directory, user_errors(ValueError, WorkerLost):
         cases = _cases(args, Path(directory))
         images = sample_frames(args.source, PICTURES, "--source")
         if args.frame_size:

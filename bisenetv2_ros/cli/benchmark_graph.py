@@ -80,11 +80,12 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.benchmark.machine import machine_line
     from bisenetv2_ros.benchmark.ros_graph import GraphError, Plan, measure_graph
     from bisenetv2_ros.benchmark.ros_graph_report import as_json, overload_lines, table, write_plot
+    from bisenetv2_ros.benchmark.worker import WorkerLost
     from bisenetv2_ros.model_file import model_path
 
     importlib.import_module("rclpy")  # fails here with a one-line error
     set_up_private_graph("benchmark")
-    with user_errors(ValueError, GraphError, BackendUnavailable):
+    with user_errors(ValueError, GraphError, WorkerLost, TimeoutError, BackendUnavailable):
         plan = Plan(
             model_path(args.models[0] if args.models else ""),
             args.backend[0] if args.backend else "auto",

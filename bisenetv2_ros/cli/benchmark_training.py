@@ -30,8 +30,9 @@ def add_options(training: argparse._ArgumentGroup) -> None:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write what was asked for."""
     from bisenetv2_ros.benchmark import training_step as benchmark
+    from bisenetv2_ros.benchmark.worker import WorkerLost
 
-    with user_errors(ValueError):
+    with user_errors(ValueError, WorkerLost):
         facts = benchmark.run(args)
     width, height = facts["crop"]
     print(
