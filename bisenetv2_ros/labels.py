@@ -102,10 +102,10 @@ def label_set_to_dict(labels: LabelSet) -> dict[str, Any]:
 
 
 def label_set_from_dict(values: dict[str, Any]) -> LabelSet:
-    """The inverse of `label_set_to_dict`."""
+    """Convert from JSON values. Raises ValueError, TypeError or KeyError if they are not labels."""
     return LabelSet(
-        name=values["name"],
-        names=tuple(values["names"]),
-        palette=tuple((r, g, b) for r, g, b in values["palette"]),
-        ignore_index=values["ignore_index"],
+        name=str(values["name"]),
+        names=tuple(map(str, values["names"])),
+        palette=tuple((int(r), int(g), int(b)) for r, g, b in values["palette"]),
+        ignore_index=int(values["ignore_index"]),
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from bisenetv2_ros.files.paths import naming, replacing, share_directory
-from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.labels import LabelSet, label_set_from_dict, label_set_to_dict
 
 if TYPE_CHECKING:
     import onnx
@@ -229,17 +229,9 @@ def write_metadata(model: onnx.ModelProto, info: ModelInfo) -> None:
 
     Raises ValueError for metrics that are not finite, which JSON cannot express.
     """
-    labels = info.labels
     values = {
         "format": str(FORMAT),
-        "labels": json.dumps(
-            {
-                "name": labels.name,
-                "names": labels.names,
-                "palette": labels.palette,
-                "ignore_index": labels.ignore_index,
-            }
-        ),
+        "labels": json.dumps(label_set_to_dict(info.labels)),
         "dataset": info.dataset,
         "input_size": f"{info.input_size[0]}x{info.input_size[1]}",
         "precision": info.precision,
@@ -359,13 +351,7 @@ def _parse_size(text: str) -> tuple[int, int]:
 
 
 def _parse_labels(text: str) -> LabelSet:
-    fields: dict[str, Any] = json.loads(text)
-    return LabelSet(
-        name=str(fields["name"]),
-        names=tuple(str(name) for name in fields["names"]),
-        palette=tuple((int(r), int(g), int(b)) for r, g, b in fields["palette"]),
-        ignore_index=int(fields["ignore_index"]),
-    )
+    return label_set_from_dict(json.loads(text))
 
 
 def _parse_metrics(text: str) -> dict[str, float]:
