@@ -13,11 +13,12 @@ Works on ONNX graphs. Knows neither runtimes nor images.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from bisenetv2_ros.backends.subgraph import consumers, producers
 
 if TYPE_CHECKING:
     import onnx
@@ -69,15 +70,11 @@ class _Chain:
 
 
 class _Weights:
-    """The initializers of a graph, and the users of each tensor."""
+    """The initializers of a graph, and its edges."""
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        self._makers = {name: node for node in graph.node for name in node.output}
-        self._users: dict[str, list[onnx.NodeProto]] = defaultdict(list)
-        for node in graph.node:
-            for name in node.input:
-                self._users[name].append(node)
+        self._producers, self._consumers = producers(graph), consumers(graph)
         self._kept = {output.name for output in graph.output}
 
     def chain_from(self, node: onnx.NodeProto) -> _Chain | None:
@@ -92,11 +89,11 @@ class _Weights:
             return None
         depthwise, by_output = [node], list(node.input[1:])
         while True:
-            if not all(map(self._own, by_output)) or len(self._users[node.output[0]]) != 1:
+            if not all(map(self._own, by_output)) or len(self._consumers[node.output[0]]) != 1:
                 return None
             if node.output[0] in self._kept:
                 return None
-            before, node = node.output[0], self._users[node.output[0]][0]
+            before, node = node.output[0], self._consumers[node.output[0]][0]
             if node.input[0] != before:
                 return None
             if node.op_type == "Relu" or self._has_one_scale(node):
@@ -114,7 +111,7 @@ class _Weights:
             by_output += node.input[1:]
 
     def _own(self, name: str) -> bool:
-        return name in self.tensors and len(self._users[name]) == 1
+        return name in self.tensors and len(self._consumers[name]) == 1
 
     def _has_one_scale(self, node: onnx.NodeProto) -> bool:
         if node.op_type not in ("QuantizeLinear", "DequantizeLinear"):
@@ -124,8 +121,8 @@ class _Weights:
     def _quantised(self, name: str) -> str:
         """The int8 weights that a DequantizeLinear reads, if their scale is per tensor or per
         output."""
-        maker = self._makers.get(name)
-        if maker is None or maker.op_type != "DequantizeLinear" or len(self._users[name]) != 1:
+        maker = self._producers.get(name)
+        if maker is None or maker.op_type != "DequantizeLinear" or len(self._consumers[name]) != 1:
             return name
         along_outputs = _attribute(maker, "axis", 1) == 0
         return maker.input[0] if along_outputs or self._has_one_scale(maker) else name

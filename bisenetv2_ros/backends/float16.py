@@ -15,6 +15,7 @@ import onnx
 from filelock import FileLock
 from onnx import TensorProto, helper, numpy_helper
 
+from bisenetv2_ros.backends.subgraph import producers
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.model_file import (
     ModelFile,
@@ -93,7 +94,7 @@ def cast_to_half(model: onnx.ModelProto) -> None:
     values = [*graph.value_info, *graph.input, *graph.output]
     types = {value.name: value.type.tensor_type.elem_type for value in values}
     types |= {tensor.name: tensor.data_type for tensor in graph.initializer}
-    maker = {output: node for node in graph.node for output in node.output}
+    maker = producers(graph)
     weights = {tensor.name: tensor for tensor in graph.initializer}
     nodes = []
     casts: dict[tuple[str, int], str] = {}

@@ -20,7 +20,7 @@ from bisenetv2_ros.backends.base import (
     Report,
     refused,
 )
-from bisenetv2_ros.backends.subgraph import extract
+from bisenetv2_ros.backends.subgraph import consumers, extract, producers
 from bisenetv2_ros.backends.tail import find_tail
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile
 
@@ -93,11 +93,7 @@ def _quantise_unsigned(graph: onnx.GraphProto) -> None:
     unsigned by signed bytes faster. The values are the same, except beyond the calibrated range,
     where values up to twice the range are kept.
     """
-    makers = {output: node for node in graph.node for output in node.output}
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
+    makers, users = producers(graph), consumers(graph)
     int8_zeros = {
         tensor.name
         for tensor in graph.initializer
@@ -111,7 +107,7 @@ def _quantise_unsigned(graph: onnx.GraphProto) -> None:
         if node.op_type != "QuantizeLinear" or len(node.input) < 3:
             continue
         maker = makers.get(node.input[0])
-        both = [node, *users.get(node.output[0], [])]
+        both = [node, *users[node.output[0]]]
         if (
             maker is not None
             and maker.op_type == "Relu"

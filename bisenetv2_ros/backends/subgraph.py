@@ -1,15 +1,27 @@
-"""The part of an ONNX graph between some of its tensors.
-
-As `onnx.utils.Extractor` has it, whose search in onnx 1.17, the newest beside Humble's NumPy, calls
-itself once per node: a network of a thousand nodes in a row exceeded Python's recursion limit.
-"""
+"""The edges of an ONNX graph, and the part of it between some of its tensors."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import onnx
-from onnx import helper
+if TYPE_CHECKING:
+    import onnx
+
+
+def producers(graph: onnx.GraphProto) -> dict[str, onnx.NodeProto]:
+    """The node that computes each tensor, by the tensor's name."""
+    return {name: node for node in graph.node for name in node.output}
+
+
+def consumers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """The nodes that read each tensor, by the tensor's name; [] for any other name."""
+    found: dict[str, list[onnx.NodeProto]] = defaultdict(list)
+    for node in graph.node:
+        for name in node.input:
+            found[name].append(node)
+    return found
 
 
 def extract(
@@ -18,7 +30,12 @@ def extract(
     """Return what computes the tensors `outputs` from the tensors `inputs`, without metadata.
 
     Both must be inputs or outputs of the model or have a value_info. Raises KeyError otherwise.
+
+    Does as `onnx.utils.Extractor`, whose search in onnx 1.17, the newest beside Humble's NumPy,
+    exceeds Python's recursion limit for a thousand nodes in a row.
     """
+    from onnx import helper
+
     graph = model.graph
     makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     needed: set[int] = set()

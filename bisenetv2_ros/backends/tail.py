@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from bisenetv2_ros.backends.subgraph import consumers, producers
 from bisenetv2_ros.model_file import MASK, NO_CLASS
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _read_tail(graph: onnx.GraphProto) -> Tail:
     """Raise LookupError or ValueError if the graph ends differently."""
     from onnx import TensorProto, helper, numpy_helper
 
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = producers(graph)
     constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
@@ -261,7 +262,7 @@ def sum_logits_for_nan(graph: onnx.GraphProto) -> None:
     from onnx import helper, numpy_helper
 
     tail = find_tail(graph)
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = producers(graph)
     tests = [node for node in graph.node if node.op_type == "Less"]
     if tail is None or len(tests) != 1 or makers[tests[0].input[0]].op_type != "TopK":
         return
@@ -288,11 +289,8 @@ def enlarge_in_float16(model: onnx.ModelProto) -> None:
     tail = find_tail(graph)
     if tail is None:
         return
-    users: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in node.input:
-            users.setdefault(name, []).append(node)
-    cast = next((node for node in graph.node if tail.logits in node.output), None)
+    users = consumers(graph)
+    cast = producers(graph).get(tail.logits)
     resize = next(node for node in users[tail.logits] if node.op_type == "Resize")
     largest = users[resize.output[0]]
     types = {

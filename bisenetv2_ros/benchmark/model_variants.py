@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from bisenetv2_ros.backends.subgraph import extract
+from bisenetv2_ros.backends.subgraph import extract, producers
 from bisenetv2_ros.convert.input_size import resize_model
 from bisenetv2_ros.model_file import INPUT, OUTPUTS, ModelFile, read_model_file, write_metadata
 
@@ -60,7 +60,7 @@ def without_tail(model: ModelFile, directory: Path) -> ModelFile | None:
 
 
 def plain(model: ModelFile) -> bytes | None:
-    """The network as it is usually exported, with the same weights; None as of `without_tail`.
+    """The network as it is usually exported, with the same weights; None as for `without_tail`.
 
     From PLAIN_INPUT, normalized by the caller, to PLAIN_OUTPUT, one channel per class at the
     image's size, of which the caller takes the argmax.
@@ -87,7 +87,7 @@ def _typed(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 def _tail(graph: onnx.GraphProto) -> tuple[str, str] | None:
     """Names of the logits before and after the last upsampling."""
-    makers = {output: node for node in graph.node for output in node.output}
+    makers = producers(graph)
     for node in graph.node:
         if node.op_type == "TopK":
             upsampling = makers.get(node.input[0])
