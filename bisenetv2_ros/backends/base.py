@@ -76,7 +76,7 @@ class Backend(ABC):
     @classmethod
     def check_available(cls, device: str) -> None:
         """Raise BackendUnavailable if the runtime or device is missing, before a model is read."""
-        return  # a backend that cannot tell this early raises while loading
+        return  # backends that find out only later raise while loading
 
     @abstractmethod
     def __init__(
@@ -85,11 +85,10 @@ class Backend(ABC):
         """Load `model`. Arguments and errors as in `backends.create_backend`, but threads > 0."""
 
     def input_memory(self, count: int) -> np.ndarray:
-        """Return (count, H, W, 3) uint8 to write images into: the memory that `infer` reads
-        fastest.
+        """Return memory for images, (count, H, W, 3) uint8, from which `infer` reads fastest.
 
-        It is the same memory each time, with undefined content. Do not keep references to it. What
-        `lay` wrote into it before is discarded.
+        It is the same memory each time, with undefined content: do not keep references to it.
+        Discards what `lay` wrote before.
         """
         if len(self._input) < count:
             width, height = self._input_size
@@ -99,7 +98,7 @@ class Backend(ABC):
     def lay(self, image: np.ndarray, order: Literal["rgb", "bgr"], place: np.ndarray) -> None:
         """Resize an (H, W, 3) uint8 frame into `place`, one image of `input_memory`, as RGB.
 
-        It is for the next `infer` of that memory: some runtimes lay it on the device instead.
+        Only the next `infer` of that memory uses it: some runtimes resize it on the device.
         """
         size = self._input_size
         if order == "bgr":  # converted after the resize, which usually leaves fewer pixels
@@ -157,8 +156,7 @@ class Backend(ABC):
         """
 
     def close(self) -> None:
-        """Free the model by dropping all references. May be called twice; do not use it
-        afterwards."""
+        """Free the model. May be called twice; the backend cannot be used afterwards."""
         vars(self).clear()
 
     def _describe(self, model: ModelFile) -> None:

@@ -164,7 +164,7 @@ class Cuda(Gpu):
 
     @contextmanager
     def all_or_nothing(self) -> Iterator[ExitStack]:
-        """Free what the block has been handed out, if it raises; later by closing what is yielded.
+        """Free what the block allocates if it raises; otherwise on closing what is yielded.
 
         `close` frees it at the latest.
         """
@@ -240,13 +240,10 @@ class Cuda(Gpu):
         self.call("cuStreamBeginCapture", self.stream, mode)
         try:
             work()
-        except BaseException:
-            self._discard_capture()
-            raise
-        try:
             graph = self.call("cuStreamEndCapture", self.stream)
-        except CudaError:
-            self._discard_capture()
+        except BaseException:
+            with suppress(CudaError):  # end the capture, so that the stream can be used again
+                self._free("cuGraphDestroy", self.call("cuStreamEndCapture", self.stream))
             raise
         try:
             executable = self.call("cuGraphInstantiate", graph, 0)
@@ -256,15 +253,10 @@ class Cuda(Gpu):
         self._undo.callback(recording.close)
         return recording
 
-    def _discard_capture(self) -> None:
-        """End a failed capture, so that the stream can be used again."""
-        with suppress(CudaError):
-            self._free("cuGraphDestroy", self.call("cuStreamEndCapture", self.stream))
-
     def milliseconds(self, work: Callable[[], None]) -> float:
         """Run `work` and wait; return the device time of what it queued.
 
-        If the driver cannot tell, return the time until the host sees it finish.
+        If the driver cannot measure it, return the time until the host sees it finish.
         """
         with ExitStack() as events:
 
@@ -349,7 +341,7 @@ class Recording:
 
 
 def _bindings_version() -> tuple[int, ...]:
-    """Version of the installed cuda-bindings, () if it cannot be told."""
+    """Version of the installed cuda-bindings, () if unknown."""
     from cuda import bindings
 
     numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", getattr(bindings, "__version__", ""))

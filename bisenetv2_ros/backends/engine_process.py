@@ -136,7 +136,7 @@ def _build_one(
 ) -> bytes:
     try:
         builder = library.Builder(logger)
-    except TypeError as error:  # pybind11's word for a null pointer
+    except TypeError as error:  # pybind11's error for a null pointer
         raise BackendUnavailable(logger.last_error or f"no builder: {error}") from error
     network = builder.create_network(_network_flags(library))
     parser = library.OnnxParser(network, logger)
@@ -251,9 +251,10 @@ def _make_monitor(library: Any, connection: Connection) -> Any:
                 if now < self._due:
                     return True
                 self._due = now + _PERIOD
-                share = max((self._share(p) for p in self._phases if self._is_root(p)), default=0)
+                roots = [p for p, (above, *_) in self._phases.items() if above not in self._phases]
+                done = max(map(self._finished, roots), default=0.0)
                 try:
-                    connection.send(("progress", f"{self.engine} {share:.0%}, {phase.lower()}"))
+                    connection.send(("progress", f"{self.engine} {done:.0%}, {phase.lower()}"))
                 except OSError:
                     return False
             return True
@@ -262,13 +263,10 @@ def _make_monitor(library: Any, connection: Connection) -> Any:
             with self._lock:
                 self._phases.pop(phase, None)
 
-        def _is_root(self, phase: str) -> bool:
-            return self._phases[phase][0] not in self._phases
-
-        def _share(self, phase: str) -> float:
+        def _finished(self, phase: str) -> float:
             """The finished fraction of a phase, 0..1, including the running step's own phases."""
             _, steps, done = self._phases[phase]
-            inner = [self._share(p) for p in self._phases if self._phases[p][0] == phase != p]
+            inner = [self._finished(p) for p in self._phases if self._phases[p][0] == phase != p]
             return min(1.0, (done + max(inner, default=0.0)) / steps)
 
     return Monitor()

@@ -164,6 +164,8 @@ class EngineRunner:
         context = self._create_context()
         if context is None:
             raise EngineRefused(self._logger.last_error or "no execution context for it")
+        if self._scratch:
+            context.set_device_memory(self._scratch.address, self._scratch.size)
         shape = (count, *self._images.shape[1:])
         if not context.set_input_shape(INPUT, shape):
             raise EngineRefused(f"it does not take images {shape}: {self._logger.last_error}")
@@ -208,15 +210,8 @@ class EngineRunner:
 
     def _create_context(self) -> Any:
         strategies = self._library.ExecutionContextAllocationStrategy
-        if self._scratch is None:
-            return self._context_with(strategies.STATIC)
-        # Also for engines of one shape: those of TensorRT for RTX are built to require it.
-        context = self._context_with(strategies.USER_MANAGED)
-        if context is not None:
-            context.set_device_memory(self._scratch.address, self._scratch.size)
-        return context
-
-    def _context_with(self, strategy: Any) -> Any:
+        # User-managed also for one shape: engines of TensorRT for RTX are built to require it.
+        strategy = strategies.USER_MANAGED if self._scratch else strategies.STATIC
         config = self._runtime_config()
         if config is None:  # before TensorRT 10.11
             return self._engine.create_execution_context(strategy)

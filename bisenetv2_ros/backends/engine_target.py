@@ -56,7 +56,13 @@ def target_of(library: Any, gpu: Gpu) -> Target:
     Raises BackendUnavailable if the library does not support the GPU or its driver.
     """
     name, version = library_name(library), library.__version__
-    check_compute_capability(library, gpu.compute_capability, gpu.name)
+    known = supported_compute_capabilities(library)
+    if known and gpu.compute_capability not in known:
+        raise BackendUnavailable(
+            f"{name} {version} supports compute capability {', '.join(known)}, {gpu.name} has "
+            f"{gpu.compute_capability}: install TensorRT (`import tensorrt`), which on Jetson is "
+            "part of JetPack"
+        )
     needed = cuda_needed(library)
     if gpu.driver_version < 1000 * needed:
         raise BackendUnavailable(
@@ -72,17 +78,6 @@ def target_of(library: Any, gpu: Gpu) -> Target:
         gpu.index,
         gpu.integrated,
     )
-
-
-def check_compute_capability(library: Any, compute_capability: str, gpu: str = "") -> None:
-    """Raise BackendUnavailable if TensorRT for RTX has no kernels for a compute capability."""
-    known = supported_compute_capabilities(library)
-    if known and compute_capability not in known:
-        raise BackendUnavailable(
-            f"{library_name(library)} {library.__version__} supports compute capability "
-            f"{', '.join(known)}, {gpu or 'it'} has {compute_capability}: install TensorRT "
-            "(`import tensorrt`), which on Jetson is part of JetPack"
-        )
 
 
 def supported_compute_capabilities(library: Any) -> list[str]:

@@ -114,7 +114,7 @@ class TensorRtBackend(Backend):
         raise BackendUnavailable(f"{self.device} does not run its own engine: {reason}")
 
     def _make_resize(self) -> GpuResize | None:
-        """What resizes frames on the GPU; None if it cannot, which is no reason to give it up."""
+        """Prepare resizing frames on the GPU; None if it fails, then the CPU resizes them."""
         reason = "its pixels are not those of the CPU"
         try:
             kernel = load_kernels(self._cuda)["resample"]
@@ -207,7 +207,7 @@ class TensorRtBackend(Backend):
         return engine
 
     def _check_validity(self, plan: bytes) -> None:
-        """Ask the library why an engine will not run, if it can tell (TensorRT for RTX)."""
+        """Refuse an engine that will not run here, if the library reports it (TensorRT for RTX)."""
         if not hasattr(self._runtime, "get_engine_validity"):
             return
         validity, flags = self._runtime.get_engine_validity(

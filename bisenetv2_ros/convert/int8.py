@@ -6,7 +6,7 @@ Input, upsampling and argmax stay float32, and of the convolutions (measured on 
 480x352, one thread; agreement is the fraction of pixels with the float32 class):
 
 - depthwise ones: they are limited by memory; int8 costs ONNX Runtime 9 ms of 57;
-- the stem's: where its two branches meet, OpenVINO rescales both, and 1.1 % of the pixels change;
+- the stem's: OpenVINO rescales its two branches where they join; 1.1 % of the pixels change;
 - the last, which makes the logits: 0.2 % of the pixels, and no time saved.
 
 By default the outputs of those convolutions are quantized too, before their ReLU or addition. That
@@ -128,11 +128,11 @@ def quantize_model(
         with naming(path_out):
             onnx.save(model, partial)
         agreement = _compare(path_float32, partial, images)
-        for backend, share in agreement.items():
-            if share < REQUIRED_AGREEMENT:
+        for backend, fraction in agreement.items():
+            if fraction < REQUIRED_AGREEMENT:
                 raise QuantizationError(
                     f"{path_out.name} under {backend} gives the float32 file's class on "
-                    f"{share:.2%} of the pixels, expected at least {REQUIRED_AGREEMENT:.0%}"
+                    f"{fraction:.2%} of the pixels, expected at least {REQUIRED_AGREEMENT:.0%}"
                 )
     return agreement
 
