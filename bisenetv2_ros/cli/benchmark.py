@@ -20,7 +20,7 @@ The references of NAME_int8 and NAME_float16 are those of NAME_float32. Without 
 they are those of the float32 file with the same input size, if there is exactly one.
 
 Times are medians in milliseconds. CPU is the time of all threads together, peak MB that of the
-whole process. mIoU is on CamVid val, as stated in the model file; if val was trained on, none is.
+process. mIoU is on CamVid val, as stated in the model file ('-' if it was trained on val).
   decode   camera message to pixels
   resize   to the network's size, and the class counts
   network  the backend, from normalization to logits

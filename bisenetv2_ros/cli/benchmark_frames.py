@@ -128,8 +128,7 @@ def run(args: argparse.Namespace) -> int:
         for (path, backend), roofline in rooflines.items()
     }
     write_json(args.json, content)
-    if args.plot:
-        plot(lambda path: write_plot(results, path), args.plot)
+    plot(lambda path: write_plot(results, path), args.plot)
     return 0
 
 

@@ -112,6 +112,5 @@ def run(args: argparse.Namespace) -> int:
     )
     print(table(report), *overload_lines(report), sep="\n")
     write_json(args.json, as_json(report))
-    if args.plot:
-        plot(lambda path: write_plot(report, path), args.plot)
+    plot(lambda path: write_plot(report, path), args.plot)
     return 0

@@ -1,5 +1,4 @@
-"""`bisenetv2 build-engine`: builds the TensorRT engines of a model before the node's first
-start."""
+"""`bisenetv2 build-engine`: builds the TensorRT engines of a model in advance."""
 
 from __future__ import annotations
 
@@ -13,10 +12,9 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError
+from bisenetv2_ros.cli.options import renamed
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from bisenetv2_ros.backends import BatchProfile
     from bisenetv2_ros.backends.engine_target import Target
     from bisenetv2_ros.model_file import ModelFile
@@ -207,18 +205,12 @@ def _in_precision(model: ModelFile, precision: str) -> ModelFile:
     from bisenetv2_ros.convert.float16 import write_half_model
     from bisenetv2_ros.model_file import read_model_file
 
-    path = _half_path(model.path)
+    path = model.path.with_stem(renamed(model.name, "float32", "float16"))
     if path.exists():
         raise UserError(f"{path} is there already: build that one, or move it away")
     write_half_model(model, path)
     print(f"{path}: written, {path.stat().st_size / 1e6:.1f} MB; give this file to the node")
     return read_model_file(path)
-
-
-def _half_path(path: Path) -> Path:
-    if "float32" in path.stem:
-        return path.with_name(path.name.replace("float32", "float16"))
-    return path.with_name(f"{path.stem}_float16{path.suffix}")
 
 
 @contextlib.contextmanager

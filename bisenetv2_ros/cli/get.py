@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -69,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     from bisenetv2_ros.backends import BackendUnavailable
     from bisenetv2_ros.files.download import DownloadError, download
     from bisenetv2_ros.files.paths import check_output
+    from bisenetv2_ros.model_file import cache_directory
     from bisenetv2_ros.training.checkpoint import load_network
     from bisenetv2_ros.training.deploy import write_precisions
     from bisenetv2_ros.training.export import DeployedModel, ExportError
@@ -83,7 +83,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"{output}: is not empty, expected a new folder (-o)")
     if not all(digit in "0123456789abcdefABCDEF" for digit in args.sha256):
         raise UserError(f"--sha256 {args.sha256}: expected hexadecimal digits")
-    path = _cache() / Path(str(entry["url"])).name
+    try:
+        path = cache_directory() / "weights" / Path(str(entry["url"])).name
+    except RuntimeError as error:
+        raise UserError(f"{error}: set XDG_CACHE_HOME to a folder for downloads") from error
     record = path.with_name(f"{path.name}.sha256")
     first_time = not record.exists()
     bar = tqdm(unit="B", unit_scale=True, desc=path.name, disable=None)
@@ -134,11 +137,3 @@ def _known() -> dict[str, dict[str, Any]]:
         share_directory() / "config" / "public_weights.yaml"
     )
     return known
-
-
-def _cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "bisenetv2_ros" / "weights"
-    except RuntimeError as error:
-        raise UserError(f"{error}: set XDG_CACHE_HOME to a folder for downloads") from error

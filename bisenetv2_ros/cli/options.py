@@ -54,6 +54,23 @@ def add_metric_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_conversion_options(parser: argparse.ArgumentParser, model: str, default: str) -> None:
+    """Declare `model`, --output and --metric for a verb that makes a model file from another.
+
+    model: which files it takes. default: what the new file is called.
+    """
+    parser.add_argument("model", help=f"{model}, or name of a shipped model")
+    parser.add_argument(
+        "-o", "--output", action=OutputFile, help=f"file to write (default: {default})"
+    )
+    add_metric_option(parser)
+
+
+def renamed(stem: str, before: str, now: str) -> str:
+    """Replace a part of a file's stem, such as its precision; append the new one if it lacks it."""
+    return stem.replace(before, now) if before in stem else f"{stem}_{now}"
+
+
 def add_training_options(parser: argparse.ArgumentParser, example: str) -> None:
     """Declare `--device` and the `overrides` of a recipe; `example` is one of these."""
     parser.add_argument(
@@ -312,8 +329,10 @@ def set_up_private_graph(verb: str) -> None:
     set_up_ros(verb)
 
 
-def plot(draw: Callable[[Path], None], path: Path) -> None:
-    """Draw a plot to a file. Raises UserError if matplotlib is not installed."""
+def plot(draw: Callable[[Path], None], path: Path | None) -> None:
+    """Draw a plot to a file, if there is one. Raises UserError if matplotlib is not installed."""
+    if not path:
+        return
     try:
         with naming(path), replacing(path) as partial:
             draw(partial)
@@ -322,7 +341,7 @@ def plot(draw: Callable[[Path], None], path: Path) -> None:
 
 
 def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write JSON values to a file, unless there is no path."""
+    """Write JSON values to a file, if there is one."""
     if path:
         with naming(path), replacing(path) as partial:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

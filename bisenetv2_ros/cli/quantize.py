@@ -7,10 +7,10 @@ from pathlib import Path
 
 from bisenetv2_ros.cli import UserError, positive_int
 from bisenetv2_ros.cli.options import (
-    OutputFile,
-    add_metric_option,
+    add_conversion_options,
     calibration_frames,
     refuse_overwriting,
+    renamed,
 )
 
 
@@ -24,7 +24,6 @@ evaluate it, and pass its scores with --metric.
 example:
   bisenetv2 quantize bisenetv2_camvid_640x480_float32.onnx --data data/camvid/train/images
 """
-    parser.add_argument("model", help="float32 model file, or name of a shipped model")
     parser.add_argument(
         "--data", required=True, metavar="SOURCE", help="folder, video or 'glob' of frames"
     )
@@ -36,18 +35,16 @@ example:
         help="number of frames, spread over the source (default: %(default)s)",
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        action=OutputFile,
-        help="file to write (default: the model's name with int8 instead of float32, or with _int8 "
-        "at its end; beside the model, or in the current folder for the package's models)",
-    )
-    parser.add_argument(
         "--for-tensorrt",
         action="store_true",
         help="quantize for the layer fusion of TensorRT (not TensorRT for RTX) instead of CPUs",
     )
-    add_metric_option(parser)
+    add_conversion_options(
+        parser,
+        "float32 model file",
+        "the model's name with int8 instead of float32, or with _int8 at its end; beside the "
+        "model, or in the current folder for the package's models",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,12 +54,9 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         model = model_path(args.model)
-        # A model of the package is named without a folder; its int8 file is written here, not
-        # there.
-        beside = model if model == Path(args.model) else Path(model.name)
-        stem = beside.stem.replace("float32", "int8")
-        stem += "" if "int8" in stem else "_int8"
-        path = args.output or beside.with_name(f"{stem}.onnx")
+        # The package's models are named without a folder; theirs is not written to.
+        folder = model.parent if model == Path(args.model) else Path()
+        path = args.output or folder / f"{renamed(model.stem, 'float32', 'int8')}.onnx"
         refuse_overwriting(path, model, Path(args.data))
         frames = calibration_frames(args.data, args.frames, "--data")
         agreement = quantize_model(
@@ -73,6 +67,6 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, measured on {len(frames)} frames")
-    for backend, share in agreement.items():
-        print(f"{backend}: {share:.2%} of the pixels have the float32 file's class")
+    for backend, fraction in agreement.items():
+        print(f"{backend}: {fraction:.2%} of the pixels have the float32 file's class")
     return 0

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import user_errors
-from bisenetv2_ros.cli.options import OutputFile, add_metric_option, refuse_overwriting
+from bisenetv2_ros.cli.options import add_conversion_options, refuse_overwriting
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,17 +26,10 @@ example:
   bisenetv2 relabel bisenetv2_camvid_640x480_int8 --classes config/classes/camvid_driving.yaml
   bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x480_int8_driving.onnx
 """
-    parser.add_argument("model", help="model file, or name of a shipped model")
     parser.add_argument(
         "--classes", type=Path, required=True, metavar="FILE.yaml", help="the mapping, see below"
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        action=OutputFile,
-        help="file to write (default: MODEL_NAME.onnx, with the name in FILE.yaml)",
-    )
-    add_metric_option(parser)
+    add_conversion_options(parser, "model file", "MODEL_NAME.onnx, with the name in FILE.yaml")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 
 from bisenetv2_ros.cli import user_errors
 from bisenetv2_ros.cli.options import (
-    OutputFile,
-    add_metric_option,
+    add_conversion_options,
     picture_size,
     refuse_overwriting,
+    renamed,
 )
 
 
@@ -30,7 +31,6 @@ examples:
   bisenetv2 segment --ros-args -p model:=bisenetv2_camvid_640x352_int8.onnx
   bisenetv2 benchmark bisenetv2_camvid_640x352_int8.onnx               what a frame takes here
 """
-    parser.add_argument("model", help="model file, or name of a shipped model")
     parser.add_argument(
         "--size",
         type=picture_size,
@@ -38,13 +38,9 @@ examples:
         metavar="WxH",
         help="width and height in pixels, multiples of 32",
     )
-    parser.add_argument(
-        "-o",
-        "--output",
-        action=OutputFile,
-        help="file to write (default: the model's name with the new size, in the current folder)",
+    add_conversion_options(
+        parser, "model file", "the model's name with the new size, in the current folder"
     )
-    add_metric_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,15 +50,10 @@ def run(args: argparse.Namespace) -> int:
 
     with user_errors(ValueError):
         source = read_model_file(model_path(args.model))
-        path = args.output or Path(_renamed(source.name, source.info.input_size, args.size))
+        old, new = ("x".join(map(str, size)) for size in (source.info.input_size, args.size))
+        path = args.output or Path(f"{renamed(source.name, old, new)}.onnx")
         refuse_overwriting(path, source.path)
-        model = resize_model(source, args.size, path, dict(args.metric))
-    (width, height), (old_width, old_height) = model.info.input_size, source.info.input_size
-    share = width * height / (old_width * old_height)
-    print(f"{path}: {width}x{height}, {share:.0%} of the pixels of {old_width}x{old_height}")
+        resize_model(source, args.size, path, dict(args.metric))
+    fraction = math.prod(args.size) / math.prod(source.info.input_size)
+    print(f"{path}: {new}, {fraction:.0%} of the pixels of {old}")
     return 0
-
-
-def _renamed(name: str, before: tuple[int, int], now: tuple[int, int]) -> str:
-    old, new = ("x".join(map(str, size)) for size in (before, now))
-    return f"{name.replace(old, new) if old in name else f'{name}_{new}'}.onnx"
