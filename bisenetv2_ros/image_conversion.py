@@ -73,8 +73,8 @@ def _layouts() -> dict[str, _Layout]:
         layouts[name] = _Layout(np.uint8, 1, conversion, "rgb", multiple=(2, 2), chroma=1)
     layouts["nv24"] = _Layout(np.uint8, 1, None, "rgb", chroma=4)
     # OpenCV's type names, as cv_bridge reads them.
-    plain = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
-    return layouts | {name: layouts[meaning] for name, meaning in plain.items()}
+    aliases = {"8UC1": "mono8", "8UC3": "bgr8", "8UC4": "bgra8", "16UC1": "mono16"}
+    return layouts | {name: layouts[meaning] for name, meaning in aliases.items()}
 
 
 _LAYOUTS = _layouts()

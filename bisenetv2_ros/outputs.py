@@ -50,7 +50,7 @@ def compressed(name: str) -> str:
 
 
 def uncompressed(name: str) -> str:
-    """The output that `name` is, or is the compressed form of."""
+    """The output `name` without its compression."""
     return name.removesuffix("/compressed")
 
 
@@ -155,7 +155,7 @@ class FrameOutputs:
         return getattr(self, name)
 
     def compressed(self, name: str) -> np.ndarray | None:
-        """The file, (N,) uint8, of image output `name` by COMPRESSED; None as of `pixels`."""
+        """The file, (N,) uint8, of image output `name` by COMPRESSED; None if `pixels` is."""
         pixels = self.pixels(name)
         if pixels is None:
             return None

@@ -123,9 +123,9 @@ def _write(
     cv2.putText(canvas, text, (left, baseline), FONT, FONT_SCALE, ink, 1, cv2.LINE_AA)
 
 
-def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
+def draw_regions(image: np.ndarray, regions: Sequence[Region]) -> None:
     """Draw outlines and names into a (H, W, 3) uint8 RGB image, white with a dark edge."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     thickness = max(1, round(height / 360))
     for region in regions:
         corners = np.array(region.points) * (width, height) - 0.5
@@ -133,8 +133,8 @@ def draw_regions(picture: np.ndarray, regions: Sequence[Region]) -> None:
         left, top = corners.min(0)
         place = (int(left) + 4 * thickness, max(int(top) - 4 * thickness, 14 * thickness))
         for ink, edge in (((0, 0, 0), 2 * thickness), ((255, 255, 255), 0)):
-            cv2.polylines(picture, [corners], True, ink, thickness + edge, cv2.LINE_AA)
+            cv2.polylines(image, [corners], True, ink, thickness + edge, cv2.LINE_AA)
             cv2.putText(
-                picture, region.name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thickness, ink,
+                image, region.name, place, cv2.FONT_HERSHEY_SIMPLEX, 0.5 * thickness, ink,
                 thickness + edge, cv2.LINE_AA,
             )  # fmt: skip

@@ -20,16 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bisenetv2_ros.backends import BackendUnavailable
-from bisenetv2_ros.benchmark.case import (
-    NNCF,
-    PLAIN,
-    STAGES,
-    TORCH,
-    TORCH_COMPILE,
-    Case,
-    Result,
-    Segment,
-)
+from bisenetv2_ros.benchmark.case import NNCF, PLAIN, STAGES, TORCH, Case, Result, Segment
 from bisenetv2_ros.benchmark.machine import peak_memory
 from bisenetv2_ros.benchmark.references import load_nncf, load_plain, load_torch
 from bisenetv2_ros.benchmark.worker import Worker, worker
@@ -120,7 +111,7 @@ def _load(case: Case) -> tuple[Result, Segment]:
         return load_plain(case)
     if case.backend == NNCF:
         return load_nncf(case)
-    if case.backend in (TORCH, TORCH_COMPILE):
+    if case.backend.startswith(TORCH):  # also compiled
         return load_torch(case)
     from bisenetv2_ros.segmenter import Segmenter
 

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import re
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bisenetv2_ros.benchmark.case import (
-    COMPARED,
-    STAGES,
-    Result,
-)
+from bisenetv2_ros.benchmark.case import COMPARED, STAGES, Result
 from bisenetv2_ros.benchmark.machine import machine
-from bisenetv2_ros.benchmark.tables import aligned, number_or_none, percentile
+from bisenetv2_ros.benchmark.tables import aligned, median, number_or_none, percentile, summary
 
 
 def reference_of(result: Result, results: Iterable[Result], kind: str) -> Result | None:
@@ -46,7 +41,7 @@ def speed_up(result: Result, results: Iterable[Result], kind: str) -> float:
     reference = reference_of(result, results, kind)
     if reference is None:
         return float("nan")
-    return statistics.median(reference.frames) / statistics.median(result.frames)
+    return median(reference.frames) / median(result.frames)
 
 
 def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]:
@@ -61,9 +56,9 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
                 "input_size": list(result.input_size),
                 "runs_on": result.runs_on,
                 "frames": len(result.frames),
-                "stages_ms": {name: _summary(result.seconds[name]) for name in STAGES},
-                "frame_ms": _summary(result.frames),
-                "device_ms": {k: _summary(v) for k, v in result.device_seconds.items()},
+                "stages_ms": {name: summary(result.seconds[name]) for name in STAGES},
+                "frame_ms": summary(result.frames),
+                "device_ms": {k: summary(v) for k, v in result.device_seconds.items()},
                 "cpu_ms_per_frame": 1e3 * result.cpu_per_frame,
                 "peak_memory_bytes": result.peak_memory,
                 "mean_iou": number_or_none(result.mean_iou),
@@ -76,23 +71,19 @@ def as_json(results: Sequence[Result], skipped: Sequence[str]) -> dict[str, Any]
     }
 
 
-def _summary(seconds: Sequence[float]) -> dict[str, float]:
-    return {"median": 1e3 * statistics.median(seconds), "p99": 1e3 * percentile(seconds, 0.99)}
-
-
 def table(results: Sequence[Result]) -> str:
     """Medians in milliseconds, one line per case, fastest first."""
     head = ["model", "runs on", *STAGES, "frame", "p99", "CPU", "frames/s"]
     head += [f"x {kind}" for kind in COMPARED] + ["mIoU", "peak MB"]
     rows = [head]
-    for result in sorted(results, key=lambda result: statistics.median(result.frames)):
-        frame = statistics.median(result.frames)
+    for result in sorted(results, key=lambda result: median(result.frames)):
+        frame = median(result.frames)
         ratios = [speed_up(result, results, kind) for kind in COMPARED]
         rows.append(
             [
                 result.model,
                 result.runs_on,
-                *(f"{1e3 * statistics.median(result.seconds[name]):.2f}" for name in STAGES),
+                *(f"{1e3 * median(result.seconds[name]):.2f}" for name in STAGES),
                 f"{1e3 * frame:.2f}",
                 f"{1e3 * percentile(result.frames, 0.99):.2f}",
                 f"{1e3 * result.cpu_per_frame:.2f}",
@@ -116,7 +107,7 @@ def roofline_table(results: Sequence[Result], rooflines: Mapping[tuple[Path, str
         if not (result.device_seconds or roofline):
             continue
         seconds = result.device_seconds or {"network": result.seconds["network"]}
-        parts = {k: 1e3 * statistics.median(v) for k, v in seconds.items()}
+        parts = {k: 1e3 * median(v) for k, v in seconds.items()}
         line = f"{result.model} on {result.runs_on}, medians in ms: "
         line += ", ".join(f"{k} {v:.3f}" for k, v in parts.items())
         if roofline:
@@ -134,7 +125,7 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
     """
     import matplotlib.figure
 
-    ordered = sorted(results, key=lambda result: -statistics.median(result.frames))
+    ordered = sorted(results, key=lambda result: -median(result.frames))
     names = [f"{result.model}\n{result.runs_on}" for result in ordered]
     height = 1.2 + 0.7 * len(ordered)
     scored = [result for result in ordered if not np.isnan(result.mean_iou)]
@@ -147,7 +138,7 @@ def write_plot(results: Sequence[Result], path: Path) -> None:
         axes = figure.subplots()
     left = np.zeros(len(ordered))
     for stage in STAGES:
-        width = np.array([1e3 * statistics.median(result.seconds[stage]) for result in ordered])
+        width = np.array([1e3 * median(result.seconds[stage]) for result in ordered])
         axes.barh(names, width, left=left, label=stage)
         left += width
     axes.set_xlabel("median time of a frame, ms")
@@ -166,7 +157,7 @@ def undominated(points: Iterable[tuple[float, float]]) -> list[tuple[float, floa
 
 def _draw_accuracy(axes: Any, results: Sequence[Result]) -> None:
     """Plot mean IoU over latency, with a line through the undominated."""
-    points = [(1e3 * statistics.median(r.frames), 100 * r.mean_iou) for r in results]
+    points = [(1e3 * median(r.frames), 100 * r.mean_iou) for r in results]
     for runs_on in sorted({result.runs_on for result in results}):
         mine = [p for p, result in zip(points, results, strict=True) if result.runs_on == runs_on]
         axes.scatter(*zip(*mine, strict=True), label=runs_on)

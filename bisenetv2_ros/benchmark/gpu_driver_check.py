@@ -91,7 +91,7 @@ def check_driver(check: Checks) -> None:
             cuda.upload(device, source)
             cuda.download(target, device)
             cuda.wait()
-            assert np.array_equal(source, target), f"{size} bytes come back otherwise"
+            assert np.array_equal(source, target), f"{size} bytes come back changed"
         return "1 byte to 4K"
 
     def page_lock() -> str:
@@ -108,7 +108,7 @@ def check_driver(check: Checks) -> None:
         raise AssertionError("an allocation was recorded")
 
     def waiting() -> str:
-        launch = kernel(cuda, b"spin", ctypes.c_longlong(500_000_000))
+        launch = kernel(cuda, "spin", ctypes.c_longlong(500_000_000))
         steps, stop = [0], threading.Event()
 
         def count() -> None:
@@ -129,7 +129,7 @@ def check_driver(check: Checks) -> None:
         return f"another thread made {done} steps; waiting takes {cpu / seconds:.0%} of a core"
 
     def timing() -> str:
-        launch = kernel(cuda, b"spin", ctypes.c_longlong(20_000_000))
+        launch = kernel(cuda, "spin", ctypes.c_longlong(20_000_000))
         milliseconds = cuda.milliseconds(launch)
         assert 19 < milliseconds < 40, f"a kernel of 20 ms took {milliseconds:.1f} ms"
         return f"{milliseconds:.2f} ms for 20 ms"
@@ -144,22 +144,13 @@ def check_driver(check: Checks) -> None:
         cuda.close()
         cuda.use()
         lost = free - cuda.memory()[0]
-        assert lost < 32 << 20, f"{lost >> 20} MiB are not given back"
+        assert lost < 32 << 20, f"{lost >> 20} MiB are not freed"
         return f"{max(lost, 0) >> 20} MiB kept by the driver"
 
-    check("everything is given back", close)
+    check("all memory is freed", close)
 
 
-def kernel(cuda: Cuda, name: bytes, *arguments: Any) -> Callable[[], None]:
-    """One of _KERNELS, to be launched on one thread; its module stays loaded."""
-    module = cuda.call("cuModuleLoadData", _KERNELS + b"\0")
-    function = cuda.call("cuModuleGetFunction", module, name)
-    values = (tuple(a.value for a in arguments), tuple(type(a) for a in arguments))
-
-    def launch() -> None:
-        one = (1, 1, 1)
-        cuda.call(
-            "cuLaunchKernel", function, *one, *one, 0, cuda.stream, values if arguments else 0, 0
-        )
-
-    return launch
+def kernel(cuda: Cuda, name: str, *arguments: Any) -> Callable[[], None]:
+    """One of _KERNELS, ready to be launched with these ctypes arguments."""
+    launch = cuda.kernel(cuda.load_module(_KERNELS), name, [type(a) for a in arguments])
+    return lambda: launch((1, 1), *(a.value for a in arguments))

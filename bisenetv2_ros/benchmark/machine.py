@@ -6,12 +6,9 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bisenetv2_ros.backends import available_cores
-
-if TYPE_CHECKING:
-    pass
 
 
 def peak_memory() -> int:

@@ -10,12 +10,7 @@ from typing import Any
 import numpy as np
 
 from bisenetv2_ros.backends import BackendUnavailable, available_cores
-from bisenetv2_ros.benchmark.case import (
-    TORCH_COMPILE,
-    Case,
-    Result,
-    Segment,
-)
+from bisenetv2_ros.benchmark.case import TORCH_COMPILE, Case, Result, Segment
 from bisenetv2_ros.benchmark.model_variants import PLAIN_INPUT, plain
 from bisenetv2_ros.model_file import ModelFile, read_model_file
 from bisenetv2_ros.resize import resize_image

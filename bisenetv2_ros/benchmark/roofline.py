@@ -78,25 +78,23 @@ def _multiply_adds(node: Any, shapes: dict[str, list[int]]) -> int:
     return 0
 
 
-def measure_gpu(index: int = 0) -> Rates | None:
-    """Measure a GPU's float16; None if torch is missing or sees no GPU."""
+def measure_gpu() -> Rates | None:
+    """Measure the first GPU's float16; None if torch is missing or sees no GPU."""
     try:
         import torch
     except ImportError:
         return None
-    if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+    if not torch.cuda.is_available():
         return None
-    device = torch.device("cuda", index)
-    with torch.cuda.device(device):
-        a, b = (torch.randn(_SIDE, _SIDE, device=device).half() for _ in range(2))
-        source = torch.empty(_COPY, dtype=torch.uint8, device=device)
-        target = torch.empty_like(source)
-        product = torch.empty_like(a)
-        return Rates(
-            f"{torch.cuda.get_device_name(device)}, float16",
-            _SIDE**3 / _best(lambda: torch.mm(a, b, out=product)),
-            2 * _COPY / _best(lambda: target.copy_(source)),
-        )
+    a, b = (torch.randn(_SIDE, _SIDE, device="cuda").half() for _ in range(2))
+    source = torch.empty(_COPY, dtype=torch.uint8, device="cuda")
+    target = torch.empty_like(source)
+    product = torch.empty_like(a)
+    return Rates(
+        f"{torch.cuda.get_device_name()}, float16",
+        _SIDE**3 / _best(lambda: torch.mm(a, b, out=product)),
+        2 * _COPY / _best(lambda: target.copy_(source)),
+    )
 
 
 def measure_cpu(precision: str, threads: int) -> Rates | None:

@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,7 +72,7 @@ class Plan:
 
 
 def measure_graph(
-    plan: Plan, pictures: Sequence[np.ndarray], on_progress: Callable[[], object] = lambda: None
+    plan: Plan, images: Sequence[np.ndarray], on_progress: Callable[[], object] = lambda: None
 ) -> Report:
     """Run the plan; images are (H, W, 3) uint8 RGB of any size.
 
@@ -88,9 +89,7 @@ def measure_graph(
         for transport, cameras in itertools.product(plan.transports, plan.cameras):
             with _graph(plan, transport, cameras, Path(directory) / "node.log") as graph:
                 for size in plan.sizes:
-                    resized = [
-                        np.ascontiguousarray(resize_image(picture, size)) for picture in pictures
-                    ]
+                    resized = [np.ascontiguousarray(resize_image(image, size)) for image in images]
                     graph.camera.ask("load", resized)
                     first_mask = graph.wait_for_masks()
                     if math.isnan(report.first_mask):
@@ -106,11 +105,11 @@ def _measure_size(
     plan: Plan,
     graph: _Graph,
     alone: Worker,
-    picture: np.ndarray,
+    image: np.ndarray,
     peaks: dict[tuple[tuple[int, int], str, int], float],
 ) -> Iterator[Measurement]:
     """Measure at each rate and in overload, then find the peak rate and add it to `peaks`."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     size = (width, height)
 
     def new(rate: float, overload: bool = False) -> Measurement:
@@ -121,7 +120,7 @@ def _measure_size(
         runs = []
         for _ in range(plan.runs):
             run = new(rate)
-            run.bare = alone.ask("measure", picture, rate, plan.seconds)
+            run.bare = alone.ask("measure", image, rate, plan.seconds)
             graph.run(run, plan.seconds)
             runs.append(run)
             inference += run.bare
@@ -170,7 +169,7 @@ class _Graph:
     def wait_for_masks(self) -> float:
         """Send frames until each camera has a mask; returns the seconds since the node's start."""
         deadline = time.monotonic() + START_TIMEOUT
-        self.listener.ask("begin", False, False)
+        self.listener.ask("begin", False)
         while True:
             self.camera.ask("publish", 20.0, 0.05)
             masks = self.listener.ask("masks")
@@ -185,7 +184,7 @@ class _Graph:
     def run(self, run: Measurement, seconds: float) -> None:
         """Fill in all measurements at the rate of `run`."""
         before = self.listener.ask("counters")
-        self.listener.ask("begin", run.overload, run.overload)
+        self.listener.ask("begin", run.overload)
         cpu, began = {name: cpu_seconds(pid) for name, pid in self._pids.items()}, time.monotonic()
         stamps = self.camera.ask("publish", run.rate, WARM_UP + seconds)
         elapsed = time.monotonic() - began
@@ -208,19 +207,16 @@ class _Graph:
             timed = [(stamp, arrival) for stamp, arrival in mine if stamp >= warm]
             run.latencies += [(arrival - stamp) / 1e9 for stamp, arrival in timed]
             run.jitters += jitters([arrival / 1e9 for _, arrival in timed])
+        counted = Counter[str]()
         for old, new in zip(before, after, strict=True):
-            for name, count in new.items():
-                change = count - old.get(name, 0)
-                if name == "received":
-                    run.received += change
-                elif name == "published":
-                    run.published += change
-                elif change:
-                    run.dropped[name] = run.dropped.get(name, 0) + change
+            counted.update(new)
+            counted.subtract(old)
+        run.received, run.published = counted.pop("received"), counted.pop("published")
+        run.dropped = dict(+counted)  # causes with none are left out
 
     def loss(self, rate: float, seconds: float) -> float:
         """Fraction of frames lost at a rate; 1 if the camera itself cannot keep it up."""
-        self.listener.ask("begin", False, False)
+        self.listener.ask("begin", False)
         sent = sum(map(len, self.camera.ask("publish", rate, seconds)))
         time.sleep(SETTLE)
         masks = len(self.listener.ask("masks"))

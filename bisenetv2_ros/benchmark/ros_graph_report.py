@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 
 from bisenetv2_ros.benchmark.graph_results import Measurement, Report
 from bisenetv2_ros.benchmark.machine import machine
-from bisenetv2_ros.benchmark.tables import aligned, median, number_or_none, percentile
+from bisenetv2_ros.benchmark.tables import aligned, median, number_or_none, percentile, summary
 
 
 def overload_lines(report: Report) -> list[str]:
@@ -49,9 +48,9 @@ def table(report: Report) -> str:
             f"{m.rate:.0f}",
             f"{m.lost:.1%}",
             *(
-                _ms(value)
+                _ms(percentile(values, fraction))
                 for values in (m.latencies, m.jitters)
-                for value in (median(values), percentile(values, 0.99))
+                for fraction in (0.5, 0.99)
             ),
             _ms(median(m.bare)),
             _ms(m.added),
@@ -74,16 +73,6 @@ def _ms(seconds: float) -> str:
 
 def as_json(report: Report) -> dict[str, Any]:
     """All measurements as JSON values; times in milliseconds, None for no value."""
-
-    def summary(values: Sequence[float]) -> dict[str, float | None]:
-        if not values:
-            return {"median": None, "p99": None, "max": None}
-        return {
-            "median": 1e3 * median(values),
-            "p99": 1e3 * percentile(values, 0.99),
-            "max": 1e3 * max(values),
-        }
-
     return {
         "machine": machine(),
         "runs_on": report.runs_on,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,7 +50,7 @@ class Camera:
         ]
         self._messages: list[Any] = []
 
-    def load(self, pictures: Sequence[np.ndarray]) -> None:
+    def load(self, images: Sequence[np.ndarray]) -> None:
         """Make messages of (H, W, 3) uint8 RGB images, to be published in rotation."""
         from std_msgs.msg import Header
 
@@ -58,10 +59,10 @@ class Camera:
 
         header = Header(frame_id="camera")
         self._messages = [
-            jpeg_message(header, picture)
+            jpeg_message(header, image)
             if self._compressed
-            else ImageBuffer().fill(header, picture, "rgb8")
-            for picture in pictures
+            else ImageBuffer().fill(header, image, "rgb8")
+            for image in images
         ]
 
     def publish(self, rate: float, seconds: float) -> list[list[int]]:
@@ -111,7 +112,7 @@ class Listener:
         qos = QoSProfile(depth=10, reliability=ReliabilityPolicy.RELIABLE)
         for camera in range(cameras):
             node.create_subscription(
-                Image, self._output(camera, "mask"), self._mask_taker(camera), qos
+                Image, self._output(camera, "mask"), partial(self._take_mask, camera), qos
             )
         node.create_subscription(DiagnosticArray, "/diagnostics", self._take_report, qos)
         self._client = node.create_client(GetParameters, f"{NAMESPACE}/segment/get_parameters")
@@ -123,16 +124,16 @@ class Listener:
         if self._asking and self._question is None and now >= self._question_due:
             self._ask(now)
 
-    def begin(self, questions: bool, inference_times: bool) -> None:
-        """Start recording, with requests to the parameter service, and the node's inference times.
+    def begin(self, overload: bool) -> None:
+        """Start recording; in overload also inference times and answers of the parameter service.
 
-        inference_times makes the node publish class fractions as well.
+        The node then publishes class fractions as well.
         """
         from bisenetv2_ros.msg import ClassFractions
 
         self._masks, self._inference, self._answers = [], [], []
-        self._asking = questions
-        if inference_times and not self._fractions:
+        self._asking = overload
+        if overload and not self._fractions:
             self._fractions = [
                 self._node.create_subscription(
                     ClassFractions,
@@ -153,7 +154,7 @@ class Listener:
         deadline = time.monotonic() + REPORT_TIMEOUT
         waits = self._asking
         while waits and time.monotonic() < deadline:
-            self._asking = not self._answers  # no more questions than one that is answered
+            self._asking = not self._answers  # stop asking after the first answer
             self.idle()
             waits = self._question is not None or not self._answers
         self._asking = False
@@ -187,26 +188,22 @@ class Listener:
 
     def _counters(self) -> list[dict[str, int]]:
         """Those of the newest diagnostics."""
-        counters = []
-        for _, values in sorted(self._report.items(), key=lambda item: (len(item[0]), item[0])):
-            counters.append(
-                {
-                    "received": int(values["frames received"]),
-                    "published": int(values["frames published"]),
-                    **drops_in(values),
-                }
-            )
-        return counters
+        names = sorted(self._report, key=lambda name: (len(name), name))
+        return [
+            {
+                "received": int(values["frames received"]),
+                "published": int(values["frames published"]),
+                **drops_in(values),
+            }
+            for values in map(self._report.__getitem__, names)
+        ]
 
     def _output(self, camera: int, name: str) -> str:
         return output_topic(image_topic(camera), name)
 
-    def _mask_taker(self, camera: int) -> Any:
-        def take(message: Any) -> None:
-            stamp = message.header.stamp
-            self._masks.append((camera, stamp.sec * 10**9 + stamp.nanosec, time.time_ns()))
-
-        return take
+    def _take_mask(self, camera: int, message: Any) -> None:
+        stamp = message.header.stamp
+        self._masks.append((camera, stamp.sec * 10**9 + stamp.nanosec, time.time_ns()))
 
     def _take_fractions(self, message: Any) -> None:
         self._inference.append(message.inference_time)
@@ -247,14 +244,14 @@ class Bare:
         """Backend and device, for people."""
         return f"{self._segmenter.backend.name}, {self._segmenter.backend.device}"
 
-    def measure(self, picture: np.ndarray, rate: float, seconds: float) -> list[float]:
+    def measure(self, image: np.ndarray, rate: float, seconds: float) -> list[float]:
         """Seconds from frame to mask, for each frame at `rate` [Hz]."""
         durations = []
         due = time.monotonic()
         for _ in range(max(1, round(rate * seconds))):
             time.sleep(max(0.0, due - time.monotonic()))
             begin = time.monotonic()
-            self._segmenter(picture)
+            self._segmenter(image)
             durations.append(time.monotonic() - begin)
             due = max(due + 1 / rate, begin)
         return durations

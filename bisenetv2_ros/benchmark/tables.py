@@ -17,6 +17,13 @@ def percentile(values: Sequence[float], fraction: float) -> float:
     return float(np.quantile(values, fraction)) if len(values) else float("nan")
 
 
+def summary(seconds: Sequence[float]) -> dict[str, float | None]:
+    """Median, 99th percentile and maximum in milliseconds, for JSON; None without values."""
+    facts = {"median": median(seconds), "p99": percentile(seconds, 0.99)}
+    facts["max"] = max(seconds, default=float("nan"))
+    return {name: number_or_none(1e3 * value) for name, value in facts.items()}
+
+
 def number_or_none(value: float) -> float | None:
     """For JSON, which has no NaN."""
     return None if np.isnan(value) else value

@@ -35,14 +35,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """Measure for `bisenetv2 benchmark --training`.
 
     Args:
-        args: `config`, the name or path of a recipe; `overrides` of it; `device`, '' for CUDA where
+        args: `config`, the name or path of a recipe; `overrides` of it; `device`, '' for CUDA if
             present; `threads` of a CPU, 0 for torch's choice; `rounds`, timed steps of each kind.
 
     Returns:
         JSON values: recipe, device, batch size, crop, images per second of both, their ratio.
 
     Raises:
-        ValueError: no such recipe, override or device.
+        ValueError: if the recipe, an override or the device is unknown.
     """
     recipe = load_recipe(args.config, args.overrides)
     if args.threads:
