@@ -71,8 +71,7 @@ class View:
 
     def upright_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of the `upright` image for an image of `size`."""
-        _, _, width, height = self.box(size)
-        return (height, width) if self.turn in (90, 270) else (width, height)
+        return self.mask_size(self.box(size)[2:])
 
     def mask_size(self, input_size: tuple[int, int]) -> tuple[int, int]:
         """(width, height) of the masks that `back` returns, for a network's input size."""

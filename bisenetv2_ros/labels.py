@@ -27,27 +27,20 @@ class LabelSet:
     ignore_index: int = 255  #: label value that is neither trained nor scored; C..255
 
     def __post_init__(self) -> None:
+        def check(is_right: bool, problem: str) -> None:
+            if not is_right:
+                raise ValueError(f"label set '{self.name}': {problem}")
+
         count = len(self.names)
-        if not 1 <= count <= 255:
-            raise ValueError(f"label set '{self.name}': 1 to 255 names expected, got {count}")
-        if len(set(self.names)) != count:
-            twice = sorted({name for name in self.names if self.names.count(name) > 1})
-            raise ValueError(f"label set '{self.name}': names occur twice: {', '.join(twice)}")
-        if len(self.palette) != count:
-            raise ValueError(
-                f"label set '{self.name}': {count} names but {len(self.palette)} palette colours"
-            )
+        check(1 <= count <= 255, f"1 to 255 names expected, got {count}")
+        twice = sorted({name for name in self.names if self.names.count(name) > 1})
+        check(not twice, f"names occur twice: {', '.join(twice)}")
+        check(len(self.palette) == count, f"{count} names but {len(self.palette)} palette colours")
         for name, colour in zip(self.names, self.palette, strict=True):
-            if len(colour) != 3 or not all(0 <= value <= 255 for value in colour):
-                raise ValueError(
-                    f"label set '{self.name}': colour of '{name}' must be three values 0..255, "
-                    f"got {colour}"
-                )
-        if not count <= self.ignore_index <= 255:
-            raise ValueError(
-                f"label set '{self.name}': ignore_index must be in {count}..255, "
-                f"got {self.ignore_index}"
-            )
+            is_right = len(colour) == 3 and all(0 <= value <= 255 for value in colour)
+            check(is_right, f"colour of '{name}' must be three values 0..255, got {colour}")
+        ignored = self.ignore_index
+        check(count <= ignored <= 255, f"ignore_index must be in {count}..255, got {ignored}")
 
     def __len__(self) -> int:
         return len(self.names)

@@ -202,10 +202,6 @@ class Cuda(Gpu):
         self._undo.callback(self._free, "cuModuleUnload", module)
         return module
 
-    def kernel(self, module: Any, name: str, types: Sequence[Any]) -> Kernel:
-        """Return a kernel of a module; types: of its arguments, c_void_p for addresses."""
-        return Kernel(self, self.call("cuModuleGetFunction", module, name.encode()), types)
-
     def page_lock(self, array: np.ndarray) -> bool:
         """Let the device access a contiguous array directly; False if it cannot.
 
@@ -306,14 +302,15 @@ class Cuda(Gpu):
 
 
 class Kernel:
-    """A function on the device that does one pixel a thread."""
+    """A function on the device that processes one pixel per thread."""
 
-    def __init__(self, cuda: Cuda, function: Any, types: Sequence[Any]) -> None:
-        """As `Cuda.kernel` does."""
-        self._cuda, self._function, self._types = cuda, function, tuple(types)
+    def __init__(self, cuda: Cuda, module: Any, name: str, types: Sequence[Any]) -> None:
+        """Find it in a module; types: of its arguments, c_void_p for addresses."""
+        self._cuda, self._types = cuda, tuple(types)
+        self._function = cuda.call("cuModuleGetFunction", module, name.encode())
 
     def __call__(self, size: tuple[int, int], *arguments: int) -> None:
-        """Queue it for (width, height) pixels, and maybe some more beyond their edges."""
+        """Queue it for (width, height) pixels, rounded up to whole blocks of threads."""
         blocks = (-(-size[0] // _BLOCK[0]), -(-size[1] // _BLOCK[1]), 1)
         self._cuda.call(
             "cuLaunchKernel",

@@ -27,4 +27,4 @@ def load_kernels(cuda: Cuda) -> dict[str, Kernel]:
     Raises CudaError if the driver is older than CUDA 12.2, the version of the PTX.
     """
     module = cuda.load_module(PTX.read_bytes())
-    return {name: cuda.kernel(module, name, types) for name, types in ARGUMENTS.items()}
+    return {name: Kernel(cuda, module, name, types) for name, types in ARGUMENTS.items()}

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from bisenetv2_ros.backends.base import output_memory
-from bisenetv2_ros.backends.cuda import Cuda, CudaError, Gpu
+from bisenetv2_ros.backends.cuda import Cuda, CudaError, Gpu, Kernel
 
 #: Two kernels, compiled by the driver: one takes a while, one writes to an illegal address.
 _KERNELS = b"""
@@ -152,5 +152,5 @@ def check_driver(check: Checks) -> None:
 
 def kernel(cuda: Cuda, name: str, *arguments: Any) -> Callable[[], None]:
     """One of _KERNELS, ready to be launched with these ctypes arguments."""
-    launch = cuda.kernel(cuda.load_module(_KERNELS), name, [type(a) for a in arguments])
+    launch = Kernel(cuda, cuda.load_module(_KERNELS), name, [type(a) for a in arguments])
     return lambda: launch((1, 1), *(a.value for a in arguments))
