@@ -95,10 +95,10 @@ def parse_crop(text: str) -> tuple[float, float, float, float]:
 def parse_views(
     crops: Sequence[str], rotations: Sequence[str], cameras: Sequence[str]
 ) -> dict[str, View]:
-    """The view of each of `cameras`, from texts as above; empty ones count for nothing.
+    """Parse the view of each camera from texts as above; empty texts are ignored.
 
-    Raises ValueError, naming the text, for another form, a camera that is not there or named twice,
-    edges outside of 0..1 or in the wrong order, or another rotation than 0, 90, 180 and 270.
+    Raises ValueError, naming the text, if its form is wrong, its camera is unknown or repeated, its
+    edges are outside 0..1 or out of order, or its rotation is not 0, 90, 180 or 270.
     """
     views = dict.fromkeys(cameras, View())
     for camera, value, text in camera_entries("crop", crops, cameras):
@@ -118,9 +118,9 @@ def parse_views(
 def camera_entries(
     what: str, texts: Sequence[str], cameras: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """Camera, value and whole text of each 'CAMERA: VALUE'; empty texts count for nothing.
+    """Camera, value and complete text of each 'CAMERA: VALUE'; empty texts are ignored.
 
-    Raises ValueError, naming the text, for another form or a camera that is unknown or named twice.
+    Raises ValueError, naming the text, if its form is wrong or its camera is unknown or repeated.
     """
     entries: list[tuple[str, str, str]] = []
     for text in filter(str.strip, texts):

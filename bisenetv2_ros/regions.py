@@ -30,10 +30,11 @@ class Region:
 
 
 def parse_regions(texts: Sequence[str], cameras: Sequence[str] = ()) -> tuple[Region, ...]:
-    """Regions from texts as above; empty texts are ignored.
+    """Parse regions from texts as above; empty texts are ignored.
 
-    cameras: the known ones; none allows any. Raises ValueError, naming the text, for another form,
-    points outside the image, fewer than three points, or an unknown camera.
+    cameras: the known ones; if empty, any name is accepted. Raises ValueError, naming the text, if
+    its form is wrong, it has fewer than three points or one outside the image, its camera is
+    unknown, or its name is taken.
     """
     regions: list[Region] = []
     for text in filter(str.strip, texts):

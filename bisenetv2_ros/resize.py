@@ -14,11 +14,11 @@ class Step(NamedTuple):
     """One step of a resize."""
 
     size: tuple[int, int]  #: (width, height) afterwards
-    area: bool  #: averages of areas, no axis grows; else linear interpolation
+    area: bool  #: averages of areas, if no axis grows; otherwise linear interpolation
 
 
 def resize_steps(source: tuple[int, int], size: tuple[int, int]) -> list[Step]:
-    """List how a frame of `source` (width, height) gets `size`; nothing if it has it.
+    """List the steps that resize a frame from `source` to `size` (width, height); [] if equal.
 
     It is halved by 2x2 averages while it is at least twice the size in both directions; the rest is
     linear interpolation, or area averages if only one axis shrinks to less than half. Pixels are
@@ -43,8 +43,8 @@ def resize_image(
 ) -> np.ndarray:
     """Resize a (H, W, 3) uint8 frame to size (width, height), as for every segmented frame.
 
-    By `resize_steps`. A frame of the right size is returned as it is, not copied; any other is
-    written to `out`, if given.
+    Follows `resize_steps`. Returns a frame of the right size itself, without a copy; writes others
+    to `out` if given.
     """
     steps = resize_steps((image.shape[1], image.shape[0]), size)
     if not steps:

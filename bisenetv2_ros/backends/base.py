@@ -166,7 +166,7 @@ class Backend(ABC):
 
 
 def output_memory(shape: tuple[int, ...]) -> np.ndarray:
-    """Zeroed uint8 memory of an `array.array`, which a ROS message takes as its data uncopied."""
+    """Zeroed uint8 memory of an `array.array`, which a ROS message takes without a copy."""
     return np.frombuffer(array.array("B", bytes(math.prod(shape))), np.uint8).reshape(shape)
 
 

@@ -3,9 +3,9 @@
 The engines of a model are built on first load (engine_builder) and cached (engine_cache). Images
 and masks cross the bus as uint8, through page-locked memory, on one stream; upload, network and
 download are one launch (engine_runner). Frames are resized on the GPU (gpu_resize) if it can, and
-masks arrive in memory that a ROS message takes uncopied. Masks alone and masks with confidence are
-two engines. Both are ready once the model is loaded, so that the first subscriber of confidence
-delays no frame.
+masks arrive in memory that a ROS message takes without a copy. Masks alone and masks with
+confidence are two engines. Both are ready once the model is loaded, so that the first subscriber of
+confidence delays no frame.
 
 Engines are built for batch size 1 by default; a larger batch runs in pieces.
 """

@@ -21,10 +21,10 @@ import numpy as np
 
 from bisenetv2_ros.backends import BackendUnavailable
 from bisenetv2_ros.benchmark.case import NNCF, PLAIN, STAGES, TORCH, Case, Result, Segment
-from bisenetv2_ros.benchmark.machine import peak_memory
 from bisenetv2_ros.benchmark.references import load_nncf, load_plain, load_torch
 from bisenetv2_ros.benchmark.worker import Worker, worker
 from bisenetv2_ros.model_file import read_model_file
+from bisenetv2_ros.system.process_usage import peak_memory
 
 if TYPE_CHECKING:
     from bisenetv2_ros.backends import Backend
@@ -103,7 +103,7 @@ class _Runner:
         frames = [self._run() for _ in range(count)]
         cpu = time.process_time() - cpu
         seconds = {name: [frame[name] for frame in frames] for name in STAGES}
-        return seconds, cpu, peak_memory()
+        return seconds, cpu, peak_memory() or 0
 
 
 def _load(case: Case) -> tuple[Result, Segment]:

@@ -11,12 +11,6 @@ from typing import Any
 from bisenetv2_ros.backends import available_cores
 
 
-def peak_memory() -> int:
-    """Bytes, of this program only; getrusage would include its parent before exec."""
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return 1024 * int(status.split("VmHWM:")[1].split()[0])
-
-
 def machine() -> dict[str, Any]:
     """The machine and its packages, as JSON values."""
     return {

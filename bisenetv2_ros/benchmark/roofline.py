@@ -36,7 +36,7 @@ class Work:
 class Rates:
     """Measured rates of a device."""
 
-    what: str  #: was measured, human-readable
+    what: str  #: what was measured, human-readable
     multiply_adds: float
     bytes_moved: float  #: read and written; infinite for a CPU, whose caches hold the weights
 

@@ -147,9 +147,9 @@ class Listener:
     def end(
         self,
     ) -> tuple[list[tuple[int, int, int]], list[float], list[float], list[dict[str, int]]]:
-        """Masks as (camera, stamp, arrival); seconds of inferences; seconds of answers; counters.
+        """Stop; return masks (camera, stamp, arrival), inference and answer times [s], counters.
 
-        Waits for what is under way: the slowest answer is the one that has not come yet.
+        Waits for pending requests: the slowest answer may still be missing.
         """
         deadline = time.monotonic() + REPORT_TIMEOUT
         waits = self._asking
@@ -169,11 +169,10 @@ class Listener:
         return self._masks
 
     def counters(self) -> list[dict[str, int]]:
-        """Frame counts of each camera since the node's start, from its next diagnostics that
-        account for every frame, or if some never do, from its newest.
+        """Each camera's frame counts since the node's start: received, published, drops by cause.
 
-        By 'received', 'published' and cause of the drop. Raises TimeoutError if no diagnostics
-        come.
+        Waits for diagnostics that account for every frame; after REPORT_TIMEOUT, takes the newest.
+        Raises TimeoutError if none come.
         """
         self._report = {}
         deadline = time.monotonic() + REPORT_TIMEOUT

@@ -1,9 +1,9 @@
 """The speed-up of a training step over a straightforward implementation, measured in one run.
 
-The straightforward one: float32, channels first, the logits of the head and of every booster
-enlarged to the label's full size, default memory allocation. Both do a whole step (forward, losses,
-backward, SGD) of the same network on the same frames, each in a process of its own and in turns, so
-that other load on the machine affects both.
+The baseline: float32, channels first, the logits of the head and of every booster enlarged to the
+label's full size, default memory allocation. Both take complete steps (forward, losses, backward,
+SGD) of the same network on the same frames, in separate processes and in turns, so that other load
+on the machine affects both.
 """
 
 from __future__ import annotations

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import ctypes
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+
+from bisenetv2_ros.system.process_usage import peak_memory
 
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 GRACE = 10.0  # seconds for a process to end after SIGINT, and again after SIGTERM
@@ -55,13 +56,9 @@ class Child:
         return self._process.poll()
 
     def peak_memory(self) -> float | None:
-        """Peak resident memory in MiB; None if the system does not tell."""
-        try:
-            status = Path(f"/proc/{self._process.pid}/status").read_text(encoding="ascii")
-        except OSError:
-            return None
-        peak = re.search(r"^VmHWM:\s+(\d+) kB", status, re.MULTILINE)
-        return int(peak[1]) / 1024 if peak else None
+        """Peak resident memory in MiB; None if the system does not report it."""
+        peak = peak_memory(self.pid)
+        return peak / 2**20 if peak else None
 
     def last_lines(self, count: int = 8) -> str:
         """The end of its log, indented, for an error message."""
