@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,7 @@ from bisenetv2_ros.benchmark.frames_report import (
 )
 from bisenetv2_ros.benchmark.machine import machine
 from bisenetv2_ros.benchmark.model_variants import resized
+from bisenetv2_ros.benchmark.worker import WorkerLost, worker
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.model_file import ModelFileError, read_model_file
 
@@ -137,6 +139,18 @@ def test_a_file_that_is_no_model_ends_it(tmp_path: Path):
     (tmp_path / "x.onnx").write_bytes(b"no model")
     with pytest.raises(ModelFileError, match=r"x\.onnx"):
         measure([Case(tmp_path / "x.onnx", "onnxruntime")], [np.zeros((8, 8, 3), np.uint8)], 1)
+
+
+def test_a_worker_answers_until_it_fails_or_ends():
+    with worker("words", list, "ab") as words:
+        words.answer()
+        assert words.ask("index", "b") == 1
+        with pytest.raises(ValueError, match="c"):
+            words.ask("index", "c")
+        with pytest.raises(WorkerLost, match="the benchmark's process 'words' ended early"):
+            words.ask("index", "a")
+    with worker("gone", os._exit, 3) as gone, pytest.raises(WorkerLost, match="'gone' ended"):
+        gone.answer()
 
 
 def test_machine_is_described():
