@@ -166,7 +166,7 @@ FAULTS = {
     swap_two_splits: "train: paired wrongly: in 1[01] of 12 frames the label of the frame after",
     shuffle: r"train: paired wrongly: \d+ of \d+ times the label of another frame fits better",
     black_and_white: "train: the only label values are 0 and 255, expected those of 11 classes",
-    without_cars: "train: no pixel of .*car.*, which cannot be learnt",
+    without_cars: "train: no pixel of .*car.*, which cannot be learned",
     sixteen_bits: r"train_000.png: 16 bits a channel, training sees 8: its largest value \d{4} be",
     transparent: "train_000.png: has transparent pixels, of which training sees the color",
     swap_red_and_blue: r"train: in (\d+) of \1 frames with a colored sky it is redder than blue",

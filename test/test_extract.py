@@ -196,7 +196,9 @@ def test_what_cannot_be_extracted_is_said(tmp_path, capsys, words, message):
 def test_a_faulty_interval_is_said(tmp_path, capsys, interval):
     with pytest.raises(SystemExit):
         extract("synthetic", "-o", tmp_path, "--every", interval)
-    assert "expected such as 2s, 0.5s or 30 (frames)" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert f"--every: got '{interval}', expected" in error
+    assert ("above 0" if interval in ("0", "0s") else "seconds as in 2s or 0.5s") in error
 
 
 def test_a_damaged_frame_is_named_once_and_the_rest_taken(tmp_path, model, capsys):

@@ -326,7 +326,7 @@ def test_resumed_before_its_first_checkpoint_a_run_starts_from_the_same(data, tm
     with pytest.raises(CheckpointError, match=r"with sha256 012301230123, .* give --from again"):
         loop.train(recipe(**changes), data, run, resume=True, say=lambda _: None)
     shutil.rmtree(source)
-    with pytest.raises(CheckpointError, match=r"started from .* does not do now .* give --from"):
+    with pytest.raises(CheckpointError, match=r"started from .* cannot be used now .* give --from"):
         loop.train(recipe(**changes), data, run, resume=True, say=lambda _: None)
     loop.train(recipe(**changes), data, run, resume=True, start=whole, say=lambda _: None)
     assert read_run_header(run)["start"]["source"] == str(whole)
@@ -441,7 +441,7 @@ def test_damaged_frames_are_skipped_on_demand(data, tmp_path):
         recipe(damaged="skip", class_weights="none"), damaged, tmp_path / "run", say=said.append
     )
     # 40 samples are 5 whole epochs of 7 and 5 of the next
-    counted = [line for line in said if "damaged samples were passed over" in line]
+    counted = [line for line in said if "damaged samples were skipped" in line]
     assert len(counted) == 1 and counted[0].split()[0] in ("5", "6")
 
 
@@ -645,7 +645,7 @@ def test_a_lost_process_ends_the_run_by_name(data, tmp_path):
     errors = first.communicate(timeout=HANG)[1]
     assert first.returncode == 1, errors
     assert "process 0 of 2 failed, or lost another one" in errors
-    assert "go on with --resume" in errors
+    assert "continue with --resume" in errors
 
 
 # --- benchmark ------------------------------------------------------------------------------------

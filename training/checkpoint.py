@@ -167,7 +167,7 @@ def load_newest(run: Path, warn: Callable[[str], None] = print) -> Checkpoint | 
         try:
             return load_checkpoint(folder)
         except CheckpointError as error:
-            warn(f"passing over a damaged checkpoint: {error}")
+            warn(f"skipping a damaged checkpoint: {error}")
     return None
 
 

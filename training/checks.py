@@ -25,7 +25,7 @@ def check_fit(recipe: Recipe, place: Place) -> None:
     synchronised = place.processes > 1 and place.device.type == "cuda"
     if micro == 1 and recipe.model.branches != "detail" and not synchronised:
         raise TrainingError(
-            "one frame at once on a device, expected 2 or more: the context embedding normalises "
+            "one frame at once on a device, expected 2 or more: the context embedding normalizes "
             "one value a frame over the batch"
         )
     if recipe.precision == "float16" and place.device.type != "cuda":

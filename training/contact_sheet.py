@@ -48,7 +48,8 @@ def _picture(
     name: str, labels: LabelSet, samples: Sequence[Sample], shares: NDArray[np.float64]
 ) -> Picture:
     cells = [_captioned(_cell(sample, labels), sample.name) for sample in samples]
-    parts = [_strip(f"{name}: {len(samples)} frames, labels over them; black is ignored")]
+    title = f"{name}: {len(samples)} frames, labels over them; black is ignored"
+    parts = [_text(title, WIDTH * COLUMNS, 2 * CAPTION)]
     for start in range(0, len(cells), COLUMNS):
         row = cells[start : start + COLUMNS]
         height = max(cell.shape[0] for cell in row)
@@ -61,20 +62,15 @@ def _picture(
 
 
 def _captioned(cell: Picture, name: str) -> Picture:
-    caption = np.full((CAPTION, WIDTH, 3), PAPER, np.uint8)
-    _write(caption, name if len(name) <= 40 else f"...{name[-37:]}")
-    return np.concatenate([cell, caption])
+    name = name if len(name) <= 40 else f"...{name[-37:]}"
+    return np.concatenate([cell, _text(name, WIDTH, CAPTION)])
 
 
-def _strip(text: str) -> Picture:
-    strip = np.full((2 * CAPTION, WIDTH * COLUMNS, 3), PAPER, np.uint8)
-    _write(strip, text)
-    return strip
-
-
-def _write(canvas: Picture, text: str) -> None:
-    place = (6, canvas.shape[0] - 7)
+def _text(text: str, width: int, height: int) -> Picture:
+    canvas = np.full((height, width, 3), PAPER, np.uint8)
+    place = (6, height - 7)
     cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
+    return canvas
 
 
 def _page(splits: Sequence[Split]) -> str:

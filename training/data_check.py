@@ -40,7 +40,7 @@ MARGIN = 1.02  # by which one fit must be better than another to count
 
 
 class Thumb(NamedTuple):
-    """A frame and its label, shrunk."""
+    """A shrunk frame, (24, 32, 3) RGB, and its label, (24, 32) class indices, 255 = ignored."""
 
     path: str
     image: NDArray[np.uint8]
@@ -49,31 +49,21 @@ class Thumb(NamedTuple):
 
 @dataclass
 class SplitFacts:
-    """Statistics of a split.
-
-    Attributes:
-        name, labels: of the split, and its classes.
-        pixels: (256,) number of pixels by class index.
-        values: number of pixels by value in the label files; empty if they hold colors.
-        sizes: number of frames by (width, height).
-        paths, tiny: of every frame, its file and (12, 16, 3) uint8 RGB.
-        thumbs: by frame, (24, 32, 3) uint8 RGB and (24, 32) uint8 class index, 255 = ignored.
-        digests: frames by the hash of their pixels.
-        samples: a few frames for the contact sheet.
-        notes: suspicious, but no fault.
-    """
+    """Statistics of a split."""
 
     name: str
     labels: LabelSet
+    #: (256,) number of pixels by class index
     pixels: NDArray[np.int64] = field(default_factory=lambda: np.zeros(256, np.int64))
+    #: number of pixels by value in the label files; empty if they hold colors
     values: Counter[int] = field(default_factory=Counter)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    paths: list[str] = field(default_factory=list)
-    tiny: list[NDArray[np.uint8]] = field(default_factory=list)
-    thumbs: list[Thumb] = field(default_factory=list)
-    digests: dict[str, list[str]] = field(default_factory=dict)
-    samples: list[Sample] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  #: frames by (width, height)
+    paths: list[str] = field(default_factory=list)  #: file of each frame
+    tiny: list[NDArray[np.uint8]] = field(default_factory=list)  #: each frame, (12, 16, 3) RGB
+    thumbs: list[Thumb] = field(default_factory=list)  #: of some frames
+    digests: dict[str, list[str]] = field(default_factory=dict)  #: frames by hash of their pixels
+    samples: list[Sample] = field(default_factory=list)  #: for the contact sheet
+    notes: list[str] = field(default_factory=list)  #: suspicious, but no fault
 
     def shares(self) -> NDArray[np.float64]:
         """Fraction of each class in the labeled pixels, (C,)."""

@@ -84,14 +84,13 @@ class Layout(BaseModel):
         frames, labels: patterns such as `images/{split}/{scene}/{name}.png`. A placeholder stands
             for a part of one file or folder name; `{name:a|b}` for one of these. Those of `frames`
             may be used in `labels`, where `*` stands for anything.
-        encoding: what label files hold: the `values` of the classes, their place in the list
-            (`index`), or their `colors`. None takes that of the dataset, or `values`.
-        splits: the splits there are; a mapping tells what `{split}` is for each, where that is not
-            its name. None takes those of the dataset.
-        names_in: file with the frames of a split, one a line, the first word of which is `entry`.
-        entry: pattern of such a word, with the placeholders of `frames`.
-        only: for a split the placeholders' values that belong to it: a list of patterns with `*`,
-            ranges `first..last`, or either with `!` in front for all others.
+        encoding: content of label files: the `values` of the classes, the class `index`, or
+            `colours`. None takes that of the dataset, or `values`.
+        splits: the value of `{split}` for each split. None takes those of the dataset.
+        names_in: file that lists the frames of a split, one per line.
+        entry: pattern of the first word of a line, with the placeholders of `frames`.
+        only: for a split, the values of a placeholder that belong to it: patterns with `*`, ranges
+            `first..last`, or with `!` in front all except these.
         panoptic: JSON file in COCO's panoptic format, if the label files hold segment numbers.
     """
 
@@ -126,9 +125,9 @@ class DatasetFile(BaseModel):
     """The content of a dataset's YAML file.
 
     Attributes:
-        name: of the label set, short; two datasets with the same classes share it.
-        title, where, licence, source: for people: what it is, where to get it, under which terms,
-            and where layout and values are published.
+        name: short name of the label set, shared by datasets with the same classes.
+        title, where, licence, source: information: what it is, where to get it, its licence, and
+            where layout and values are published.
         classes: in the order of the class indices; an entry may be the name alone.
         first_value: label value of the first class, if classes state no values.
         ignored: label values, or with `colors` colors, that are neither trained nor scored.
@@ -136,9 +135,9 @@ class DatasetFile(BaseModel):
         absent: names of classes that no label has; `check-data` does not miss them.
         splits: see `Layout`; a list of names, or a mapping.
         layouts: tried in turn.
-        encoding: of layouts that state none, and of a folder without `layouts`; there None goes by
-            the labels themselves.
-        ignore_index: label value that is ignored. 255 is, unless a class has it.
+        encoding: of layouts that state none, and of a folder without `layouts`, where None detects
+            it from the labels.
+        ignore_index: ignored label value; None ignores 255, unless a class has it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -165,7 +164,7 @@ class DatasetFile(BaseModel):
 
     @functools.cached_property
     def labels(self) -> LabelSet:
-        """Names and colors. Raises ValueError names the field that is wrong."""
+        """Names and colors. Raises ValueError naming the field that is wrong."""
         given = {entry.colour for entry in self.kept}
         spare = iter(c for c in spread_colours(len(self.kept) + len(given)) if c not in given)
         ignore = 255 if self.ignore_index is None else self.ignore_index
@@ -195,7 +194,6 @@ class DatasetFile(BaseModel):
 
     def ignored_values(self) -> set[int]:
         """Label values that are neither trained nor scored."""
-        taken = {value for values in self.values() for value in values}
         owners: dict[int, str] = {}
         for entry, values in zip(self.kept, self.values(), strict=True):
             for value in values:
@@ -210,15 +208,12 @@ class DatasetFile(BaseModel):
                 ignored.update([self.first_value + i] if entry.values is None else entry.values)
         if self.ignore_index is not None:
             ignored.add(self.ignore_index)
-        elif 255 not in taken:
+        elif 255 not in owners:
             ignored.add(255)
-        if both := sorted(taken & ignored):
-            owner = next(
-                e.name for e, v in zip(self.kept, self.values(), strict=True) if both[0] in v
-            )
+        if both := sorted(owners.keys() & ignored):
             raise ValueError(
-                f"label value {both[0]} is that of class {owner!r} and ignored: give each class "
-                "its `value:`, or another ignore_index"
+                f"label value {both[0]} is that of class {owners[both[0]]!r} and ignored: give "
+                "each class its `value:`, or another ignore_index"
             )
         return ignored
 

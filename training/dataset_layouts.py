@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import fnmatch
 import re
@@ -30,6 +31,7 @@ from bisenetv2_ros.training.datasets import (
     read_label,
 )
 from bisenetv2_ros.training.label_values import make_decoder
+from bisenetv2_ros.training.recipe import Recipe
 
 FOLDER, SYNTHETIC = "folder", "synthetic"
 SPLIT_NAMES = {
@@ -50,18 +52,17 @@ def dataset_kinds() -> list[str]:
 
 
 def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
-    """Find the samples of a split.
+    """Open one or several splits of a dataset.
 
     Args:
         kind: one of `dataset_kinds()`, or the path of a dataset's YAML file.
-        root: folder of the dataset; not looked at for `synthetic`.
-        split: `train`, `val`, ... as the dataset names it; or several, joined by `+`; and behind
-            a colon a pattern of the frames' names that keeps those frames, with `!` the others, or
-            a range of their order. `train+val:!0006R0*` is all that is labeled but one sequence,
-            `train:..80%` the first four fifths.
+        root: folder of the dataset; ignored for `synthetic`.
+        split: name of a split, or several joined by `+`. A colon starts a filter: a pattern of
+            frame names to keep, with `!` to drop, or a range of their order. `train+val:!0006R0*`
+            has all frames except one sequence, `train:..80%` the first four fifths.
 
     Raises:
-        DatasetError: unknown kind, missing folder or split, no frames.
+        DatasetError: if the kind, folder or split is unknown, or there are no frames.
     """
     names, _, pattern = split.partition(":")
     if "+" not in names and not pattern:
@@ -83,9 +84,16 @@ def load_dataset(kind: str, root: str | Path, split: str) -> Dataset:
         ]
     if not kept:
         raise DatasetError(f"split {split!r}: no frame of {root} has a name that fits {pattern!r}")
-    return FileDataset(
-        files[0].labels, kept, files[0].decode, values=files[0].values, absent=files[0].absent
+    return dataclasses.replace(files[0], pairs=kept, list_labels=None)
+
+
+def load_splits(recipe: Recipe, root: Path) -> tuple[Dataset, Dataset]:
+    """Load a recipe's splits to train and to validate on; errors as in `load_dataset`."""
+    training, validation = (
+        load_dataset(recipe.dataset, root, split)
+        for split in (recipe.train_split, recipe.val_split)
     )
+    return training, validation
 
 
 def _load_split(kind: str, root: Path, split: str) -> Dataset:
@@ -98,11 +106,11 @@ def _load_split(kind: str, root: Path, split: str) -> Dataset:
 
 
 def dataset_file(kind: str) -> DatasetFile:
-    """The description of a dataset by name, or by the path of its YAML file."""
+    """Return the description of a dataset, by name or by the path of its YAML file."""
     if Path(kind).suffix in (".yaml", ".yml"):
         content = read_dataset_file(Path(kind))
         if not content.layouts:
-            raise DatasetError(f"{kind}: no `layouts:`, expected where frames and labels lie")
+            raise DatasetError(f"{kind}: no `layouts:`, expected the paths of frames and labels")
         return content
     if kind not in known_datasets():
         near = difflib.get_close_matches(kind, dataset_kinds(), 1)
@@ -116,9 +124,9 @@ def dataset_file(kind: str) -> DatasetFile:
 def load_dataset_of(
     labels: LabelSet, owner: str | Path, kind: str, root: str | Path, split: str
 ) -> Dataset:
-    """`load_dataset` for a network with `labels`. Raises DatasetError if the classes differ.
+    """Do as `load_dataset`, for a network with `labels`, named `owner` in errors.
 
-    owner: the network, for the message.
+    Raises DatasetError also if the classes differ.
     """
     dataset = load_dataset(kind, root, split)
     if dataset.labels.names != labels.names:
@@ -130,15 +138,14 @@ def load_dataset_of(
 
 
 def same_files(one: Dataset, other: Dataset) -> bool:
-    """Whether two splits have the same frames."""
+    """Return whether two splits have the same frames."""
     if not (isinstance(one, FileDataset) and isinstance(other, FileDataset)):
         return False
     return one.pairs == other.pairs
 
 
 def differing(labels: LabelSet, dataset: Dataset) -> str:
-    """The first class in which two label sets differ, or the dataset with the first one's
-    classes."""
+    """Name the first class that differs, or the dataset that has the classes `labels`."""
     theirs = dataset.labels.names
     if len(theirs) == len(labels):
         index = next(i for i, name in enumerate(theirs) if name != labels.names[i])
@@ -156,11 +163,11 @@ def read_classes(path: Path) -> LabelSet:
 
 
 def folder(root: Path, split: str) -> FileDataset:
-    """Frames in `images`, labels in `labels`, `masks` or `annotations`, classes in `classes.yaml`.
+    """Open frames in `images`, labels in `labels`, `masks` or `annotations`, and `classes.yaml`.
 
-    A split is a folder above (`train/images`) or below (`images/train`) these. Without a folder of
-    any split, train and val are both the whole; without one of val, val is train. Further folders
-    below are looked through; a label has its frame's name, also with an ending such as `_mask`.
+    A split is a folder above (`train/images`) or below (`images/train`) these. Without splits,
+    train and val are both the whole dataset; without a val split, val is train. Subfolders are
+    searched. A label has the name of its frame, optionally with a suffix such as `_mask`.
     """
     content = read_dataset_file(classes_file(root))
     images, labels = _split_folders(root, split)
@@ -212,11 +219,11 @@ def _name_below(folder: Path, path: Path) -> str:
 
 
 def _encoding(content: DatasetFile, labels: list[Path]) -> str:
-    """Whether labels hold values or colors.
+    """Return whether the labels hold `values` or `colours`, the same for all of them.
 
-    Colors, if one of some is in colors, has a palette that gives a class's color to another value
-    than its own, or shows greys that are colors of classes and no values. It is one for all of
-    them, since a label that shows grey classes alone could be either.
+    Looks at some of them. One that is in color, that has a palette with a class's color at another
+    value, or that has grays which are colors but not values of classes, means colors. A single
+    label that shows only gray classes could be either.
     """
     values = {
         colour: of_class
@@ -227,7 +234,7 @@ def _encoding(content: DatasetFile, labels: list[Path]) -> str:
     if not values:
         return "values"
     for path in labels[:: max(1, len(labels) // LOOKED_AT)]:
-        with contextlib.suppress(DatasetError):  # told when it is read
+        with contextlib.suppress(DatasetError):  # reported when it is read
             label = read_label(path, white=255)
             if label.ndim == 3:
                 return "colours"
@@ -253,7 +260,7 @@ def _encoding(content: DatasetFile, labels: list[Path]) -> str:
 
 
 def _split_folders(root: Path, split: str) -> tuple[Path, Path]:
-    """The folder of the frames of a split and that of their labels."""
+    """Return the folders of a split's frames and labels."""
 
     def labels_beside(parent: Path, below: str = "") -> Path:
         found = [parent / name / below for name in LABEL_FOLDERS if (parent / name).is_dir()]

@@ -56,41 +56,25 @@ def reraise(error: Exception) -> None:
     raise error
 
 
+@dataclass(eq=False)
 class FileDataset:
-    """Frames and label maps in files, read on access.
+    """Frames and label maps in files, read on access."""
 
-    Attributes:
-        labels: meaning of the decoded values.
-        pairs: frame and label file of each sample; missing files are found on reading.
-        decode: label file to (H, W) uint8 class indices.
-        list_labels: lists every label file of the split, to find those without a frame; None if a
-            folder holds the labels of other splits too.
-        values: the label values of each class, if label files hold values.
-        absent: names of classes that no label of the dataset has.
-    """
-
-    def __init__(
-        self,
-        labels: LabelSet,
-        pairs: list[tuple[Path, Path]],
-        decode: Decode,
-        list_labels: Callable[[], list[Path]] | None = None,
-        values: list[list[int]] | None = None,
-        absent: Collection[str] = (),
-    ) -> None:
-        self.labels = labels
-        self.pairs = pairs
-        self.decode = decode
-        self.list_labels = list_labels
-        self.values = values
-        self.absent = absent
+    labels: LabelSet  #: meaning of the decoded values
+    #: frame and label file of each sample; reading reports missing files
+    pairs: list[tuple[Path, Path]]
+    decode: Decode  #: label file to (H, W) uint8 class indices
+    #: lists every label file of the split, to find those without a frame; None if a folder holds
+    #: the labels of other splits too
+    list_labels: Callable[[], list[Path]] | None = None
+    values: list[list[int]] | None = None  #: label values of each class, if label files hold values
+    absent: Collection[str] = ()  #: names of classes that no label of the dataset has
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def __getitem__(self, index: int) -> Sample:
-        """Read one pair. Raises DatasetError if it is damaged, differs in size, or is out of
-        range."""
+        """Read a pair. Raises DatasetError if it is damaged or does not fit together."""
         image_path, label_path = self.pairs[index]
         try:
             image = read_image(image_path)

@@ -21,30 +21,28 @@ def explaining_failures(recipe: Recipe, place: Place, run: Path) -> Iterator[Non
     """Raise TrainingError with cause and advice for errors of GPU, disk, workers and processes."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise TrainingError(
-            f"{out_of_memory(recipe, place, error)}; {how_to_resume(run)}"
-        ) from error
-    except DataLoadingError as error:
-        raise TrainingError(f"data loading failed: {error}; {how_to_resume(run)}") from error
-    except OSError as error:
-        raise TrainingError(
-            f"{run}: {error.strerror or error} ({error.filename or 'while writing'}); "
-            f"{how_to_resume(run)}"
-        ) from error
-    except RuntimeError as error:
-        reason = str(error).strip().partition("\n")[0]
-        if reason.startswith("DataLoader worker"):
-            # raised by torch's handler of SIGCHLD, wherever the run is at that moment
-            raise TrainingError(
-                f"data loading failed: a data worker was lost: {reason}; {how_to_resume(run)}"
-            ) from error
-        if place.processes == 1 or isinstance(error, TrainingError):
+    except (OSError, RuntimeError) as error:
+        cause = _cause(error, recipe, place, run)
+        if not cause:
             raise
-        raise TrainingError(
-            f"process {place.rank} of {place.processes} failed, or lost another one: {reason}; "
-            f"{how_to_resume(run)}"
-        ) from error
+        raise TrainingError(f"{cause}; {how_to_resume(run)}") from error
+
+
+def _cause(error: OSError | RuntimeError, recipe: Recipe, place: Place, run: Path) -> str:
+    """Explain an error; '' if its own message is all there is to say."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return out_of_memory(recipe, place, error)
+    if isinstance(error, OSError):
+        return f"{run}: {error.strerror or error} ({error.filename or 'while writing'})"
+    if isinstance(error, DataLoadingError):
+        return f"data loading failed: {error}"
+    line = str(error).strip().partition("\n")[0]
+    if line.startswith("DataLoader worker"):
+        # raised by torch's handler of SIGCHLD, wherever the run is at that moment
+        return f"data loading failed: a data worker was lost: {line}"
+    if place.processes == 1 or isinstance(error, TrainingError):
+        return ""
+    return f"process {place.rank} of {place.processes} failed, or lost another one: {line}"
 
 
 def check_finite(losses: dict[str, float], step: int, rate: float, run: Path) -> None:
@@ -62,11 +60,11 @@ def how_to_resume(run: Path) -> str:
     saved = list_checkpoints(run)
     if not saved:
         return "there is no checkpoint yet"
-    return f"the last good checkpoint is {saved[-1]}, go on with --resume"
+    return f"the last good checkpoint is {saved[-1]}, continue with --resume"
 
 
 def out_of_memory(recipe: Recipe, place: Place, error: Exception) -> str:
-    """The message for what did not fit on a GPU, and how to need less."""
+    """Describe what did not fit on a GPU, and how to use less memory."""
     plan = BatchPlan(recipe, place, 0)
     smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
     advice = [f"micro_batch={smaller[-1]}"] if smaller else []

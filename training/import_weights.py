@@ -35,13 +35,13 @@ from bisenetv2_ros.training.tensor_files import Inert, TensorFileError, read_ten
 
 SHOWN_KEYS = 5  # of a list in an error
 
-# Under which frameworks keep the weights, beside optimizer and counters.
+# Keys under which frameworks store the weights, beside optimizer and counters.
 AVERAGES = ("ema", "ema_state_dict", "model_ema", "ema_model", "params_ema")
 WRAPPERS: tuple[str, ...] = (
     *("state_dict", "model_state_dict", "model", "network", "net", "module", "weights", "params"),
     *AVERAGES,  # if there is nothing else
 )
-# One key of each layout, by which what stands in front of all keys is found.
+# One key of each layout, to find the prefix of all keys.
 MARKS = (
     "detail.S1.0.conv.weight",
     "backbone.detail.detail_branch.0.0.conv.weight",
@@ -70,23 +70,13 @@ class ImportWeightsError(ValueError):
 
 @dataclass(frozen=True)
 class ImportedWeights:
-    """A network that computes what the file's implementation computes.
+    """A network that computes what the file's implementation computes."""
 
-    Attributes:
-        layout: whose keys they are, for people.
-        config: of the network; its choices are the implementation's.
-        weights: every tensor of the network, by our names.
-        left_out: keys of the file that have no place in it: booster heads, and modules beside the
-            network, such as a loss.
-        mean, std: of the RGB channels over 255, as the implementation normalizes.
-        labels: the classes.
-    """
-
-    layout: str
+    layout: str  #: name of the implementation
     config: ModelConfig
-    weights: dict[str, Tensor]
-    left_out: tuple[str, ...]
-    mean: tuple[float, float, float]
+    weights: dict[str, Tensor]  #: every tensor of the network, by our names
+    left_out: tuple[str, ...]  #: keys of booster heads, and of modules beside the network
+    mean: tuple[float, float, float]  #: of the RGB channels over 255
     std: tuple[float, float, float]
     labels: LabelSet
 
@@ -96,17 +86,18 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
 
     Args:
         path: `.pth` of CoinCheung/BiSeNet or mmsegmentation, or their tensors as `.safetensors`.
-        labels: the classes; None takes those the file names, or by their number those of
+        labels: the classes; None takes those named in the file, or by their number those of
             Cityscapes (19), ADE20K (150) or COCO-Stuff (171).
 
     Raises:
-        ImportWeightsError: unreadable, unknown layout, missing or unknown keys, other shapes.
+        ImportWeightsError: if the file or its layout is unknown, or keys or shapes do not fit.
     """
     tensors, meta, beside = _read_tensors(path)
     layout = _recognise(path, tensors)
     with torch.device("meta"):
         expected = BiSeNetV2(layout.config).state_dict()
-    sources = {key: _source(key, layout.modules) for key in expected}
+    names = ((key, key.rpartition(".")) for key in expected)
+    sources = {key: f"{layout.modules[module]}.{kind}" for key, (module, _, kind) in names}
     rest = sorted(set(tensors) - set(sources.values()))
     left_out = tuple(key for key in rest if key.startswith(layout.training_only))
     _refuse(path, layout, "unknown", [key for key in rest if key not in left_out])
@@ -135,11 +126,6 @@ def read_public_weights(path: Path, labels: LabelSet | None = None) -> ImportedW
         )
     mean, std = layout.pixels
     return ImportedWeights(layout.name, layout.config, weights, left_out, mean, std, labels)
-
-
-def _source(key: str, modules: dict[str, str]) -> str:
-    module, _, kind = key.rpartition(".")
-    return f"{modules[module]}.{kind}"
 
 
 def _refuse(path: Path, layout: _Layout, what: str, keys: list[str]) -> None:
@@ -184,7 +170,7 @@ def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int
 
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
-    """The network's tensors by their own names, facts about the data, and the other tensors."""
+    """Return the network's tensors by name, facts about the data, and the names of the others."""
     try:
         content, strange = read_tensor_file(path)
     except TensorFileError as error:
@@ -302,11 +288,13 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
     )
 
 
-def _coincheung(classifier: str) -> Iterator[Pair]:
-    def block(ours: str, theirs: str) -> Iterator[Pair]:
-        yield f"{ours}.0", f"{theirs}.conv"
-        yield f"{ours}.1", f"{theirs}.bn"
+def block(ours: str, theirs: str) -> Iterator[Pair]:
+    """Yield a convolution and its batch norm."""
+    yield f"{ours}.0", f"{theirs}.conv"
+    yield f"{ours}.1", f"{theirs}.bn"
 
+
+def _coincheung(classifier: str) -> Iterator[Pair]:
     def bare(ours: str, theirs: str, first: int = 0) -> Iterator[Pair]:
         yield f"{ours}.0", f"{theirs}.{first}"
         yield f"{ours}.1", f"{theirs}.{first + 1}"
@@ -341,10 +329,6 @@ def _coincheung(classifier: str) -> Iterator[Pair]:
 
 
 def _mmseg() -> Iterator[Pair]:
-    def block(ours: str, theirs: str) -> Iterator[Pair]:
-        yield f"{ours}.0", f"{theirs}.conv"
-        yield f"{ours}.1", f"{theirs}.bn"
-
     for stage, count in enumerate((2, 3, 3)):
         for i in range(count):
             name = f"backbone.detail.detail_branch.{stage}.{i}"

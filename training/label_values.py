@@ -117,7 +117,7 @@ def _if_near(colour: tuple[int, ...], content: DatasetFile) -> str:
 
 
 def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
-    """A function from a label file of segment numbers (COCO's panoptic format) to its values."""
+    """Make a function from a file of segment numbers (COCO's panoptic format) to label values."""
     try:
         annotations = json.loads(path.read_text(encoding="utf-8"))["annotations"]
         segments = {
@@ -145,7 +145,7 @@ def _panoptic_segments(path: Path) -> Callable[[Path], NDArray[np.uint16]]:
 
 
 def _read_matlab(path: Path) -> NDArray[Any]:
-    """The label map `S` of one of COCO-Stuff 10k's MATLAB files."""
+    """Read the label map `S` of one of COCO-Stuff 10k's MATLAB files."""
     try:
         from scipy.io import loadmat
 

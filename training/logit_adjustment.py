@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from bisenetv2_ros.metrics import confusion_matrix, scores
 from bisenetv2_ros.resize import resize_image
@@ -65,7 +64,7 @@ def adjust_logits(
     if not sum(map(len, labels)):
         raise ValueError("no labeled pixel to adjust the logits on")
     adjustment = best_shifts(np.concatenate(logits, axis=1), np.concatenate(labels))
-    last = [layer for layer in deployed.network.head if isinstance(layer, nn.Conv2d)][-1]
+    last = deployed.network.head.classifier
     assert last.bias is not None
     copies = deployed.network.config.head_shuffle**2  # of each class, side by side
     last.bias += torch.from_numpy(adjustment.shifts).repeat_interleave(copies)

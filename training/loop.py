@@ -116,10 +116,11 @@ def _take_steps(recipe: Recipe, ready: Prepared, run: Path, place: Place, say: S
         if log and saved < schedule.done:  # stopped
             save_checkpoint(run, state.capture())
     if damaged:
-        say(f"{damaged} damaged samples were passed over; `bisenetv2 check-data` names them")
+        say(f"{damaged} damaged samples were skipped; `bisenetv2 check-data` names them")
     done = schedule.done
     if not schedule.over:
-        say(f"stopped by {stop.asked or 'another process'} after step {done}; go on with --resume")
+        by = stop.asked or "another process"
+        say(f"stopped by {by} after step {done}; continue with --resume")
     elif done == first_step:
         say(f"{run} is complete: {done} steps")
     elif 2 * done < recipe.iterations:

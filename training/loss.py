@@ -1,6 +1,6 @@
 """The training loss: cross entropy of the main head and of each booster (paper, sections 3.2, 4.4).
 
-With, if asked for, the Dice loss of the main head beside it.
+Optionally adds the Dice loss of the main head.
 
 Knows logits and label maps; nothing of the network or the dataset.
 """
@@ -27,7 +27,7 @@ def segmentation_loss(
     booster_stride: int = 1,
     align_corners: bool = False,
 ) -> dict[str, Tensor]:
-    """Losses of one batch: `main`, `dice`, `booster0`, ...; their sum is what is minimized.
+    """Return the losses of a batch to add up: `main`, `dice`, `booster0`, ...
 
     Args:
         outputs: `[main, *boosters]` logits (N, C, h, w) at any scale.

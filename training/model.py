@@ -88,8 +88,7 @@ class GatherExpansion(nn.Module):
             layers.append(conv_bn(wide, wide, groups=wide, relu=relu))
         else:
             layers.append(conv_bn(gathered, wide, groups=gathered, relu=relu))
-        layers.append(conv_bn(wide, out_channels, kernel=1, relu=False))
-        self.body = nn.Sequential(*layers)
+        self.body = nn.Sequential(*layers, conv_bn(wide, out_channels, kernel=1, relu=False))
         self.shortcut: nn.Module = nn.Identity()
         if stride == 2:
             self.shortcut = nn.Sequential(
@@ -235,9 +234,7 @@ class SegmentationHead(nn.Sequential):
     @property
     def classifier(self) -> nn.Conv2d:
         """The last convolution, whose outputs are the logits."""
-        classifier = self[2]
-        assert isinstance(classifier, nn.Conv2d)
-        return classifier
+        return self[2]  # type: ignore[return-value]
 
 
 class BiSeNetV2(nn.Module):
@@ -298,12 +295,8 @@ class BiSeNetV2(nn.Module):
         factor = 8 / self.config.head_shuffle
         if factor == 1:
             return logits
-        return F.interpolate(
-            logits,
-            scale_factor=factor,
-            mode="bilinear",
-            align_corners=self.config.align_corners,
-        )
+        corners = self.config.align_corners
+        return F.interpolate(logits, scale_factor=factor, mode="bilinear", align_corners=corners)
 
 
 def _kaiming_normal(module: nn.Module) -> None:
@@ -320,15 +313,10 @@ def _kaiming_normal(module: nn.Module) -> None:
 
 @dataclass(frozen=True)
 class Cost:
-    """Size of the deployed network, booster heads left out.
+    """Size of the deployed network, without booster heads."""
 
-    Attributes:
-        parameters: number of trainable parameters.
-        multiply_adds: of the convolutions, for one frame of the stated size.
-    """
-
-    parameters: int
-    multiply_adds: int
+    parameters: int  #: trainable
+    multiply_adds: int  #: of the convolutions, for one frame
 
 
 def count_cost(config: ModelConfig, width: int, height: int) -> Cost:

@@ -31,11 +31,11 @@ SAMPLING = 0.005  # seconds between samples of the memory in use
 
 @dataclass(frozen=True)
 class Outlook:
-    """Seconds a step; bytes of memory a run takes at most, and bytes that were free for it."""
+    """The measured cost of a run."""
 
-    seconds: float
-    memory: int
-    free: int
+    seconds: float  #: per step
+    memory: int  #: bytes that it takes at most
+    free: int  #: bytes that were available for it
 
 
 def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
@@ -45,7 +45,7 @@ def measure(recipe: Recipe, training: Dataset, place: Place) -> Outlook:
     one shows that it will fit.
 
     Raises:
-        TrainingError: if it will not fit into memory; says how many frames at once would.
+        TrainingError: if it does not fit into memory; says how many frames would.
         DatasetError, DataLoadingError: if a sample cannot be read.
     """
     free = _free(place)
@@ -118,8 +118,7 @@ def _too_large(recipe: Recipe, place: Place, expected: int, free: int) -> str:
 
 
 class _PeakMemory:
-    """Measures the peak memory since it was entered; on a CPU by sampling every few
-    milliseconds."""
+    """Measures the peak memory since it was entered, on a CPU by sampling."""
 
     def __init__(self, place: Place) -> None:
         self._place = place

@@ -50,16 +50,16 @@ def plan(
     """Complete a recipe, measure a few steps of it, and log what the run will take.
 
     Args:
-        recipe: as written.
-        given: its keys that the command line gives, such as `model.depth`; these stay.
+        recipe: the recipe with the overrides of the command line.
+        given: keys given on the command line, such as `model.depth`; these stay.
         training, validation: the dataset's splits.
         place: device and processes.
-        start: the weights that the run starts from, if any.
-        say: receives each line.
-        done: steps that are done already, for a run to be resumed; its recipe stays as it is.
+        start: starting weights, if any.
+        say: receives each message.
+        done: steps done before the run is resumed; if any, the recipe is left unchanged.
 
     Raises:
-        TrainingError: if it does not fit data or device, or into memory.
+        TrainingError: if the recipe does not fit the data, the device or its memory.
         DatasetError, CheckpointError, ValueError: if data or weights cannot be read.
     """
     if not done:
@@ -91,7 +91,7 @@ def plan(
             )
         changes = {**schedule(max(1, min(steps, fitting))), "iterations": steps}
         recipe = _changed(recipe, given, changes)
-    say(_told(recipe, outlook, len(validation), done))
+    say(_forecast(recipe, outlook, len(validation), done))
     return recipe
 
 
@@ -106,7 +106,7 @@ def hold_out(recipe: Recipe) -> Recipe:
 def _changed(
     recipe: Recipe, given: set[str], changes: dict[str, Any], say: Say | None = None, why: str = ""
 ) -> Recipe:
-    """A recipe with other values of keys that are not given; logs those that differ."""
+    """Change keys of a recipe that are not given on the command line; logs the changes."""
     values = recipe.to_dict()
     model = changes.get("model", {})
     flat = [(values, key, key, value) for key, value in changes.items() if key != "model"]
@@ -121,8 +121,8 @@ def _changed(
     return recipe_from_dict(values, recipe.name)
 
 
-def _told(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
-    """One line: steps, time, memory, and the expected end."""
+def _forecast(recipe: Recipe, outlook: Outlook, validation: int, done: int) -> str:
+    """Describe steps, time, memory, and the expected end in one line."""
     left = recipe.iterations - done
     # A forward pass is about a third of a step; a frame is validated at the network's size.
     frame = outlook.seconds / recipe.batch_size / 3

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bisenetv2_ros.training.checkpoint import list_checkpoints, write_run_header
 from bisenetv2_ros.training.checks import check_classes, check_fit
-from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
+from bisenetv2_ros.training.dataset_layouts import load_splits, same_files
 from bisenetv2_ros.training.datasets import Dataset, check_labels
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.model import BiSeNetV2
@@ -48,13 +48,12 @@ def prepare(
     check_fit(recipe, place)
     if list_checkpoints(run) and not resume:
         raise TrainingError(f"{run} holds a run already: add --resume, or choose another folder")
-    training = load_dataset(recipe.dataset, data, recipe.train_split)
-    validation = load_dataset(recipe.dataset, data, recipe.val_split)
+    training, validation = load_splits(recipe, data)
     check_classes(recipe, training)
     if same_files(training, validation):
         say(
             f"training and validation are the same {len(training)} frames: the scores say nothing "
-            "of any others"
+            "about other frames"
         )
 
     torch.manual_seed(recipe.seed)
@@ -95,7 +94,7 @@ def _wrapped(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.M
         if place.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         else:
-            say("batch norm sees each process's own frames: torch synchronises it on CUDA alone")
+            say("batch norm sees each process's own frames: torch synchronizes it only on CUDA")
     if recipe.compile:
         network.compile()
     if place.processes > 1:

@@ -31,7 +31,7 @@ class RecipeError(ValueError):
     """A recipe or an override that does not fit; the message names the key and what is expected."""
 
 
-Share = Annotated[Float, within(0, 1)]
+Fraction = Annotated[Float, within(0, 1)]
 Size = tuple[Int, Int]
 
 
@@ -78,26 +78,26 @@ class Recipe:
     flip: Bool = True
     """Mirror with probability 1/2 (5.1)."""
 
-    jitter: Share = 0.0
+    jitter: Fraction = 0.0
     """Strength of brightness, contrast and saturation changes."""
 
-    gamma: Share = 0.0
+    gamma: Fraction = 0.0
     """The exponent of the intensities is drawn log-uniformly from exp(±gamma)."""
 
-    blur: Share = 0.0
+    blur: Fraction = 0.0
     """Probability of a Gaussian blur of up to 1.5 pixels."""
 
-    shadow: Share = 0.0
+    shadow: Fraction = 0.0
     """Probability of a shadow."""
 
     noise: Annotated[Float, within(0, 50)] = 0.0
     """Greatest standard deviation of Gaussian noise, in levels of 0..255."""
 
-    class_mix: Share = 0.0
+    class_mix: Fraction = 0.0
     """Probability that the pixels of half of the classes of another sample are pasted over a sample
     (ClassMix, arXiv 2007.07936)."""
 
-    synthetic: Share = 0.0
+    synthetic: Fraction = 0.0
     """Fraction of the training samples that are rendered street scenes instead, of the frames'
     size; for datasets with CamVid's 11 classes."""
 
@@ -131,7 +131,7 @@ class Recipe:
     momentum: Annotated[Float, within(0, 0.9999)] = 0.9
     """Momentum of SGD."""
 
-    weight_decay: Share = 5e-4
+    weight_decay: Fraction = 5e-4
     """Weight decay, on convolution weights only (5.1)."""
 
     iterations: Annotated[Int, within(1, 10**8)]
@@ -156,10 +156,10 @@ class Recipe:
     """`cross_entropy` (3.2) or `ohem`, cross entropy over the hard pixels (the last row of the
     paper's ablation)."""
 
-    ohem_threshold: Share = 0.7
+    ohem_threshold: Fraction = 0.7
     """A pixel is hard if its true class has less than this probability."""
 
-    ohem_minimum: Share = 1 / 16
+    ohem_minimum: Fraction = 1 / 16
     """At least this fraction of the pixels counts as hard."""
 
     dice_weight: Annotated[Float, within(0, 100)] = 0.0
@@ -226,14 +226,14 @@ class Recipe:
 
         Args:
             step: steps before it.
-            progress: fraction of the run that lies before it; None for step / iterations.
+            progress: fraction of the run done before it; None for step / iterations.
         """
         before = step / self.iterations if progress is None else progress
         rate = self.learning_rate * (1 - before) ** self.power
         return rate * min(1.0, (step + 1) / self.warmup) if self.warmup else rate
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain values, for JSON; `recipe_from_dict` reads it back."""
+        """Convert to plain values for JSON; `recipe_from_dict` reads them."""
         return dataclasses.asdict(self)
 
 
@@ -268,7 +268,7 @@ def load_recipe(name_or_path: str, overrides: list[str] | None = None) -> Recipe
 
     Args:
         name_or_path: `camvid` or `my/recipe.yaml`.
-        overrides: `key=value`, dotted for the model (`model.head_channels=128`); values are YAML.
+        overrides: `key=value`, with dots for the model (`model.head_channels=128`), YAML values.
 
     Raises:
         RecipeError: naming the file and key, what was received and what is expected.

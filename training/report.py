@@ -66,11 +66,11 @@ def write_report(
     """Write the page and its images.
 
     Args:
-        folder: made if need be; files of an earlier report are overwritten.
+        folder: created if needed; an earlier report is overwritten.
         title: heading of the page.
         matrix: (C, C + 1) or (C, C) confusion matrix, rows are labels.
         gallery: frames to show, and the classes.
-        facts: lines of the table under the heading.
+        facts: rows of the table under the heading.
         history: a run's `metrics.jsonl`, for the curves.
 
     Returns:
@@ -122,7 +122,7 @@ def _percent(value: float) -> str:
 
 
 def _notes(matrix: NDArray[np.int64], result: Scores, labels: LabelSet) -> list[str]:
-    """Remarks without which the numbers would mislead."""
+    """Return remarks without which the scores would mislead."""
     notes = []
     total, count = int(matrix.sum()), len(labels)
     if not total:

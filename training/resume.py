@@ -87,7 +87,7 @@ def start_again(
         start = start_from_weights(network, recipe, training, source, say)
     except (StartingWeightsError, CheckpointError) as error:
         raise CheckpointError(
-            f"{run}: it was started from {source}, which does not do now ({error}); {advice}"
+            f"{run}: it was started from {source}, which cannot be used now ({error}); {advice}"
         ) from error
     if start["sha256"] != before["sha256"]:
         raise CheckpointError(

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import json
 import math
 import platform
@@ -28,10 +29,7 @@ from tqdm import tqdm
 from bisenetv2_ros import __version__
 from bisenetv2_ros.labels import label_set_to_dict
 from bisenetv2_ros.metrics import Scores
-from bisenetv2_ros.training.checkpoint import (
-    CheckpointError,
-    read_run_header,
-)
+from bisenetv2_ros.training.checkpoint import CheckpointError, read_run_header
 from bisenetv2_ros.training.datasets import Dataset, FileDataset
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.gallery import Gallery, panel
@@ -91,11 +89,8 @@ def check_same_run(run: Path, header: dict[str, Any]) -> None:
         raise CheckpointError(message)
     names, known = (tuple(h["labels"]["names"]) for h in (header, earlier))
     if names != known:
-        place = next(
-            (i for i, (new, old) in enumerate(zip(names, known, strict=False)) if new != old),
-            min(len(names), len(known)),
-        )
-        new, old = (str(n[place]) if place < len(n) else "none" for n in (names, known))
+        pairs = enumerate(itertools.zip_longest(names, known, fillvalue="none"))
+        place, (new, old) = next(entry for entry in pairs if entry[1][0] != entry[1][1])
         raise CheckpointError(
             f"{run}: cannot resume, its class {place} was {old!r}, the dataset now has {new!r}: "
             "restore the order of the classes, or choose another folder"
@@ -147,7 +142,7 @@ class RunLog:
     Resuming drops the records of steps after `first_step`, because those steps are repeated.
     """
 
-    def __init__(self, run: Path, first_step: int, recipe: Recipe, say: Callable[[str], None]):
+    def __init__(self, run: Path, first_step: int, recipe: Recipe, say: Say) -> None:
         self.recipe = recipe
         self.say = say
         self.metrics = run / "metrics.jsonl"
@@ -213,10 +208,9 @@ class RunLog:
         if self._board and mean is not None:
             self._board.add_scalar("validation/mean_iou", result.mean_iou, step)
             for example in gallery.first:
-                picture = panel(example, gallery.labels)
-                self._board.add_image(
-                    f"validation/{example.name}", picture, step, dataformats="HWC"
-                )
+                image = panel(example, gallery.labels)
+                name = f"validation/{example.name}"
+                self._board.add_image(name, image, step, dataformats="HWC")
         if mean is None:
             self.say(f"step {step}: no validation mIoU, no pixel of the split has a label")
         else:

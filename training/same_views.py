@@ -1,11 +1,11 @@
 """Finds frames of two splits that show the same: copies encoded anew, and neighbors in time.
 
-File names and hashes tell neither. Frames that look alike when shrunk are compared in detail:
+File names and hashes show neither. Frames that look alike when shrunk are compared in detail:
 
 - A copy has the same fine detail: the correlation of both images without their coarse shading.
   On CamVid it is 0.99 and more for JPEG of quality 10 to 90, at most 0.947 for the next frame of a
   moving camera, 1/15 s later. A camera that stands still gives copies too.
-- The same view has many corners (ORB) that a shift, turn and change of size maps onto each other.
+- The same view has many corners (ORB) that a shift, rotation and scaling map onto each other.
   On CamVid there are 115 to 181 of 400 for frames 0.27 s apart, 7 to 156 for most 2 s apart, and
   none to 9 for two places.
 """
@@ -48,7 +48,7 @@ class Match(NamedTuple):
 def copies(
     training: Sequence[str], ours: NDArray[np.float32], frames: Sequence[str], theirs: NDArray
 ) -> Iterator[Match]:
-    """Yield a match for each of `frames` whose image is one of `training`, however encoded.
+    """Yield a match for each of `frames` that has the same image as a training frame.
 
     training, frames: paths. ours, theirs: their thumbnails, (N, D) float32, 0..255.
     """
@@ -71,8 +71,8 @@ def copies(
 def views(
     training: Sequence[str], ours: NDArray[np.float32], frames: Sequence[str], theirs: NDArray
 ) -> tuple[list[Match], int]:
-    """The frames that show the same view as one of training, the surest first; how many were
-    looked at. Arguments as of `copies`."""
+    """Return frames that show the same view as a training frame, best match first, and how many
+    were examined. Arguments as in `copies`."""
     step = max(1, len(frames) // LOOKED_AT)
     known: dict[str, Features | None] = {}
 
@@ -100,7 +100,7 @@ def views(
 
 
 def _gray(path: str) -> Gray | None:
-    """The upright image of a file, (H, W); None if it cannot be read, which is reported before."""
+    """Read an image, (H, W), upright; None if it cannot be read, which was reported before."""
     try:
         return np.asarray(cv2.cvtColor(read_image(Path(path)), cv2.COLOR_RGB2GRAY))
     except ImageFileError:
@@ -135,7 +135,7 @@ def _features(path: str) -> Features | None:
 
 
 def _common_corners(one: Features, other: Features) -> int:
-    """How many corners of two images a shift, turn and change of size maps onto each other."""
+    """Count the corners of two images that a shift, rotation and scaling map onto each other."""
     (points, descriptions), (others, other_descriptions) = one, other
     if descriptions is None or other_descriptions is None or min(len(points), len(others)) < 2:
         return 0

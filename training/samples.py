@@ -1,4 +1,4 @@
-"""From datasets to batches: which sample when, how it is augmented, and who loads it.
+"""From datasets to batches: the order of the samples, their augmentation and loading.
 
 The stream is endless and random access: sample k is a pure function of recipe and k. So a resumed
 run sees the same samples, whatever the number of processes and data workers. Knows nothing of
@@ -32,7 +32,7 @@ AUGMENTATION_KEYS = (
     *("crop", "scales", "scale_range", "flip", "jitter", "gamma", "blur", "shadow", "noise"),
 )
 
-# images (n, h, w, 3) uint8, labels (n, h, w) uint8, damaged samples passed over (n,) int64
+# images (n, h, w, 3) uint8, labels (n, h, w) uint8, damaged samples skipped (n,) int64
 Batch = tuple[Tensor, Tensor, Tensor]
 
 
@@ -103,12 +103,12 @@ class TrainingStream(TorchDataset[Batch]):
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(seed: int, epoch: int, count: int) -> NDArray[np.int64]:
-    """The order of a dataset's samples in an epoch."""
+    """Return the order of a dataset's samples in an epoch."""
     return np.random.default_rng((seed, 2, epoch)).permutation(count)
 
 
 def resize_sample(sample: Sample, size: tuple[int, int]) -> Sample:
-    """A sample at (width, height): the frame by area or bilinear, the label by nearest pixel."""
+    """Resize a sample to (width, height): the frame by area or bilinear, the label by nearest."""
     shrinks = size[0] < sample.image.shape[1]
     image = resize(sample.image, size, cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     label = cv2.resize(sample.label, size, interpolation=cv2.INTER_NEAREST_EXACT)
@@ -143,7 +143,7 @@ class BatchPlan:
 def make_batches(
     dataset: Dataset, recipe: Recipe, place: Place, first_step: int
 ) -> Generator[Batch, None, None]:
-    """This process's part of every micro batch from `first_step` on, in order.
+    """Yield this process's part of every micro batch from `first_step` on, in order.
 
     Iterating raises DatasetError for a damaged sample, DataLoadingError for a lost data worker.
     Must be closed, which ends the workers; they ignore all signals but SIGKILL.
@@ -197,7 +197,7 @@ def _start_worker(_: int) -> None:
 def class_weights(
     dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] = reraise
 ) -> Tensor | None:
-    """Loss weight of each class over a dataset (see `Recipe.class_weights`), (C,) float32.
+    """Return the loss weight of each class (see `Recipe.class_weights`), (C,) float32.
 
     on_damaged: receives the error of each damaged sample, which is then left out.
     """

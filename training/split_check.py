@@ -49,7 +49,7 @@ def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
             if not count and name not in absent
         ]
         if missing and facts.pixels.sum():
-            yield f"{facts.name}: no pixel of {', '.join(missing)}, which cannot be learnt"
+            yield f"{facts.name}: no pixel of {', '.join(missing)}, which cannot be learned"
     yield from _numbering(dataset, facts)
     yield from _pairing(facts)
     yield from _sky(facts)
@@ -153,7 +153,7 @@ def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
         if digest in training.digests:
             yield (
                 f"{frames[0]}: the same image as {training.digests[digest][0]} of "
-                f"{training.name}: what is scored was learnt"
+                f"{training.name}: it is scored, but was trained on"
             )
     yield from _swapped(training, other)
     named = list(_neighbours(training, other))
@@ -184,8 +184,8 @@ def _same_images(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
     for match in copied:
         yield (
             f"{match.frame}: the same image as {match.training} of {training.name} by "
-            f"{match.amount:.1%} of its detail, encoded anew or of a camera that stood still: what "
-            "is scored was learnt"
+            f"{match.amount:.1%} of its detail, reencoded or from a camera that stood still: it is "
+            "scored, but was trained on"
         )
     if len(copied) > SAME_VIEWS * len(frames):
         return

@@ -48,17 +48,11 @@ class StartingWeightsError(ValueError):
 
 @dataclass(frozen=True)
 class Start:
-    """The origin of a run's weights.
+    """The origin of a run's weights."""
 
-    Attributes:
-        source: the file or folder as it was given.
-        sha256: of a model file; '' for a run.
-        anew: tensors that keep their random start, by name.
-    """
-
-    source: str
-    sha256: str
-    anew: tuple[str, ...]
+    source: str  #: file or folder as given
+    sha256: str  #: of a model file; '' for a run
+    anew: tuple[str, ...]  #: names of tensors that keep their random start
 
 
 def start_from(
@@ -74,7 +68,7 @@ def start_from(
         images: (N, H, W, 3) uint8 RGB training frames, 2 or more, for the batch norms of a file.
 
     Raises:
-        StartingWeightsError, CheckpointError, ModelFileError: what cannot be read or does not fit.
+        StartingWeightsError, CheckpointError, ModelFileError: if it cannot be read or does not fit.
     """
     if source.is_dir():
         trained = load_network(source)
@@ -84,12 +78,10 @@ def start_from(
         anew = _copy(network, weights, trained.labels.names == labels.names, source)
         return Start(str(source), "", anew)
     file = _float32_file(source)
-    same_classes = file.info.labels.names == labels.names
     weights = read_folded_weights(file.path)
     config = _config_of_file(weights, file.info.labels, recipe.model)
-    whole = network
-    if config != recipe.model:  # first with the file's own last layer, to check the result
-        whole = BiSeNetV2(config)
+    # first with the file's own last layer, to check the result
+    whole = network if config == recipe.model else BiSeNetV2(config)
     folded = [pair for pair in _norms(whole) if f"{pair[1]}.bias" in weights]
     for norm, conv in folded:  # a batch norm that only adds the bias
         bias = weights.pop(f"{conv}.bias")
@@ -104,14 +96,14 @@ def start_from(
     if whole is not network:
         weights = dict(whole.state_dict())
         _refine_head(weights, config, recipe.model)
-        anew = _copy(network, weights, same_classes, file.path)
+        anew = _copy(network, weights, file.info.labels.names == labels.names, file.path)
     return Start(str(source), file.sha256, anew)
 
 
 def settings_of(source: Path) -> dict[str, Any]:
     """Return the recipe keys that follow from the starting weights: mean, std and `model`.
 
-    For a run, all settings of its network; for a model file, those that its tensors show.
+    For a run, all settings of its network; for a model file, those that its graph shows.
 
     Raises:
         StartingWeightsError, CheckpointError, ModelFileError: if it cannot be read.

@@ -1,4 +1,4 @@
-"""Reads files of tensors as untrusted input: nothing in them can run, and other files are named.
+"""Reads files of tensors as untrusted input: nothing in them can run.
 
 PyTorch's own `weights_only` refuses a whole checkpoint because of one object of a foreign class,
 which training frameworks often store beside the weights. Here such objects become inert, without
@@ -40,7 +40,7 @@ class TensorFileError(ValueError):
 
 
 class Inert:
-    """Stands for an object of a class that is not known. Takes anything and does nothing."""
+    """Stands for an object of an unknown class. Accepts anything and does nothing."""
 
     def __new__(cls, *args: Any, **options: Any) -> Inert:
         return super().__new__(cls)
@@ -71,11 +71,11 @@ def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
         path: of PyTorch (`.pth`, `.pt`, `.ckpt`) or `.safetensors`.
 
     Returns:
-        its content, as nested dictionaries, lists, plain values and tensors; and the names of
-        classes in it that are not known, whose objects are `Inert`.
+        The content as nested dictionaries, lists, plain values and tensors, and the names of
+        unknown classes, whose objects are `Inert`.
 
     Raises:
-        TensorFileError: unreadable, or another kind of file, which is named.
+        TensorFileError: if the file is unreadable or of another kind, which is named.
     """
     try:
         with path.open("rb") as file:
@@ -100,7 +100,7 @@ def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
 
 
 def name_of(start: bytes) -> str:
-    """The kind of a file that surely holds no tensors, by its first bytes; else ''."""
+    """Return the kind of a file that cannot hold tensors, by its first bytes, or ''."""
     text = start.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if not start:
         return "the file is empty"

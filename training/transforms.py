@@ -21,16 +21,7 @@ Pixels = NDArray[np.uint8]
 class Augmentation:
     """Random scale, crop, mirror and color change of a frame with its labels.
 
-    Attributes:
-        crop: (width, height) of the result in pixels.
-        scales: factors to draw from; with `scale_range`, the ends of a log-uniform range.
-        flip: mirror with probability 1/2.
-        jitter: brightness, contrast and saturation are each multiplied by 1 ± jitter.
-        gamma: the exponent of the intensities is drawn log-uniformly from exp(±gamma).
-        blur: probability of a Gaussian blur of up to 1.5 pixels.
-        noise: greatest standard deviation of Gaussian noise, in levels of 0..255.
-        shadow: probability of a shadow: one side of a random line darkened by up to 60 %.
-        fill: RGB put where the crop reaches beyond the frame; the label there is `ignore_index`.
+    `Recipe` explains the fields; `crop` is the (width, height) of the result.
     """
 
     crop: tuple[int, int]
@@ -42,6 +33,7 @@ class Augmentation:
     blur: float = 0.0
     noise: float = 0.0
     shadow: float = 0.0
+    #: RGB of pixels beyond the frame; their label is `ignore_index`
     fill: tuple[int, int, int] = (124, 116, 104)
     ignore_index: int = 255
 

@@ -28,8 +28,8 @@ Reports the following faults, and exits with 1 if there are any:
   one split    a class without a pixel in train, only the values 0 and 255, values of another
                numbering (train ids), labels paired with the wrong frame or with two frames, a sky
                that is redder than blue
-  two splits   the same frame in train and in another split, also if encoded anew, splits that are
-               neighbors in one recording, by name or by what they show, red and blue swapped
+  two splits   the same frame in train and in another split, also if reencoded, splits that are
+               neighbors in one recording, by name or by content, red and blue swapped
 
 Look at the contact sheet too: no program detects a label that is simply wrong.
 
@@ -86,7 +86,7 @@ def run(args: argparse.Namespace) -> int:
             report(fault)
         first = next(iter(seen), "")
         if first and same_files(datasets[first], dataset):
-            print(f"{split}: the same frames as {first}, so that scores say nothing of others")
+            print(f"{split}: the same frames as {first}, so scores say nothing about other frames")
         elif first:
             for fault in compare(seen[first], facts):
                 report(fault)
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _shares(splits: list[SplitFacts]) -> str:
-    """A table of the fraction of each class in the labeled pixels of each split."""
+    """Return a table of the fraction of each class in the labeled pixels of each split."""
     from bisenetv2_ros.benchmark.tables import aligned
 
     names = splits[0].labels.names

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         with user_errors(FoldError, ValueError):
             recipe = recipe_from_dict(read_run_header(folder)["recipe"], str(folder))
             if not is_complete(folder, recipe):
-                print("give the same command again to go on")
+                print("give the same command again to continue")
                 return 1
             scores[fold] = last_scores(folder)
     print(table(scores))

@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bisenetv2_ros.cli import UserError, positive_int
+from bisenetv2_ros.cli import UserError
 from bisenetv2_ros.cli.options import (
     DatasetFolder,
     OutputFile,
+    add_frames_options,
     add_metric_option,
-    picture_size,
+    add_size_option,
     refuse_overwriting,
     sample_frames,
 )
@@ -40,12 +41,7 @@ examples:
     parser.add_argument(
         "checkpoint", type=Path, help="folder of a run, of its checkpoints, or of one"
     )
-    parser.add_argument(
-        "--size",
-        type=picture_size,
-        metavar="WxH",
-        help="input size of the network, multiples of 8 (default: the recipe's input_size)",
-    )
+    add_size_option(parser, "the recipe's input_size")
     parser.add_argument(
         "--precision",
         choices=("float32", "float16"),
@@ -64,19 +60,7 @@ examples:
         action=OutputFile,
         help="file to write (default: bisenetv2_DATASET_WxH_PRECISION.onnx in the current folder)",
     )
-    parser.add_argument(
-        "--frames",
-        default="synthetic",
-        metavar="SOURCE",
-        help="folder, video or 'glob' of frames to compare masks on (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--frame-count",
-        type=positive_int,
-        default=8,
-        metavar="N",
-        help="number of these frames (default: %(default)s)",
-    )
+    add_frames_options(parser, "compare masks on", 8)
     parser.add_argument(
         "--licence",
         default="not stated",

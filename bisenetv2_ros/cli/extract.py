@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int, user_errors
-from bisenetv2_ros.cli.options import OutputFolder, add_source_options
+from bisenetv2_ros.cli.options import OutputFolder, add_source_options, interval
 from bisenetv2_ros.offline.extract import PRELABELS
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ Existing files are never overwritten.
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument(
         "--every",
-        type=_interval,
+        type=interval,
         metavar="T",
         help="one frame per T and camera: `2s`, `0.5s`, or a number of frames",
     )
@@ -114,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
             segmenter.close()
         print(f"{extracted.written} frames in {args.output / 'images'}")
     if extracted.present:
-        print(f"{extracted.present} frames were there already and are as they were")
+        print(f"{extracted.present} frames were there already and are unchanged")
     if extracted.dust:
         print(f"{extracted.dust} regions were too small for labelme; the masks have them")
     if damaged:
@@ -128,12 +127,12 @@ def _selected(
     segmenter: Segmenter | None,
     skip: Callable[[Exception], None],
 ) -> Iterator[tuple[Frame, float | None]]:
-    """The selected frames, with their uncertainty if the model selected them."""
+    """Yield the selected frames, with their uncertainty if the model selected them."""
     from bisenetv2_ros.offline.extract import choose, every, examine
     from bisenetv2_ros.segmenter import InferenceError
 
     if args.every is not None:
-        seconds, count = args.every
+        count, seconds = args.every
         yield from ((frame, None) for _, frame in every(frames(), seconds, count))
         return
     assert segmenter is not None
@@ -159,11 +158,3 @@ def _check(args: argparse.Namespace, source: FrameSource) -> None:
         raise UserError(f"{args.source}: a camera gives no frame twice, expected --every")
     if source.count is None and args.frames is None and not Path(args.source).exists():
         raise UserError(f"{args.source}: has no end, expected --frames N")
-
-
-def _interval(text: str) -> tuple[float, int]:
-    """(seconds, frames), one of which is 0."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)(s?)", text)
-    if not match or not float(match[1]) or (not match[2] and "." in match[1]):
-        raise argparse.ArgumentTypeError(f"got '{text}', expected such as 2s, 0.5s or 30 (frames)")
-    return (float(match[1]), 1) if match[2] else (0.0, int(match[1]))

@@ -7,8 +7,13 @@ import re
 from pathlib import Path
 from typing import Any
 
-from bisenetv2_ros.cli import UserError, positive_int, user_errors
-from bisenetv2_ros.cli.options import OutputFolder, calibration_frames, picture_size
+from bisenetv2_ros.cli import UserError, user_errors
+from bisenetv2_ros.cli.options import (
+    OutputFolder,
+    add_frames_options,
+    add_size_option,
+    calibration_frames,
+)
 
 COMPARED = 4  # frames on which torch and the runtimes are compared
 
@@ -36,25 +41,8 @@ examples:
     parser.add_argument(
         "-o", "--output", action=OutputFolder, help="folder to make (default: NAME here)"
     )
-    parser.add_argument(
-        "--size",
-        type=picture_size,
-        metavar="WxH",
-        help="input size of the network, multiples of 8 (default: depends on the weights)",
-    )
-    parser.add_argument(
-        "--frames",
-        default="synthetic",
-        metavar="SOURCE",
-        help="folder, video or 'glob' to calibrate int8 on (default: the package's scenes)",
-    )
-    parser.add_argument(
-        "--frame-count",
-        type=positive_int,
-        default=48,
-        metavar="N",
-        help="number of these frames (default: %(default)s)",
-    )
+    add_size_option(parser, "depends on the weights")
+    add_frames_options(parser, "calibrate int8 on", 48)
     parser.add_argument("--url", default="", help="mirror to download the same file from")
     parser.add_argument(
         "--sha256", default="", metavar="HEX", help="expected hash, or its first digits"

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from bisenetv2_ros.cli import user_errors
-from bisenetv2_ros.cli.options import OutputFolder, picture_size
+from bisenetv2_ros.cli.options import OutputFolder, add_size_option
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,13 +30,7 @@ examples:
         metavar="RUN",
         help="folder of the run to make",
     )
-    parser.add_argument(
-        "--size",
-        type=picture_size,
-        default=(2048, 1024),
-        metavar="WxH",
-        help="input size of the network, multiples of 8 (default: 2048x1024)",
-    )
+    add_size_option(parser, "2048x1024", default=(2048, 1024))
     parser.add_argument(
         "--classes",
         type=Path,
@@ -55,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
         found = read_public_weights(args.file, labels)
         folder = write_run(found, args.output, args.file.name, args.size)
     print(f"{args.file}: {found.layout}, {len(found.labels)} classes of {found.labels.name}")
-    print(f"{len(found.weights)} tensors taken over")
+    print(f"{len(found.weights)} tensors imported")
     if found.left_out:
         heads = ", ".join(sorted({key.partition(".")[0] for key in found.left_out}))
         print(f"{len(found.left_out)} left out, of booster heads or beside the network: {heads}")

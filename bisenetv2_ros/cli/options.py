@@ -42,6 +42,34 @@ def picture_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def add_size_option(parser: argparse.ArgumentParser, otherwise: str, **options: Any) -> None:
+    """Declare --size; `otherwise` describes the size without it."""
+    parser.add_argument(
+        "--size",
+        type=picture_size,
+        metavar="WxH",
+        help=f"input size of the network, multiples of 8 (default: {otherwise})",
+        **options,
+    )
+
+
+def add_frames_options(parser: argparse.ArgumentParser, use: str, count: int) -> None:
+    """Declare --frames and --frame-count, the frames for `use`."""
+    parser.add_argument(
+        "--frames",
+        default="synthetic",
+        metavar="SOURCE",
+        help=f"folder, video or 'glob' of frames to {use} (default: the package's scenes)",
+    )
+    parser.add_argument(
+        "--frame-count",
+        type=positive_int,
+        default=count,
+        metavar="N",
+        help="number of these frames (default: %(default)s)",
+    )
+
+
 def add_metric_option(parser: argparse.ArgumentParser) -> None:
     """Declare --metric."""
     parser.add_argument(
@@ -271,33 +299,37 @@ def _encoding(text: str) -> tuple[str, str]:
 
 def add_excerpt_options(parser: argparse.ArgumentParser) -> None:
     """Declare which frames of the source to use; `excerpt` reads the values."""
-    for name, text in (
-        ("start", "skip frames before this frame or second"),
-        ("end", "stop before this frame or second"),
-        ("every", "use one frame per this many frames or seconds"),
+    for name, kind, text in (
+        ("start", moment, "skip frames before this frame or second"),
+        ("end", interval, "stop before this frame or second"),
+        ("every", interval, "use one frame per this many frames or seconds"),
     ):
-        parser.add_argument(f"--{name}", type=_moment, metavar="N|Ns", help=text)
+        parser.add_argument(f"--{name}", type=kind, metavar="N|Ns", help=text)
     parser.add_argument(
         "--recursive", action="store_true", help="include the subfolders of a folder"
     )
 
 
 def excerpt(args: argparse.Namespace) -> Excerpt:
-    """The values of `add_excerpt_options`. Raises UserError if they select nothing."""
+    """Return the values of `add_excerpt_options`."""
     from bisenetv2_ros.sources.frame import Excerpt, Moment
 
     start, end, every = (
         None if value is None else Moment(*value) for value in (args.start, args.end, args.every)
     )
-    if every is not None and not every.frames and not every.seconds:
-        raise UserError("--every: got 0, expected a number above 0, of frames (5) or seconds (2s)")
-    if end is not None and not end.frames and not end.seconds:
-        raise UserError("--end: got 0, expected a number above 0, of frames (5) or seconds (2s)")
     return Excerpt(start or Moment(), end, every or Moment(frames=1))
 
 
-def _moment(text: str) -> tuple[int, float]:
-    """(frames, seconds), one of which is 0."""
+def interval(text: str) -> tuple[int, float]:
+    """Parse a `moment` that is not 0, as argparse's `type`."""
+    frames, seconds = moment(text)
+    if not frames and not seconds:
+        raise argparse.ArgumentTypeError(f"got '{text}', expected a number above 0")
+    return frames, seconds
+
+
+def moment(text: str) -> tuple[int, float]:
+    """Parse frames or seconds, as argparse's `type`: (frames, seconds), one of which is 0."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(s?)", text)
     if not match or (not match[2] and "." in match[1]):
         raise argparse.ArgumentTypeError(

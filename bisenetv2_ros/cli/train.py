@@ -103,7 +103,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
 
     from bisenetv2_ros.files.paths import check_output
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
-    from bisenetv2_ros.training.dataset_layouts import load_dataset, same_files
+    from bisenetv2_ros.training.dataset_layouts import load_splits, same_files
     from bisenetv2_ros.training.distributed import find_place
     from bisenetv2_ros.training.plan import hold_out, plan
     from bisenetv2_ros.training.recipe import load_recipe, override, recipe_from_dict
@@ -138,8 +138,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
 
     place = find_place(args.device)
     say: Callable[[str], None] = tqdm.write if place.is_first else lambda _: None
-    training = load_dataset(recipe.dataset, data, recipe.train_split)
-    validation = load_dataset(recipe.dataset, data, recipe.val_split)
+    training, validation = load_splits(recipe, data)
     if (
         recipe.adapt
         and not done
@@ -148,9 +147,8 @@ def _prepare(args: argparse.Namespace) -> tuple[Recipe, Path, Path, Path | None]
         and same_files(training, validation)
     ):
         recipe = hold_out(recipe)
-        training = load_dataset(recipe.dataset, data, recipe.train_split)
-        validation = load_dataset(recipe.dataset, data, recipe.val_split)
-        say("no val split: the last fifth of the frames, in the order of their names, is for that")
+        training, validation = load_splits(recipe, data)
+        say("no val split: the last fifth of the frames, in the order of names, is held out for it")
     if not is_complete(output, recipe) and (args.resume or not list_checkpoints(output)):
         recipe = plan(recipe, given, training, validation, place, start, say, done)
     say(f"{describe(recipe)}\noutput: {output}")
