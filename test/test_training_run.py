@@ -26,8 +26,8 @@ from long_run import long_or_short  # noqa: E402
 from patience import HANG  # noqa: E402
 
 from bisenetv2_ros.cli import main as cli  # noqa: E402
+from bisenetv2_ros.training import dataset_layouts, loop, plan, run_record, state  # noqa: E402
 from bisenetv2_ros.training import distributed as processes  # noqa: E402
-from bisenetv2_ros.training import loop, plan, prepare, run_record, state  # noqa: E402
 from bisenetv2_ros.training.checkpoint import (  # noqa: E402
     CheckpointError,
     list_checkpoints,
@@ -199,7 +199,7 @@ def test_stopped_while_it_validates(data, tmp_path, monkeypatch):
             os.kill(os.getpid(), signal.SIGTERM)
         return Sample(np.zeros((64, 64, 3), np.uint8), np.zeros((64, 64), np.uint8), "x")
 
-    real = prepare.load_dataset
+    real = dataset_layouts.load_dataset
 
     def load(kind, root, split):
         dataset = real(kind, root, split)
@@ -207,7 +207,7 @@ def test_stopped_while_it_validates(data, tmp_path, monkeypatch):
             dataset.__class__ = type("Stopping", (type(dataset),), {"__getitem__": stop_then_read})
         return dataset
 
-    monkeypatch.setattr(prepare, "load_dataset", load)
+    monkeypatch.setattr(dataset_layouts, "load_dataset", load)
     newest = loop.train(recipe(validate_every=2), data, tmp_path / "run", say=lambda _: None)
     assert newest.name in ("step_00000002", "step_00000003")
     assert not [r for r in read_metrics(tmp_path / "run" / "metrics.jsonl") if "val_miou" in r]

@@ -40,21 +40,13 @@ class CheckpointError(ValueError):
 
 @dataclass
 class Checkpoint:
-    """The whole state of a run after `step` optimizer steps.
-
-    Attributes:
-        step: optimizer steps done.
-        model: weights and batch-norm statistics by name.
-        ema: moving average of `model`, or empty.
-        momentum: SGD's momentum buffers by parameter name.
-        state: the rest, as JSON values.
-    """
+    """The whole state of a run after `step` optimizer steps."""
 
     step: int
-    model: dict[str, Tensor]
-    ema: dict[str, Tensor] = field(default_factory=dict)
-    momentum: dict[str, Tensor] = field(default_factory=dict)
-    state: dict[str, Any] = field(default_factory=dict)
+    model: dict[str, Tensor]  #: weights and batch-norm statistics by name
+    ema: dict[str, Tensor] = field(default_factory=dict)  #: moving average of `model`, or empty
+    momentum: dict[str, Tensor] = field(default_factory=dict)  #: of SGD, by parameter name
+    state: dict[str, Any] = field(default_factory=dict)  #: the rest, as JSON values
 
 
 @dataclass(frozen=True)
@@ -138,7 +130,7 @@ def sweep(run: Path) -> None:
 
 
 def list_checkpoints(run: Path) -> list[Path]:
-    """Checkpoint folders of a run, oldest first; unfinished ones are not among them."""
+    """List the complete checkpoint folders of a run, oldest first."""
     return sorted((run / "checkpoints").glob("step_*"))
 
 
@@ -190,7 +182,7 @@ def read_run_header(run: Path) -> dict[str, Any]:
 
 
 def run_of(path: Path) -> Path:
-    """The run folder that a path names: itself, its `checkpoints`, or a checkpoint in there.
+    """Return the run folder of a path: a run, its folder `checkpoints`, or one of these.
 
     Raises CheckpointError, naming the path and what was expected there.
     """

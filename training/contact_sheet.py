@@ -38,7 +38,7 @@ def write_sheet(path: Path, splits: Sequence[Split]) -> None:
 
 
 def _cell(sample: Sample, labels: LabelSet) -> Picture:
-    """A frame with its label over it, WIDTH wide."""
+    """Draw a frame with its label over it, WIDTH wide."""
     height = max(1, round(WIDTH * sample.image.shape[0] / sample.image.shape[1]))
     mixed = overlay(sample.image, sample.label, labels, OPACITY)
     return np.asarray(cv2.resize(mixed, (WIDTH, height), interpolation=cv2.INTER_AREA))

@@ -66,7 +66,7 @@ class SplitFacts:
     notes: list[str] = field(default_factory=list)  #: suspicious, but no fault
 
     def shares(self) -> NDArray[np.float64]:
-        """Fraction of each class in the labeled pixels, (C,)."""
+        """Return the fraction of each class in the labeled pixels, (C,)."""
         counts = self.pixels[: len(self.labels)]
         return counts / max(1, counts.sum())
 
@@ -131,7 +131,7 @@ def _look_at(
 
 
 def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str | None:
-    """What training will read differently from what the file contains."""
+    """Describe what training reads differently from what the file contains."""
     try:
         pixels, header = decode(data)
     except ImageError as error:
@@ -158,7 +158,7 @@ def _frame_fault(frame: Path, data: bytes, sample: Sample, ignore: int) -> str |
 
 
 def shows_something(image: NDArray[np.uint8]) -> bool:
-    """Whether an image has more than one color."""
+    """Return whether an image has more than one color."""
     return float(image.std(axis=(0, 1)).max()) >= MIN_FLATNESS
 
 
@@ -173,7 +173,7 @@ def _thumb_label(label: NDArray[np.uint8], ignore: int) -> NDArray[np.uint8]:
 
 
 def fit(image: NDArray[np.uint8], label: NDArray[np.uint8]) -> float:
-    """Fraction of the variance of an image's colors that its label explains, 0..1; NaN if unknown.
+    """Return the fraction of an image's color variance that its label explains, 0..1, or NaN.
 
     A label that belongs to the image follows its edges, so colors within a class vary less.
     """

@@ -37,7 +37,7 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_name(value: Any) -> Any:
-    """A name as text; YAML reads `yes`, `no`, `on` and `off` as truth values."""
+    """Convert a name to text; YAML reads `yes`, `no`, `on` and `off` as booleans."""
     if value is None or isinstance(value, bool) or value == "":
         raise ValueError("a name needs text, in quotes if it is yes, no, on or off")
     return str(value)
@@ -176,7 +176,7 @@ class DatasetFile(BaseModel):
         )
 
     def values(self) -> list[list[int]]:
-        """The label values of each class."""
+        """Return the label values of each class."""
         values = {
             entry.name: [self.first_value + i] if entry.values is None else entry.values
             for i, entry in enumerate(self.classes)
@@ -193,7 +193,7 @@ class DatasetFile(BaseModel):
                 )
 
     def ignored_values(self) -> set[int]:
-        """Label values that are neither trained nor scored."""
+        """Return the label values that are neither trained nor scored."""
         owners: dict[int, str] = {}
         for entry, values in zip(self.kept, self.values(), strict=True):
             for value in values:
@@ -219,7 +219,7 @@ class DatasetFile(BaseModel):
 
 
 def spread_colours(count: int) -> tuple[Colour, ...]:
-    """RGB colors of as many classes, neighbors far apart: hues by the golden angle."""
+    """Choose RGB colors for classes, neighbors far apart: hues by the golden angle."""
     hues = [(index * 0.381966) % 1 for index in range(count)]
     rgb = [colorsys.hsv_to_rgb(hue, 0.78, 0.55 + 0.4 * (i % 3) / 2) for i, hue in enumerate(hues)]
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in rgb)
@@ -229,19 +229,19 @@ def spread_colours(count: int) -> tuple[Colour, ...]:
 
 
 def known_datasets() -> dict[str, Path]:
-    """The datasets that come with the package, by name."""
+    """Return the files of the package's datasets, by name."""
     folder = share_directory() / "config" / "datasets"
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
 @functools.lru_cache(maxsize=64)
 def known_dataset(name: str) -> DatasetFile:
-    """A dataset that comes with the package."""
+    """Read one of the package's datasets."""
     return read_dataset_file(known_datasets()[name])
 
 
 def kind_of(labels: LabelSet) -> str:
-    """The known dataset with these classes, preferably the one named after them; '' if none."""
+    """Return the name of a known dataset with these classes, or ''."""
     for name in ("cityscapes", "camvid", *known_datasets()):
         if known_dataset(name).labels.names == labels.names:
             return name

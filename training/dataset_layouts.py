@@ -47,7 +47,7 @@ LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp", ".jpg", ".jpeg", ".webp", ".g
 
 
 def dataset_kinds() -> list[str]:
-    """Every name that `load_dataset` accepts, besides the path of a YAML file."""
+    """List the names that `load_dataset` accepts, besides paths of YAML files."""
     return sorted([*known_datasets(), FOLDER, SYNTHETIC])
 
 

@@ -13,10 +13,10 @@ from bisenetv2_ros.training.path_patterns import Pattern
 
 
 def open_dataset(content: DatasetFile, root: Path, split: str) -> FileDataset:
-    """The frames of one split and their labels, by the first layout that has both.
+    """Open one split by the first layout that has frames and labels.
 
     Raises:
-        DatasetError: no such folder, no frame of the split in any layout.
+        DatasetError: if the folder is missing, or no layout has frames of the split.
     """
     if not root.is_dir():
         raise DatasetError(f"{root}: no such folder")
@@ -95,7 +95,7 @@ def _open_layout(content: DatasetFile, layout: Layout, root: Path, split: str) -
 
 
 def _labels_of(frame: Path, root: Path, text: str) -> list[Path]:
-    """The labels that fit a pattern, or the pattern if there are none, which is reported later."""
+    """List the labels that fit a pattern, or the pattern itself if there are none."""
     if "*" not in text:
         return [root / text]
     found = [path for path, _ in Pattern(text).find(root) if path != frame]
@@ -105,7 +105,7 @@ def _labels_of(frame: Path, root: Path, text: str) -> list[Path]:
 def _listed(
     path: Path, layout: Layout, frames: Pattern, root: Path
 ) -> list[tuple[Path, dict[str, str]]]:
-    """The frames that a split's list names."""
+    """Read the list of a split's frames."""
     if not path.is_file():
         raise DatasetError(f"{path}: missing, expected the list of the frames of the split")
     entry = Pattern(layout.entry)
@@ -121,7 +121,7 @@ def _listed(
 
 
 def _belongs(value: str, patterns: Iterable[str]) -> bool:
-    """Whether a value matches one of the patterns of `Layout.only`."""
+    """Return whether a value matches one of the patterns of `Layout.only`."""
 
     def fits(pattern: str) -> bool:
         first, dots, last = pattern.partition("..")

@@ -205,9 +205,9 @@ def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
 
 
 def white_of(values: list[list[int]]) -> int | None:
-    """The label value of white in a mask of one bit: the only value of classes that is not 0.
+    """Return the label value of white in a 1-bit mask: the only class value that is not 0.
 
-    None if there are several, so that white may mean one of them or ignored.
+    Returns None if there are several.
     """
     others = [value for of_class in values for value in of_class if value]
     return others[0] if len(others) == 1 else None

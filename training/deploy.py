@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import functools
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,10 +35,6 @@ COMPARED_FRAMES = 4  # on which an exported file must reproduce the network's ma
 SCORED_FRAMES = 500  # of the validation split, at most
 KEPT_MASKS = 100  # of them, to compare the files with float32
 TIMED_FRAMES = 20
-
-
-class DeployError(ValueError):
-    """A run cannot be deployed; the message says what is missing."""
 
 
 @dataclass(frozen=True)
@@ -67,17 +64,17 @@ def deploy(
         The files; int8 is missing if its masks differ too much from float32's.
 
     Raises:
-        DeployError: if the folder is in use or the dataset is missing.
+        ValueError: if the folder is in use.
         CheckpointError, DatasetError, ExportError: if run or data cannot be used.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DeployError(f"{folder}: in use, expected a new folder")
+        raise ValueError(f"{folder}: in use, expected a new folder")
     trained = load_network(run)
     recipe, labels = trained.recipe, trained.labels
     data = data or trained.data_folder
     if data is None or not data.is_dir():
         where = f"was in {data}, which is gone" if data else "is not recorded"
-        raise DeployError(f"{run}: its dataset {where}: expected --data DIR")
+        raise DatasetError(f"{run}: its dataset {where}: expected --data DIR")
     training, validation = (
         load_dataset_of(labels, run, recipe.dataset, data, split)
         for split in (recipe.train_split, recipe.val_split)
@@ -191,15 +188,7 @@ def _score(
         say(f"scoring {precision} on {len(part)} frames of the validation split")
         with Segmenter(path) as segmenter:
             masks: list[Mask] = []
-
-            def predict(
-                image: Mask, segmenter: Segmenter = segmenter, masks: list[Mask] = masks
-            ) -> Mask:
-                mask = segmenter(image, size=(image.shape[1], image.shape[0])).mask
-                if len(masks) < KEPT_MASKS:
-                    masks.append(mask)
-                return mask
-
+            predict = functools.partial(_predict, segmenter, masks)
             matrix = evaluate(predict, part, on_damaged=leave_out if skip_damaged else reraise)
             seconds = [segmenter(frame).inference_seconds for frame in timed]
             runs_on = f"{segmenter.backend.name}, {segmenter.backend.device}"
@@ -209,6 +198,14 @@ def _score(
         agreement = float(np.mean(equal))
         deployed.append(Deployed(path, scores(matrix), agreement, milliseconds, runs_on))
     return deployed
+
+
+def _predict(segmenter: Segmenter, masks: list[Mask], image: Mask) -> Mask:
+    """Segment a frame at its own size; collects the first masks."""
+    mask = segmenter(image, size=(image.shape[1], image.shape[0])).mask
+    if len(masks) < KEPT_MASKS:
+        masks.append(mask)
+    return mask
 
 
 def _write_scores(file: Deployed, name: str) -> None:

@@ -37,7 +37,7 @@ class Place:
         return self.rank == 0
 
     def any(self, fact: bool) -> bool:
-        """Whether it is true in any of the processes. A collective call."""
+        """Return whether it is true in any process. A collective call."""
         if self.processes == 1:
             return fact
         vote = torch.tensor(float(fact), device=self.device)

@@ -47,7 +47,7 @@ class CroppedDataset:
         return len(self.whole)
 
     def __getitem__(self, index: int) -> Sample:
-        """The cropped sample; errors as for the whole one."""
+        """Return the cropped sample; errors as for the whole one."""
         sample = self.whole[index]
         return Sample(self.view.cut(sample.image), self.view.cut(sample.label), sample.name)
 
@@ -58,7 +58,7 @@ def evaluate(
     on_sample: Callable[[Sample, Mask], None] | None = None,
     on_damaged: Callable[[DatasetError], None] = reraise,
 ) -> NDArray[np.int64]:
-    """Confusion matrix (C, C + 1) of a predictor over a dataset, by `metrics.confusion_matrix`.
+    """Return the confusion matrix (C, C + 1) of a predictor over a dataset.
 
     Args:
         predict: frame (H, W, 3) uint8 RGB of any size -> mask (h, w) uint8 of any size.
@@ -101,7 +101,7 @@ def _read_ahead(dataset: Dataset) -> Iterator[Callable[[], Sample]]:
 
 
 def network_predictor(network: BiSeNetV2, recipe: Recipe) -> Callable[[Mask], Mask]:
-    """The deployed wrapper of a network, on the network's device: frame -> mask of its size."""
+    """Return a function from a frame to its mask, with a network as it is deployed."""
     device = next(network.parameters()).device
     deployed = DeployedModel(network, recipe.mean, recipe.std).eval().to(device)
 

@@ -81,11 +81,11 @@ class DeployedModel(nn.Module):
         return mask.squeeze(1).to(torch.uint8), confidence.round().to(torch.uint8)
 
     def logits(self, image: Tensor) -> Tensor:
-        """The first part of `forward`: (N, C, H, W) float32."""
+        """Compute the logits at the image's size, (N, C, H, W) float32."""
         return self.network.enlarge(self.coarse_logits(image))
 
     def coarse_logits(self, image: Tensor) -> Tensor:
-        """Logits as the network outputs them, at a fraction of the image's size: (N, C, h, w)."""
+        """Compute the logits at the network's own resolution, (N, C, h, w)."""
         # To float before the transpose: TensorRT accepts uint8 only as an input.
         x = image.float().permute(0, 3, 1, 2)
         return self.network((x - self.mean) * self.scale)
@@ -137,7 +137,7 @@ def export_model(
 def compare(
     deployed: DeployedModel, model: ModelFile, frames: Sequence[np.ndarray]
 ) -> dict[str, float]:
-    """Fraction of the pixels of `frames` on which each CPU runtime gives torch's class, 0..1.
+    """Return the fraction of pixels on which each CPU runtime gives torch's class, 0..1.
 
     Raises BackendUnavailable if none is installed.
     """
@@ -163,7 +163,7 @@ def _write_equal_weights_each(graph: onnx.GraphProto) -> None:
 
 
 def _trace(deployed: DeployedModel, width: int, height: int) -> onnx.ModelProto:
-    """The float32 graph with a free batch dimension; convolutions have their batch norm folded in.
+    """Trace the float32 graph, with a dynamic batch size and batch norms folded.
 
     By the TorchScript exporter: torch.export's needs onnxscript, and writes opset 18 and up.
     """

@@ -9,11 +9,8 @@ import math
 import statistics
 from pathlib import Path
 
+from bisenetv2_ros.training.checkpoint import CheckpointError
 from bisenetv2_ros.training.run_record import read_metrics
-
-
-class FoldError(ValueError):
-    """Raised if a run has no scores; the message names the run."""
 
 
 def fold_splits(splits: str, fold: str) -> dict[str, str]:
@@ -28,12 +25,12 @@ def last_scores(run: Path) -> dict[str, float]:
     """Return the IoU of each class at a run's last validation (NaN if no frame has it) and `mean`.
 
     Raises:
-        FoldError: if the run was never validated.
+        CheckpointError: if the run was never validated.
     """
-    looks = [r for r in read_metrics(run / "metrics.jsonl") if "val_miou" in r]
-    if not looks:
-        raise FoldError(f"{run}: no validation in its records")
-    found = {**looks[-1]["val_iou"], "mean": looks[-1]["val_miou"]}
+    validations = [r for r in read_metrics(run / "metrics.jsonl") if "val_miou" in r]
+    if not validations:
+        raise CheckpointError(f"{run}: no validation in its records")
+    found = {**validations[-1]["val_iou"], "mean": validations[-1]["val_miou"]}
     return {name: math.nan if value is None else float(value) for name, value in found.items()}
 
 

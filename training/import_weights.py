@@ -31,7 +31,7 @@ from bisenetv2_ros.training.dataset_files import kind_of, known_dataset, spread_
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.model_config import ModelConfig
 from bisenetv2_ros.training.recipe import Recipe
-from bisenetv2_ros.training.tensor_files import Inert, TensorFileError, read_tensor_file
+from bisenetv2_ros.training.tensor_files import ImportWeightsError, Inert, read_tensor_file
 
 SHOWN_KEYS = 5  # of a list in an error
 
@@ -62,10 +62,6 @@ COINCHEUNG_PIXELS = {
 IMAGENET_PIXELS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 Pair = tuple[str, str]  # module of ours, module of theirs
-
-
-class ImportWeightsError(ValueError):
-    """A file cannot be imported; the message names the file and the keys."""
 
 
 @dataclass(frozen=True)
@@ -171,10 +167,7 @@ def write_run(imported: ImportedWeights, run: Path, source: str, size: tuple[int
 
 def _read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], tuple[str, ...]]:
     """Return the network's tensors by name, facts about the data, and the names of the others."""
-    try:
-        content, strange = read_tensor_file(path)
-    except TensorFileError as error:
-        raise ImportWeightsError(str(error)) from error
+    content, strange = read_tensor_file(path)
     if isinstance(content, Inert):
         raise ImportWeightsError(
             f"{path}: a whole pickled object ({_some(strange)}), expected its state_dict: tensors "
@@ -240,7 +233,6 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
             raise ImportWeightsError(f"{path}: expected the weights of a convolution under {key}")
         return tensors[key].shape[0]
 
-    common: dict[str, Any] = {"boosters": ()}
     if "detail.S1.0.conv.weight" in tensors:
         nearest = {"aggregation_upsample": "nearest"}
         eras: tuple[tuple[str, str, dict[str, Any]], ...] = (
@@ -258,7 +250,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
                     num_classes=classes,
                     head_channels=rows("head.conv.conv.weight"),
                     aggregation_bias=False,
-                    **common,
+                    boosters=(),
                     **choices,
                 ),
                 dict(_coincheung(classifier)),
@@ -272,7 +264,7 @@ def _recognise(path: Path, tensors: dict[str, Tensor]) -> _Layout:
                 num_classes=rows("decode_head.conv_seg.weight"),
                 head_channels=rows("decode_head.convs.0.conv.weight"),
                 aggregation_bias="backbone.bga.detail_dwconv.0.pointwise_conv.conv.bias" in tensors,
-                **common,
+                boosters=(),
             ),
             dict(_mmseg()),
             "auxiliary_head.",

@@ -17,7 +17,7 @@ import numpy as np
 
 from bisenetv2_ros.files.annotations import classes_text
 from bisenetv2_ros.files.images import ImageFileError, read_image, write_picture
-from bisenetv2_ros.files.paths import replacing
+from bisenetv2_ros.files.paths import natural_key, replacing
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.dataset_files import spread_colours
 from bisenetv2_ros.training.datasets import DatasetError, list_files, reraise
@@ -30,7 +30,6 @@ from bisenetv2_ros.training.label_forms.common import (
     ImageFinder,
     LabelImportError,
     LabelledFrame,
-    by_number,
     read_json,
 )
 
@@ -198,12 +197,12 @@ def write_folder(
 
 
 def _with_splits(export: Export, validation: float) -> list[LabelledFrame]:
-    """The frames with the last ones for validation: a stretch of the recording, not every n-th."""
+    """Put the last frames into `val`: a stretch of the recording, not every n-th frame."""
     if not validation:
         return export.frames
     if any(frame.split for frame in export.frames):
         raise LabelImportError("the export has splits already, expected no fraction for val")
-    frames = sorted(export.frames, key=lambda frame: by_number(frame.name))
+    frames = sorted(export.frames, key=lambda frame: natural_key(frame.name))
     first = len(frames) - max(1, round(validation * len(frames)))
     if first < 1:
         raise LabelImportError(f"{len(frames)} frames, expected more to take {validation:.0%} of")

@@ -72,7 +72,7 @@ def adjust_logits(
 
 
 def best_shifts(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Adjustment:
-    """The shifts for pixels with these logits (C, n) and labels (n,), each below C."""
+    """Find the shifts for pixels with these logits (C, n) and labels (n,), 0..C-1."""
     classes = len(logits)
     logits = logits.copy()
     candidates = np.arange(-LIMIT, LIMIT + STEP / 2, STEP, dtype=np.float32)
@@ -104,5 +104,5 @@ def best_shifts(logits: NDArray[np.float32], labels: NDArray[np.uint8]) -> Adjus
 
 
 def _nearest(count: int, among: int) -> NDArray[np.int64]:
-    """Which of `among` pixels each STRIDE-th of `count` falls on, as `segmenter.resize_mask`."""
+    """Map each STRIDE-th of `count` pixels to one of `among`, as `resize.resize_mask`."""
     return ((np.arange(0, count, STRIDE) + 0.5) * among / count).astype(np.int64)

@@ -64,18 +64,13 @@ def train(
         DatasetError, CheckpointError, ValueError: if the input does not fit; names file or key.
     """
     place = join_processes(device)
-    if not place.is_first:
-        say = _discard
+    say = say if place.is_first else lambda _: None
     with explaining_failures(recipe, place, run):
         ready = prepare(recipe, data, run, resume, start, place, say)
         _take_steps(recipe, ready, run, place, say)
     leave_processes(place)
     saved = list_checkpoints(run)
     return saved[-1] if saved else run
-
-
-def _discard(_: str) -> None:
-    pass
 
 
 def _take_steps(recipe: Recipe, ready: Prepared, run: Path, place: Place, say: Say) -> None:

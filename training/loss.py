@@ -90,7 +90,7 @@ def _cross_entropy(
 
 
 def _dice(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """One minus the mean Dice coefficient of the batch's classes (V-Net, arXiv 1606.04797, 3).
+    """Return 1 - the mean Dice coefficient of the batch's classes (V-Net, arXiv 1606.04797, 3).
 
     The coefficient is 2 * sum(p * y) / sum(p + y) over all labeled pixels of the batch (of the
     frames at once on one device), of the classes that occur in it. So a rare class counts as much
@@ -112,7 +112,7 @@ def _dice(logits: Tensor, target: Tensor, ignore_index: int) -> Tensor:
 
 @torch.no_grad()
 def _hard_pixels(values: Tensor, labelled: Tensor, threshold: float, minimum: float) -> Tensor:
-    """Mask of the pixels that OHEM keeps, by their loss -log p (see `segmentation_loss`)."""
+    """Select the pixels that OHEM keeps, by their loss -log p (see `segmentation_loss`)."""
     candidates = values[labelled]
     keep = math.ceil(minimum * candidates.numel())
     limit = values.new_full((), -math.log(threshold) if threshold > 0 else math.inf)

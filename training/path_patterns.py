@@ -46,7 +46,7 @@ class Pattern:
         self._glob = re.sub(r"([?[])", r"[\1]", every)  # of a glob's characters, only * is one here
 
     def find(self, root: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-        """Matching files below `root`, sorted; skips hidden ones."""
+        """Yield matching files below `root`, sorted; skips hidden ones."""
         for path in sorted(root.glob(self._glob)):
             relative = path.relative_to(root)
             found = self.match(relative.as_posix())
@@ -54,16 +54,16 @@ class Pattern:
                 yield path, found
 
     def match(self, text: str) -> dict[str, str] | None:
-        """The values of the placeholders, or None if the text does not match."""
+        """Return the values of the placeholders, or None if the text does not match."""
         match = self._expression.fullmatch(text)
         return match.groupdict() if match else None
 
     def given(self, values: dict[str, str]) -> Pattern:
-        """The pattern with these placeholders filled in, and the others kept."""
+        """Fill in these placeholders and keep the others."""
         return Pattern(PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), self.text))
 
     def fill(self, found: dict[str, str]) -> str:
-        """The path with the placeholders filled in; others become `*`."""
+        """Fill in these placeholders; others become `*`."""
         return PLACEHOLDER.sub(lambda match: found.get(match[1], "*"), self.text)
 
 

@@ -153,6 +153,7 @@ def adapted(recipe: Recipe, training: Dataset, place: Place) -> dict[str, Any]:
     # the network's size.
     factor = math.sqrt(math.prod(input_size) / math.prod(frame)) if same_size else 1.0
     side = 1.0 if on_gpu else CPU_CROP
+    has_precision = not on_gpu or torch.cuda.is_bf16_supported(including_emulation=False)
     return {
         "model": {"num_classes": len(training.labels)},
         "input_size": input_size,
@@ -161,7 +162,7 @@ def adapted(recipe: Recipe, training: Dataset, place: Place) -> dict[str, Any]:
         "crop": tuple(max(32, 8 * round(side * pixels / 8)) for pixels in input_size),
         "batch_size": (16 if on_gpu else 8) * place.processes,
         "workers": min(8, max(1, (os.cpu_count() or 2) // 2 // place.processes)),
-        "precision": recipe.precision if not on_gpu or _has_bfloat16() else "float16",
+        "precision": recipe.precision if has_precision else "float16",
     }
 
 
@@ -198,7 +199,3 @@ def network_size(frame: tuple[int, int]) -> tuple[int, int]:
     factor = min(math.sqrt(min(MOST_PIXELS, max(pixels, FEWEST_PIXELS)) / pixels), MOST_ENLARGED)
     width, height = (max(32, 8 * round(factor * side / 8)) for side in frame)
     return width, height
-
-
-def _has_bfloat16() -> bool:
-    return torch.cuda.is_bf16_supported(including_emulation=False)

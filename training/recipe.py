@@ -219,7 +219,7 @@ class Recipe:
             raise ValueError(f"train_size is {self.train_size}, expected positive pixels")
 
     def learning_rate_at(self, step: int, progress: float | None = None) -> float:
-        """Learning rate of optimizer step `step`, counted from 0 (paper, section 5.1).
+        """Return the learning rate of optimizer step `step`, counted from 0 (paper, section 5.1).
 
         The poly curve starts at step 0 whatever the warm-up; the warm-up multiplies it by
         (step + 1) / warmup.

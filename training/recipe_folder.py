@@ -13,7 +13,7 @@ def recipe_folder() -> Path:
 
 
 def known_recipes() -> dict[str, str]:
-    """Names of the recipes in `config/training/`, each with the first line of its comment."""
+    """Return the first comment line of each recipe in `config/training/`, by name."""
     return {
         path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").strip()
         for path in sorted(recipe_folder().glob("*.yaml"))

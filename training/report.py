@@ -238,7 +238,7 @@ def _log_axis(axes: Axes) -> None:
 
 
 def _smooth(values: list[float], window: int = 25) -> list[float]:
-    """Mean of the latest `window` values at each place."""
+    """Return the mean of the latest `window` values at each position."""
     total = np.cumsum([0.0, *values])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - window)

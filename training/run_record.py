@@ -234,7 +234,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """A length of time for people: `40 s`, `12 min`, `3 h 05 min`."""
+    """Format a duration: `40 s`, `12 min`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     hours, minutes = divmod(round(seconds / 60), 60)

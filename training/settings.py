@@ -45,7 +45,7 @@ Bool = StrictBool
 
 
 def within(low: float, high: float) -> Any:
-    """A number's range including both ends, for `Annotated`."""
+    """Return a number's range, including both ends, for `Annotated`."""
     return Field(ge=low, le=high)
 
 
@@ -114,7 +114,7 @@ def _fault(owner: Any, found: Any) -> str:
 
 
 def _expected(field: Any, kind: str) -> str:
-    """What a field takes: its choices, how many values, its range or its type."""
+    """Describe what a field accepts: its choices, number of values, range or type."""
     hint = field.annotation
     if typing.get_origin(hint) is Literal:
         return f"one of {list(typing.get_args(hint))}"

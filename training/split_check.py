@@ -59,7 +59,7 @@ def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
 
 
 def _numbering(dataset: Dataset, facts: SplitFacts) -> Iterator[str]:
-    """Values that belong to another numbering of the classes."""
+    """Find label values of another numbering of the classes."""
     if not isinstance(dataset, FileDataset) or dataset.values is None or not facts.values:
         return
     count = len(facts.labels)
@@ -87,7 +87,7 @@ def _some(values: Iterator[int]) -> str:
 
 
 def _pairing(facts: SplitFacts) -> Iterator[str]:
-    """Labels that fit other frames better than their own."""
+    """Find labels that fit other frames better than their own."""
     order = _by_name([thumb.path for thumb in facts.thumbs])[:MAX_PAIRED]
     thumbs = [facts.thumbs[index] for index in order]
     count = len(thumbs)
@@ -128,7 +128,7 @@ def _pairing(facts: SplitFacts) -> Iterator[str]:
 
 
 def _sky(facts: SplitFacts) -> Iterator[str]:
-    """A sky that is redder than blue: red and blue are swapped."""
+    """Find a sky that is redder than blue: red and blue are swapped."""
     if SKY not in facts.labels.names:
         return
     sky = facts.labels.names.index(SKY)
@@ -161,7 +161,7 @@ def compare(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
 
 
 def _same_images(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Frames that show the same as a training frame, whatever their names and encodings."""
+    """Find frames that show the same as a training frame, whatever their names and encodings."""
     both = {
         frame
         for digest in other.digests.keys() & training.digests.keys()
@@ -207,7 +207,7 @@ def _same_images(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
 
 
 def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Red and blue of one split swapped in the other, by the mean color of each class."""
+    """Find red and blue swapped between two splits, by the mean color of each class."""
     means = [_class_colours(facts) for facts in (training, other)]
     both = ~np.isnan(means[0]).any(axis=1) & ~np.isnan(means[1]).any(axis=1)
     if both.sum() < 3:
@@ -224,7 +224,7 @@ def _swapped(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
 
 
 def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
-    """(C, 3) mean RGB of each class; NaN for one that thumbnails hardly show."""
+    """Return the mean RGB of each class, (C, 3); NaN if thumbnails hardly show it."""
     means = np.full((len(facts.labels), 3), np.nan)
     if facts.thumbs:
         colours = np.stack([thumb.image for thumb in facts.thumbs]).reshape(-1, 3)
@@ -237,7 +237,7 @@ def _class_colours(facts: SplitFacts) -> NDArray[np.float64]:
 
 
 def _neighbours(training: SplitFacts, other: SplitFacts) -> Iterator[str]:
-    """Frames whose names fall between those of training frames, and that look like them.
+    """Find frames whose names fall between those of training frames that look like them.
 
     Names alone are not enough: numbers of independent images interleave too. So a neighbor by name
     must be among the most similar of all training frames.
@@ -282,7 +282,7 @@ def _skeleton(name: str) -> str:
 
 
 def _by_name(names: list[str]) -> list[int]:
-    """Indices in the order of the names, numbers in them by their value."""
+    """Sort indices by name, with the numbers in the names by value."""
 
     def key(index: int) -> tuple[str, list[int]]:
         text = names[index]

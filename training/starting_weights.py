@@ -134,7 +134,7 @@ def _float32_file(source: Path) -> ModelFile:
 
 
 def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
-    """Mean and std of a model file's normalization; nothing if it is written differently."""
+    """Return mean and std of a model file's normalization, or {} if it has another form."""
     constants: dict[str, np.ndarray] = {}
     found: dict[str, np.ndarray] = {}
     for node in onnx.load(path).graph.node:
@@ -151,7 +151,7 @@ def _pixels_of(path: Path) -> dict[str, tuple[float, ...]]:
 
 
 def _choices_of(path: Path) -> dict[str, bool]:
-    """Settings of the network that a model file's graph shows, but not its tensors."""
+    """Return the network's settings that the graph shows and the tensors do not."""
     graph = onnx.load(path).graph
     followers: dict[str, set[str]] = {}
     for node in graph.node:
@@ -175,7 +175,7 @@ def _choices_of(path: Path) -> dict[str, bool]:
 
 
 def read_folded_weights(path: Path) -> dict[str, Tensor]:
-    """Filters and biases of a model file's network, by their names in `BiSeNetV2`.
+    """Read filters and biases of a model file, by their names in `BiSeNetV2`.
 
     The exporter leaves the module's path in a node's name: `/network/head/head.0/head.0.0/Conv`.
     """
@@ -207,7 +207,7 @@ def read_folded_weights(path: Path) -> dict[str, Tensor]:
 def _config_of_file(
     weights: dict[str, Tensor], labels: LabelSet, config: ModelConfig
 ) -> ModelConfig:
-    """The recipe's network with the last layer of the file."""
+    """Return the recipe's network with the last layer of the file."""
     rows = len(weights.get("head.2.bias", ()))
     shuffle = math.isqrt(rows // len(labels)) or 1
     if (len(labels), shuffle) == (config.num_classes, config.head_shuffle):
@@ -230,17 +230,15 @@ def _refine_head(weights: dict[str, Tensor], before: ModelConfig, now: ModelConf
 
 
 def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
-    """Raise StartingWeightsError if the recipe's network computes something else with these
-    weights.
+    """Raise StartingWeightsError if the recipe's network would compute something else."""
 
-    Not every choice of the network shows in its tensors.
-    """
-    before, now = ({"mean": r.mean, "std": r.std} for r in (trained, recipe))
-    for values, model in ((before, trained.model), (now, recipe.model)):
-        for name, value in dataclasses.asdict(model).items():
-            if name not in _FREE_MODEL_KEYS:
-                values[f"model.{name}"] = value
-    for key, value in before.items():
+    def fixed(r: Recipe) -> dict[str, Any]:
+        model = dataclasses.asdict(r.model).items()
+        kept = {f"model.{key}": value for key, value in model if key not in _FREE_MODEL_KEYS}
+        return {"mean": r.mean, "std": r.std, **kept}
+
+    now = fixed(recipe)
+    for key, value in fixed(trained).items():
         if value != now[key]:
             raise StartingWeightsError(
                 f"{source}: its network was trained with {key} = {value}, the recipe has "
@@ -249,7 +247,7 @@ def _check_computation(trained: Recipe, recipe: Recipe, source: Path) -> None:
 
 
 def _norms(network: nn.Module) -> Iterator[tuple[str, str]]:
-    """Names of each batch norm that an export folds, and of its convolution."""
+    """Yield the names of each batch norm that an export folds, and of its convolution."""
     for name, module in network.named_modules():
         if isinstance(module, nn.Sequential):
             kinds = [type(child) for child in module]
@@ -266,7 +264,7 @@ def _lengths(conv: nn.Module) -> Tensor:
 def _copy(
     network: BiSeNetV2, weights: dict[str, Tensor], same_classes: bool, source: Path
 ) -> tuple[str, ...]:
-    """Copy the weights; returns the names of those that start anew: boosters, other classes."""
+    """Copy the weights; returns the names of those that stay random: boosters, other classes."""
     state = {k: v for k, v in network.state_dict().items() if not k.endswith(_COUNTER)}
     weights = {k: v for k, v in weights.items() if not k.endswith(_COUNTER)}
     for key in weights:

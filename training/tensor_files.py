@@ -35,8 +35,8 @@ _STORAGES = {
 }
 
 
-class TensorFileError(ValueError):
-    """A file has no readable tensors; the message names it and what it is."""
+class ImportWeightsError(ValueError):
+    """A file cannot be imported; the message names the file, and the keys that do not fit."""
 
 
 class Inert:
@@ -75,27 +75,28 @@ def read_tensor_file(path: Path) -> tuple[Any, list[str]]:
         unknown classes, whose objects are `Inert`.
 
     Raises:
-        TensorFileError: if the file is unreadable or of another kind, which is named.
+        ImportWeightsError: if the file is unreadable or of another kind, which is named.
     """
+    bad = f"{path}: not a file of plain tensors"
     try:
         with path.open("rb") as file:
             start = file.read(512)
     except OSError as error:
-        raise TensorFileError(f"{path}: not a file of plain tensors: {error.strerror}") from error
+        raise ImportWeightsError(f"{bad}: {error.strerror}") from error
     if what := name_of(start):
-        raise TensorFileError(f"{path}: {what}, expected weights: a .pth or .safetensors file")
+        raise ImportWeightsError(f"{path}: {what}, expected weights: a .pth or .safetensors file")
     if path.suffix == ".safetensors":
         try:
             return load_file(path), []
         except (SafetensorError, OSError) as error:
-            raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
+            raise ImportWeightsError(f"{bad}: {_line(error)}") from error
     if start.startswith(b"PK"):
         return _read_archive(path)
     try:  # written by PyTorch before 1.6
         return torch.load(path, map_location="cpu", weights_only=True), []
     except Exception as error:  # parsers of damaged files raise anything
-        raise TensorFileError(
-            f"{path}: not a file of plain tensors: neither an archive of PyTorch nor its older form"
+        raise ImportWeightsError(
+            f"{bad}: neither an archive of PyTorch nor its older form"
         ) from error
 
 
@@ -117,28 +118,27 @@ def name_of(start: bytes) -> str:
 
 
 def _read_archive(path: Path) -> tuple[Any, list[str]]:
-    """PyTorch's zip archive: a pickle, and a file for each storage."""
+    """Read PyTorch's zip archive: a pickle, and a file for each storage."""
+    bad = f"{path}: not a file of plain tensors"
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
             pickles = [name for name in names if name.endswith("/data.pkl")]
             if any(name.endswith("/constants.pkl") for name in names):
-                raise TensorFileError(
+                raise ImportWeightsError(
                     f"{path}: a TorchScript program, expected weights (a state_dict)"
                 )
             if len(pickles) != 1:
-                raise TensorFileError(f"{path}: a zip archive without weights of PyTorch")
+                raise ImportWeightsError(f"{path}: a zip archive without weights of PyTorch")
             reader = _Reader(archive, pickles[0])
             content = reader.load()
             return content, sorted(reader.strange)
-    except TensorFileError:
+    except ImportWeightsError:
         raise
     except (zipfile.BadZipFile, EOFError) as error:
-        raise TensorFileError(
-            f"{path}: not a file of plain tensors: cut off or damaged ({_line(error)})"
-        ) from error
+        raise ImportWeightsError(f"{bad}: cut off or damaged ({_line(error)})") from error
     except Exception as error:  # a damaged or hostile pickle may raise anything
-        raise TensorFileError(f"{path}: not a file of plain tensors: {_line(error)}") from error
+        raise ImportWeightsError(f"{bad}: {_line(error)}") from error
 
 
 class _Storage:
@@ -171,7 +171,7 @@ class _Reader(pickle.Unpickler):
         return Inert
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """The storage of a tensor."""
+        """Load the storage of a tensor."""
         kind, dtype, key, _, count = pid
         if kind != "storage" or not isinstance(dtype, torch.dtype):
             raise ValueError(f"a storage of kind {dtype}")

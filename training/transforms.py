@@ -40,7 +40,7 @@ class Augmentation:
     def __call__(
         self, image: Pixels, label: Pixels, rng: np.random.Generator
     ) -> tuple[Pixels, Pixels]:
-        """image (H, W, 3) RGB and label (H, W) -> the same of size `crop`."""
+        """Augment image (H, W, 3) RGB and label (H, W); returns both at size `crop`."""
         matrix = self.draw_transform(image.shape[1], image.shape[0], rng)
         image = self._warp_image(image, matrix)
         label = cv2.warpAffine(
@@ -75,7 +75,7 @@ class Augmentation:
     def draw_transform(
         self, width: int, height: int, rng: np.random.Generator
     ) -> NDArray[np.float64]:
-        """The 2x3 matrix, frame pixels to crop pixels, of one random scale, crop and mirror.
+        """Draw the 2x3 matrix, frame to crop pixels, of a random scale, crop and mirroring.
 
         The scaled frame has whole pixels, and the crop is cut between them; anywhere else would
         blur it, unlike the frames that the network will see.

@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and score fold by fold; 1 if a run fails or is stopped."""
     from bisenetv2_ros.cli.main import main
     from bisenetv2_ros.training.checkpoint import list_checkpoints, read_run_header
-    from bisenetv2_ros.training.folds import FoldError, fold_splits, last_scores, table
+    from bisenetv2_ros.training.folds import fold_splits, last_scores, table
     from bisenetv2_ros.training.recipe import recipe_from_dict
     from bisenetv2_ros.training.resume import is_complete
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"fold {fold}:")
         if status := main(words, verb="train"):
             return status
-        with user_errors(FoldError, ValueError):
+        with user_errors(ValueError):
             recipe = recipe_from_dict(read_run_header(folder)["recipe"], str(folder))
             if not is_complete(folder, recipe):
                 print("give the same command again to continue")

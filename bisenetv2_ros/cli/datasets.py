@@ -15,10 +15,10 @@ OWN = """\
 folder: frames and labels of your own, as `--dataset folder --data DIR`
   DIR/classes.yaml                       the classes, see below
   DIR/[SPLIT/]images/*                   frames; also images/[SPLIT/]*, and folders below
-  DIR/[SPLIT/]labels/*.png               a label has its frame's name, also with _mask or _label at
-                                         its end; the folder may be masks or annotations too
-  Labels hold the class as value (gray of 8 or 16 bits, palette, RGB or RGBA with equal channels),
-  or the class's color. Without folders for splits, train and val are both the whole dataset.
+  DIR/[SPLIT/]labels/*.png               named as the frames, optionally with a suffix such as _mask
+                                         or _label; masks/ or annotations/ work as well
+  Labels hold values (8- or 16-bit gray, palette, RGB or RGBA with equal channels) or the classes'
+  colors. Without folders for splits, train and val are both the whole dataset.
 
 classes.yaml:
   name: my_set

@@ -172,8 +172,7 @@ def _open_model(
         }
 
         def predict_frame(image: Mask) -> Mask:
-            height, width = image.shape[:2]
-            return segmenter(image, size=(width, height)).mask
+            return segmenter(image, size=(image.shape[1], image.shape[0])).mask
 
         return predict_frame, info.labels, info.dataset, facts, False
 
@@ -195,16 +194,10 @@ def _open_model(
         "runs on": str(device),
         "protocol": protocol,
     }
-    if not averages:
-        predict = network_predictor(network, trained.recipe)
-    else:
-        predict = averaging_predictor(
-            network,
-            trained.recipe,
-            flip=args.flip,
-            scales=args.scales,
-            full_size=args.full_size,
-        )
+    predict = network_predictor(network, trained.recipe)
+    if averages:
+        options = {"flip": args.flip, "scales": args.scales, "full_size": args.full_size}
+        predict = averaging_predictor(network, trained.recipe, **options)
     args.split = args.split or trained.recipe.val_split
     if not args.data and trained.data_folder and not args.dataset:
         args.data = trained.data_folder
@@ -213,7 +206,7 @@ def _open_model(
 
 
 def _outputs(args: argparse.Namespace) -> Iterator[Path]:
-    """The file of `--json` and those that are in the folders to write to."""
+    """Yield the file of `--json` and the files in the output folders."""
     if args.json:
         yield args.json
     for folder in filter(None, (args.report, args.submission)):
@@ -221,7 +214,7 @@ def _outputs(args: argparse.Namespace) -> Iterator[Path]:
 
 
 def _is_model(name: str) -> bool:
-    """Whether this names a model file, or a folder of some, and not a run or checkpoint."""
+    """Return whether this is a model file or a folder of some, not a run or checkpoint."""
     from bisenetv2_ros.model_file import ModelFileError, model_files
 
     if name.endswith(".onnx"):

@@ -112,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _published(entry: dict[str, Any], url: str) -> str:
-    """The first digits of the published hash, also from mmsegmentation's file names; or ''."""
+    """Return the published hash, or its first digits from mmsegmentation's file names, or ''."""
     in_name = re.search(r"_\d{8}_\d{6}-([0-9a-f]{8})\.pth$", url)
     return str(entry.get("sha256", "")) or (in_name[1] if in_name else "")
 

@@ -1,5 +1,4 @@
-"""`bisenetv2 import-labels`: converts the export of an annotation tool to a dataset for
-training."""
+"""`bisenetv2 import-labels`: converts the export of an annotation tool to a dataset."""
 
 from __future__ import annotations
 
@@ -19,13 +18,13 @@ FORMS = ("cvat", "voc", "coco", "labelme", "label-studio", "roboflow")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.epilog = """\
-forms, recognized by their content:
+formats, detected from the content:
   cvat          CVAT for images 1.1: annotations.xml with polygons and masks
   voc           Pascal VOC: SegmentationClass, labelmap.txt; CVAT's "Segmentation mask 1.1"
   coco          COCO JSON with polygons or run lengths, of any tool
   labelme       a JSON file beside each image
-  label-studio  Label Studio's JSON with brushes or polygons; its PNG export with --images, of as
-                many images as tasks, which are paired in the order of names and numbers
+  label-studio  Label Studio's JSON with brushes or polygons; or its PNG export with --images: as
+                many images as tasks, paired in the order of image names and task numbers
   roboflow      Roboflow's "Semantic Segmentation Masks": NAME_mask.png and _classes.csv
 
 Writes a folder for `--dataset folder`: [SPLIT/]images, [SPLIT/]labels and classes.yaml. Label masks
@@ -92,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     rest = f"are {args.background}" if args.background else "are ignored (--background CLASS)"
     print(f"pixels without a label {rest}")
     for note in export.notes:
-        print(f"look at this: {note}", file=sys.stderr)
+        print(f"note: {note}", file=sys.stderr)
     for what, count in written.left_out.items():
         print(f"left out: {count} {what}", file=sys.stderr)
     harmless = {"frames without a label"}

@@ -116,19 +116,19 @@ _SAME_SUFFIX = {".htm": ".html", ".jpeg": ".jpg"}
 
 
 class _CheckedPath(argparse.Action):
-    """Converts an option's value to a path that `check` accepts; UserError names the option."""
+    """Converts an option's value to a path that `_check` accepts; UserError names the option."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"metavar": "DIR", **options})
 
     def __call__(self, parser: Any, namespace: Any, values: Any, option: Any = None) -> None:
         try:
-            self.check(values)
+            self._check(values)
         except ValueError as error:
             raise UserError(f"{option}: {error}") from error
         setattr(namespace, self.dest, Path(values))
 
-    def check(self, text: str) -> None:
+    def _check(self, text: str) -> None:
         """Raise ValueError if it cannot be used."""
         raise NotImplementedError
 
@@ -140,8 +140,7 @@ class OutputFile(_CheckedPath):
         super().__init__(*args, **{"metavar": "FILE", **options})
         self.suffixes = suffixes
 
-    def check(self, text: str) -> None:
-        """Raise ValueError if it cannot be used."""
+    def _check(self, text: str) -> None:
         _check_output(text, is_folder=False)
         suffix = Path(text).suffix.lower()
         if self.suffixes and _SAME_SUFFIX.get(suffix, suffix) not in self.suffixes:
@@ -152,16 +151,14 @@ class OutputFile(_CheckedPath):
 class OutputFolder(_CheckedPath):
     """A folder that can be written to or made."""
 
-    def check(self, text: str) -> None:
-        """Raise ValueError if it cannot be used."""
+    def _check(self, text: str) -> None:
         _check_output(text, is_folder=True)
 
 
 class DatasetFolder(_CheckedPath):
     """The folder of a dataset, or of a part of it, which must exist."""
 
-    def check(self, text: str) -> None:
-        """Raise ValueError if it cannot be used."""
+    def _check(self, text: str) -> None:
         if not text or not Path(text).is_dir():
             was = "is a file" if text and Path(text).exists() else "no such folder"
             raise ValueError(f"{text or repr(text)}: {was}, expected that of the dataset")
@@ -185,7 +182,7 @@ def refuse_overwriting(path: Path, *sources: Path) -> None:
 
 
 def sample_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
-    """At most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source of frames.
+    """Read at most `count` frames, (H, W, 3) uint8 RGB, spread evenly over a source.
 
     spec: as in `frame_source.open_source`; from a source without an end, one frame per second.
     option: where `spec` was given. Raises UserError, naming it, if there is no such source or no
@@ -226,7 +223,7 @@ def calibration_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
 
 
 def _looks_like_mask(image: np.ndarray) -> bool:
-    """Whether an image (H, W, 3) has few colors, and hardly any pixel differs from the next."""
+    """Return whether an image (H, W, 3) has few colors, in flat areas."""
     import numpy as np
 
     red, green, blue = np.moveaxis(image.astype(np.uint32), -1, 0)

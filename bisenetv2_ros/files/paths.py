@@ -7,6 +7,7 @@ need ROS: the files are found from the package's own location.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,12 @@ def share_directory() -> Path:
         f"no 'share/{PACKAGE}' in a directory above {package}: the package is installed without "
         "its models and configuration; install it again"
     )
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """Return a key that sorts names by the numbers in them: frame2 before frame10."""
+    parts = re.split(r"(\d+)", name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 @contextmanager

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
+
+from bisenetv2_ros.files.paths import natural_key
 
 METADATA = "metadata.yaml"
 _SUFFIXES = (".mcap", ".db3", ".bag", ".mcap.zstd", ".db3.zstd", ".mcap.active", ".bag.active")
@@ -18,10 +19,6 @@ def is_bag(path: Path) -> bool:
 
 def bag_files(folder: Path) -> list[Path]:
     """The recordings' files in a folder, by name: 2 before 10."""
-    files = [file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES)]
-    return sorted((f for f in files if not f.name.startswith(".")), key=lambda f: _natural(f.name))
-
-
-def _natural(name: str) -> list[tuple[int, str]]:
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+    files = (file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES))
+    visible = (file for file in files if not file.name.startswith("."))
+    return sorted(visible, key=lambda file: natural_key(file.name))

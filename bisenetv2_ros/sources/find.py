@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.files.paths import natural_key
 from bisenetv2_ros.sources.bag_paths import METADATA, is_bag
 from bisenetv2_ros.sources.frame import SourceError
 
@@ -176,6 +176,4 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts 'frame2' before 'frame10'."""
-    parts = re.split(r"(\d+)", str(path))
-    return [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]
+    return natural_key(str(path).lower())

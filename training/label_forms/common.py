@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.files.paths import natural_key
 from bisenetv2_ros.labels import Colour
 from bisenetv2_ros.training.datasets import DatasetError, composed, list_files
 
@@ -32,17 +33,11 @@ class LabelImportError(DatasetError):
 
 @dataclass
 class Canvas:
-    """The label map of a frame while its labels are painted onto it.
+    """The label map of a frame while its labels are painted onto it."""
 
-    Attributes:
-        label: (H, W) uint8 class indices; at first, every pixel is unlabeled.
-        index: class indices by name.
-        left_out: counts what cannot be painted.
-    """
-
-    label: NDArray[np.uint8]
-    index: dict[str, int]
-    left_out: Counter[str]
+    label: NDArray[np.uint8]  #: (H, W) class indices; at first, every pixel is unlabeled
+    index: dict[str, int]  #: class indices by name
+    left_out: Counter[str]  #: what cannot be painted
 
     @property
     def size(self) -> tuple[int, int]:
@@ -78,55 +73,31 @@ Paint = Callable[[Canvas], None]
 
 @dataclass(frozen=True)
 class LabelledFrame:
-    """One frame of an export.
-
-    Attributes:
-        image: its file.
-        name: path in the new dataset without suffix, may have folders.
-        split: `train`, `val`, `test`, or '' if the export has none.
-        paint: paints the labels.
-        size: (width, height) of the labeled image, if the export states it.
-        embedded: content of the image file, if it is in the export and there is no such file.
-    """
+    """One frame of an export."""
 
     image: Path
-    name: str
-    split: str
-    paint: Paint
-    size: tuple[int, int] | None = None
-    embedded: bytes = b""
+    name: str  #: path in the new dataset, without suffix
+    split: str  #: `train`, `val`, `test`, or '' if the export has none
+    paint: Paint  #: paints the labels
+    size: tuple[int, int] | None = None  #: (width, height) of the labeled image, if stated
+    embedded: bytes = b""  #: content of the image, if it is not in a file
 
 
 @dataclass
 class Export:
-    """The content of an export.
+    """The content of an export."""
 
-    Attributes:
-        form: name of the tool, for messages.
-        names: the classes in the export's order, without background.
-        colours: colors stated in the export, by class name.
-        frames: the labeled frames.
-        left_out: counts what is not imported.
-        notes: messages about what the export does not state.
-    """
-
-    form: str
-    names: list[str] = field(default_factory=list)
-    colours: dict[str, Colour] = field(default_factory=dict)
+    form: str  #: name of the tool, for messages
+    names: list[str] = field(default_factory=list)  #: the classes, without background
+    colours: dict[str, Colour] = field(default_factory=dict)  #: stated colors, by class
     frames: list[LabelledFrame] = field(default_factory=list)
-    left_out: Counter[str] = field(default_factory=Counter)
-    notes: list[str] = field(default_factory=list)
+    left_out: Counter[str] = field(default_factory=Counter)  #: what is not imported
+    notes: list[str] = field(default_factory=list)  #: about what the export does not state
 
     def add_name(self, name: str) -> None:
         """Add a class, unless it is listed already or is the background."""
         if name and name not in (*BACKGROUND, *IGNORED, *self.names):
             self.names.append(name)
-
-
-def by_number(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names by the numbers in them, whatever their length."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
 class ImageFinder:
@@ -144,7 +115,7 @@ class ImageFinder:
     def every(self) -> list[Path]:
         """All images, by path; the numbers in it count as numbers."""
         unique = {path for paths in self._by_name.values() for path in paths}
-        return sorted(unique, key=lambda path: by_number(str(path)))
+        return sorted(unique, key=lambda path: natural_key(str(path)))
 
     def find(self, name: str, near: Path | None = None) -> Path | None:
         """Return the image named `a.png`, `front/a.png`, or `a.*`, or None if there is none.

@@ -85,7 +85,7 @@ VOC_NAMES = (
 
 
 def _voc_palette() -> list[Colour]:
-    """The challenge's colors: the bits of the number spread over red, green and blue."""
+    """Return the challenge's colors: the bits of the index spread over red, green and blue."""
 
     def channel(number: int, offset: int) -> int:
         return sum(((number >> (3 * bit + offset)) & 1) << (7 - bit) for bit in range(8))
