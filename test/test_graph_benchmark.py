@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from tiny_model import write_tiny_model
 
+from bisenetv2_ros.benchmark import ros_graph
 from bisenetv2_ros.benchmark.graph_results import Measurement, Report, jitters, merged
 from bisenetv2_ros.benchmark.ros_graph import _Graph, find_peak
 from bisenetv2_ros.benchmark.ros_graph_report import as_json, overload_lines, table, write_plot
@@ -122,6 +123,17 @@ def test_a_mask_of_a_frame_before_the_run_is_not_counted():
     _Graph(node, Probe(publish=[[10, 20, 30]]), listener, "raw", 1).run(run, 0.1)
     assert (run.sent, run.masks) == (3, [2])
     assert (run.received, run.published, run.dropped) == (3, 2, {"replaced": 1})
+
+
+def test_the_first_mask_is_timed_from_the_start_of_the_node(monkeypatch: pytest.MonkeyPatch):
+    """The masks of the second camera come later, and the wait for late ones is not counted."""
+    slept: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: 102.0, time_ns=lambda: 50 * 10**9, sleep=slept.append)
+    monkeypatch.setattr(ros_graph, "time", clock)
+    listener = Probe(begin=None, masks=[(0, 0, 49 * 10**9), (1, 0, int(49.5e9))])
+    node = SimpleNamespace(pid=os.getpid(), started=100.0)
+    assert _Graph(node, Probe(publish=[]), listener, "raw", 2).wait_for_masks() == 1.0
+    assert slept, "late masks are awaited"
 
 
 def test_counters_are_read_when_every_frame_is_accounted_for():

@@ -167,7 +167,7 @@ class _Graph:
         self._pids = {"camera": camera.pid, "node": node.pid, "listener": listener.pid}
 
     def wait_for_masks(self) -> float:
-        """Send frames until each camera has a mask; returns the seconds since the node's start."""
+        """Send frames until each camera has a mask; return the seconds from start to first mask."""
         deadline = time.monotonic() + START_TIMEOUT
         self.listener.ask("begin", False)
         while True:
@@ -175,10 +175,10 @@ class _Graph:
             masks = self.listener.ask("masks")
             if len({camera for camera, _, _ in masks}) == self.cameras:
                 first = min(arrival for _, _, arrival in masks)
+                since_first = (time.time_ns() - first) / 1e9
+                seconds = time.monotonic() - since_first - self._node.started
                 time.sleep(SETTLE)
-                return (
-                    time.monotonic() - self._node.started - (time.time_ns() - first) / 1e9 + SETTLE
-                )
+                return seconds
             self._check(deadline)
 
     def run(self, run: Measurement, seconds: float) -> None:

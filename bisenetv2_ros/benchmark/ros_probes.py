@@ -8,6 +8,7 @@ arrivals are system clock times in nanoseconds, so that they compare between pro
 from __future__ import annotations
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -261,6 +262,8 @@ def _ros_node(name: str) -> Iterator[Node]:
     import rclpy
     from rclpy.signals import SignalHandlerOptions
 
+    # Ctrl-C is for the parent, which then closes the pipe; a killed node leaves shared memory.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
     node = rclpy.create_node(name, namespace=NAMESPACE)
     try:

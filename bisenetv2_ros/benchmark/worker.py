@@ -52,7 +52,8 @@ def worker(name: str, make: Callable[..., Any], *arguments: Any) -> Iterator[Wor
     """Start a process that calls `make(*arguments)`: an object, or a context manager of one.
 
     Call `answer` once before the first `ask`. A method `idle` of the object is called repeatedly
-    between requests. The process ends with the pipe, even if its parent is killed.
+    between requests. The process ends with the pipe, even if its parent is killed, and on SIGINT
+    unless `make` sets another handler.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -73,8 +74,7 @@ def worker(name: str, make: Callable[..., Any], *arguments: Any) -> Iterator[Wor
 
 
 def _serve(connection: Connection) -> None:
-    # Ctrl-C is for the parent, which then closes the pipe.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends it at once and without a traceback
     try:
         make, arguments = connection.recv()
         made = make(*arguments)
