@@ -96,7 +96,6 @@ def run(args: argparse.Namespace) -> int:
     set_up_ros("camera")
     from bisenetv2_ros.files.images import ImageFileError
     from bisenetv2_ros.node.camera_node import CameraOptions, publish_source
-    from bisenetv2_ros.node.signals import end_on_hangup
     from bisenetv2_ros.sources.frame import SourceError
     from bisenetv2_ros.sources.frame_source import open_source
 
@@ -128,7 +127,6 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             on_damaged=skip,
         )
-        end_on_hangup()
         sent = publish_source(source, options, args.ros_args)
     except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses names or arguments
         raise UserError(" ".join(str(error).split())) from error

@@ -23,7 +23,5 @@ def run(args: argparse.Namespace) -> int:
     end_at_once(signal.SIGINT, signal.SIGTERM)
     set_up_ros("segment")
     from bisenetv2_ros.node.segment_node import main
-    from bisenetv2_ros.node.signals import end_on_hangup
 
-    end_on_hangup()
     return main(args.ros_args)

@@ -12,7 +12,6 @@ segmentation or of where frames come from.
 
 from __future__ import annotations
 
-import array
 import contextlib
 import math
 import posixpath
@@ -25,18 +24,17 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import rclpy
 from rclpy.duration import Duration
 from rclpy.exceptions import InvalidTopicNameException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import Header
 
-from bisenetv2_ros.node import ros_arguments, signals
-from bisenetv2_ros.node.messages import ImageBuffer
+from bisenetv2_ros.node.messages import ImageBuffer, compressed_image
+from bisenetv2_ros.node.process import run_ros
 from bisenetv2_ros.opencv import convert_color
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 from bisenetv2_ros.system import threads
@@ -168,14 +166,6 @@ class CameraNode(Node):
             if left <= 0:
                 return False
 
-    def take(self, frames: _ReadAhead) -> Frame | None:
-        """The next frame, None after the last. Raises ExternalShutdownException on a signal."""
-        while True:
-            if not self.context.ok():
-                raise ExternalShutdownException
-            with contextlib.suppress(queue.Empty):
-                return frames.take(timeout=0.1)
-
     def wait_for_subscribers(self) -> None:
         """Wait for the number of subscribers in the options."""
         wanted = self._options.wait_for_subscribers
@@ -205,20 +195,17 @@ def publish_source(
 
     Raises what the source raises, and RuntimeError if ROS refuses `ros_args` or a topic name.
     """
-    signalled = signals.note()
-    ros_arguments.init(ros_args, "camera")
-    if signalled:
-        rclpy.try_shutdown()
-        return 0
-    node = None
     sent = 0
-    try:
+
+    def publish(closing: contextlib.ExitStack) -> None:
+        nonlocal sent
         node = CameraNode(options, labelled=source.labelled, cameras=source.cameras)
+        closing.callback(node.close)
         with _ReadAhead(source) as frames:
             node.wait_for_subscribers()
             period = 1 / sum(options.rate or source.rate(camera) for camera in source.cameras)
             due = time.monotonic()
-            while sent != options.frames and (frame := node.take(frames)) is not None:
+            while sent != options.frames and (frame := frames.take(node.context.ok)) is not None:
                 node.spin_until(lambda: False, due - time.monotonic())
                 stamp = node.get_clock().now()
                 # Catch up after a late frame, but never stamp two within half a period.
@@ -227,16 +214,8 @@ def publish_source(
                 sent += 1
         node.spin_until(lambda: False, due - time.monotonic())  # the last frame's period
         node.flush()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass  # asked to end
-    except Exception:
-        if rclpy.ok():  # otherwise a signal has shut ROS down during the work
-            raise
-    finally:
-        signals.end_signal_handling()
-        if node is not None:
-            node.close()
-        rclpy.try_shutdown()
+
+    run_ros(ros_args, "camera", publish)
     return sent
 
 
@@ -262,12 +241,15 @@ class _ReadAhead:
         self._ended.set()
         threads.join(self._thread, 2.0)  # a webcam may block for longer
 
-    def take(self, timeout: float) -> Frame | None:
-        """The next frame, None after the last. Raises queue.Empty after `timeout` seconds."""
-        frame = self._frames.get(timeout=timeout)
-        if isinstance(frame, Exception):
-            raise frame
-        return frame
+    def take(self, is_running: Callable[[], bool]) -> Frame | None:
+        """The next frame; None after the last, or once `is_running()` is false."""
+        while is_running():
+            with contextlib.suppress(queue.Empty):
+                frame = self._frames.get(timeout=0.1)
+                if isinstance(frame, Exception):
+                    raise frame
+                return frame
+        return None
 
     def _read(self) -> None:
         try:
@@ -314,8 +296,4 @@ def jpeg_message(header: Header, rgb: np.ndarray) -> CompressedImage:
     """The image (H, W, 3) uint8 as JPEG, in the form that image_transport sends."""
     bgr = convert_color(rgb, cv2.COLOR_RGB2BGR)
     _, data = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return CompressedImage(
-        header=header,
-        format="rgb8; jpeg compressed bgr8",
-        data=array.array("B", data.tobytes()),
-    )
+    return compressed_image(header, "rgb8; jpeg compressed bgr8", np.asarray(data))

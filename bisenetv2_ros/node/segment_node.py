@@ -22,14 +22,13 @@ import sys
 from collections import Counter
 from collections.abc import Sequence
 
-import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from std_srvs.srv import SetBool
 
 from bisenetv2_ros.backends import MOST_AT_ONCE, Cancelled
 from bisenetv2_ros.camera_view import View, parse_views
-from bisenetv2_ros.node import parameters, ros_arguments, signals
+from bisenetv2_ros.node import parameters, ros_arguments
 from bisenetv2_ros.node.background import Background
 from bisenetv2_ros.node.bond import ManagerBond
 from bisenetv2_ros.node.camera_topics import CameraTopics, check_camera_topics
@@ -228,13 +227,8 @@ class SegmentNode(ReportingNode):
 def main(ros_args: Sequence[str] | None = None) -> int:
     """Run the node until a signal ends it (exit code 0) or it cannot go on (1)."""
     keep_freed_images()
-    signalled = signals.note()
     try:
-        ros_arguments.init(sys.argv[1:] if ros_args is None else ros_args, "segment")
+        return run(sys.argv[1:] if ros_args is None else ros_args, "segment", SegmentNode)
     except ros_arguments.RosRefusal as error:
         print(f"segment: error: {error}", file=sys.stderr)
         return 1
-    if signalled:
-        rclpy.try_shutdown()
-        return 0
-    return run(SegmentNode)
