@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -251,6 +252,35 @@ def test_no_mask_in_time_is_a_failure(tmp_path, model):
     assert re.search("0 camera frames came, 0 masks, then none for \\d+ s", result.stderr)
     assert "\n    idle\n" in result.stderr
     assert not (tmp_path / "summary.json").exists()
+
+
+def test_frames_are_sent_again_until_the_first_mask(tmp_path, model, street):
+    """A node that misses the few frames of a source, as one that waits for the processor."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for number in range(3):
+        shutil.copy(street / "images" / f"{number}.png", images)
+    node = (
+        "import sys; from bisenetv2_ros.cli import main\n"
+        "from bisenetv2_ros.node.inference import Inference\n"
+        "put, missed = Inference.put, []\n"
+        "def stalled(inference, index, message):\n"
+        "    missed.append(message) if len(missed) < 3 else put(inference, index, message)\n"
+        "Inference.put = stalled\n"
+        "sys.exit(main.main(sys.argv[2:], verb='segment'))"
+    )
+    code = (
+        "import sys; from bisenetv2_ros.cli import main; from bisenetv2_ros.demo import run\n"
+        f"run._program = lambda verb, program=run._program: (\n"
+        f"    [sys.executable, '-c', {node!r}, verb] if verb == 'segment' else program(verb))\n"
+        "sys.exit(main.main(sys.argv[1:], verb='demo'))"
+    )
+    words = ("--source", images, "--model", model, "--output", tmp_path / "out")
+    result = demo(*words, program=[sys.executable, "-c", code])
+    assert result.returncode == 0, result.stderr
+    assert "no mask for 3 frames: the camera starts over" in result.stdout
+    frames = json.loads((tmp_path / "out" / "summary.json").read_text())["frames"]
+    assert frames["sent"] > 3 and frames["sent"] % 3 == 0 and 1 <= frames["received"] <= 3
 
 
 def test_source_without_end_ends_on_a_slow_machine(tmp_path, model):

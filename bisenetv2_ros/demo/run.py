@@ -12,7 +12,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ SCENE_SIZE = (640, 480)  # of the synthetic street; drawing a larger one would s
 ENDLESS_FRAMES = 100  # shown of a source without end ...
 ENDLESS_SECONDS = 8.0  # ... unless this time after the first mask comes first
 FIRST_MASK_TIMEOUT = 60.0  # seconds from launch; a slow disk has to load the model in it
+REPLAY_AFTER = 5.0  # seconds without any mask after the camera has ended
 SILENCE_TIMEOUT = 20.0  # seconds without a mask while the camera runs
 LAST_MASK_TIMEOUT = 2.0  # seconds without another mask after the camera has ended
 SKIPPED = 1  # exit code of a camera that has skipped images
@@ -52,17 +53,23 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     print(f"camera and node on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, topics in {NAMESPACE}/")
     interrupted = False
     children: list[Child] = []
+    earlier = 0  # frames sent before the camera was last started
+
+    def play() -> Child:
+        nonlocal earlier
+        if children[1:]:
+            earlier += _frames_sent(children[-1]) or 0
+        command = _camera_command(args, total)
+        children.append(Child("camera", command, os.environ, args.output / "camera.log"))
+        return children[-1]
+
     try:
         node = Child("node", _segment_command(args), os.environ, args.output / "segment.log")
         children.append(node)
-        camera = Child(
-            "camera", _camera_command(args, total), os.environ, args.output / "camera.log"
-        )
-        children.append(camera)
         with _observer(results) as (observer, executor), asked_to_stop() as signals:
             try:
                 seconds = ENDLESS_SECONDS if is_endless(args.source) and not args.frames else None
-                _watch(node, camera, observer, executor, total, seconds, signals)
+                _watch(node, play, observer, executor, total, seconds, signals)
                 if observer.measured.received:
                     _wait_for_the_rest(observer, executor, results)
             except KeyboardInterrupt:  # the second Ctrl-C
@@ -78,10 +85,12 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     measured = observer.measured
     if measured.first_mask is None:
         return 130
-    measured.sent = _frames_sent(camera) or measured.sent
+    camera = children[-1]
+    frames = _frames_sent(camera) or measured.sent - earlier
+    measured.sent = earlier + frames
     summary = _summary(args, model, measured, results, memory)
     try:
-        summary["scores"] = None if interrupted else _score(args, measured)
+        summary["scores"] = None if interrupted else _score(args, measured, frames)
     except KeyboardInterrupt:
         summary["scores"], interrupted = None, True
     summary["time_to_first_mask_s"] = round(measured.first_mask - node.started, 3)
@@ -103,8 +112,8 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     return 0
 
 
-def _score(args: argparse.Namespace, measured: Measurements) -> dict[str, Any] | None:
-    """Score the node's model on the frames that the camera sent, dropped ones included.
+def _score(args: argparse.Namespace, measured: Measurements, count: int) -> dict[str, Any] | None:
+    """Score the node's model on the first `count` frames of the source, dropped ones included.
 
     None if the frames have no labels of the model's classes.
     """
@@ -123,14 +132,14 @@ def _score(args: argparse.Namespace, measured: Measurements) -> dict[str, Any] |
             size=SCENE_SIZE if synthetic else None,
             on_damaged=lambda _: None,  # the camera has named it
         )
-        frames = itertools.islice(source, measured.sent)
-        with tqdm(total=measured.sent, desc="scoring", leave=False, disable=None) as bar:
+        frames = itertools.islice(source, count)
+        with tqdm(total=count, desc="scoring", leave=False, disable=None) as bar:
             scored = score(frames, segmenter, bar.update)
     if scored is None:
         return None
-    scores, count = scored
+    scores, labelled = scored
     return {
-        "frames": count,
+        "frames": labelled,
         "mean_iou": scores.mean_iou,
         "pixel_accuracy": scores.pixel_accuracy,
         "iou": {
@@ -212,19 +221,26 @@ def _observer(results: Results) -> Iterator[tuple[Observer, Executor]]:
 
 def _watch(
     node: Child,
-    camera: Child,
+    play: Callable[[], Child],
     observer: Observer,
     executor: Executor,
     total: int | None,
     seconds: float | None,
     signals: list[int],
 ) -> None:
-    """Spin until the camera's last frame is answered, or `signals` is no longer empty.
+    """Spin until the camera's last frame has its mask, or `signals` is no longer empty.
 
-    total: number of frames expected. seconds: from the first mask until the camera is stopped; None
-    lets it run. Raises DemoError if a process fails or masks stay away.
+    If a busy node misses all frames of a short source, the camera starts over.
+
+    Args:
+        play: starts the camera.
+        total: number of frames expected.
+        seconds: from the first mask until the camera is stopped; None lets it run.
+
+    Raises DemoError if a process fails or masks stay away.
     """
     measured = observer.measured
+    camera = play()
     camera_ended: float | None = None
     shown = 0  # masks
     with tqdm(total=total, unit="frame", disable=None) as bar:
@@ -251,6 +267,10 @@ def _watch(
                 patience = LAST_MASK_TIMEOUT if measured.received else SILENCE_TIMEOUT
                 if finished or now - max(last_sign, camera_ended) > patience:
                     break
+                in_time = now - node.started < FIRST_MASK_TIMEOUT
+                if not measured.received and in_time and now - camera_ended > REPLAY_AFTER:
+                    bar.write(f"no mask for {measured.sent} frames: the camera starts over")
+                    camera, camera_ended = play(), None
             elif now - last_sign > (SILENCE_TIMEOUT if measured.mask_times else FIRST_MASK_TIMEOUT):
                 break
     if signals:
