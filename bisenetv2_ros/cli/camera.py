@@ -89,7 +89,7 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
 
 
 def run(args: argparse.Namespace) -> int:
-    """Publish until the source ends or a signal comes; return 1 if an image was skipped, else 0."""
+    """Publish until the source ends or a signal comes; return 1 if an image was lost, else 0."""
     if args.size and 0 in args.size:
         raise UserError(f"--size: got {args.size[0]}x{args.size[1]}, expected at least 1x1")
     end_at_once(signal.SIGINT, signal.SIGTERM)
@@ -101,9 +101,12 @@ def run(args: argparse.Namespace) -> int:
 
     skipped: list[ImageFileError] = []
 
+    def say(text: str) -> None:
+        print(f"bisenetv2 camera: {text}", file=sys.stderr)
+
     def skip(error: ImageFileError) -> None:
         skipped.append(error)
-        print(f"bisenetv2 camera: skipped: {error}", file=sys.stderr)
+        say(f"skipped: {error}")
 
     options = CameraOptions(
         rate=args.rate,
@@ -127,12 +130,13 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             on_damaged=skip,
         )
+        lost = source.say_passed_over(say)
         sent = publish_source(source, options, args.ros_args)
     except (SourceError, RuntimeError) as error:  # RuntimeError: ROS refuses names or arguments
         raise UserError(" ".join(str(error).split())) from error
     also = f", {len(skipped)} skipped" if skipped else ""
     print(f"camera: {sent} frames sent{also} in {time.monotonic() - start:.1f} s")
-    return int(bool(skipped))
+    return int(lost or bool(skipped))
 
 
 def _int_from_zero(text: str) -> int:

@@ -75,12 +75,15 @@ def run(args: argparse.Namespace) -> int:
 
     if args.region:
         raise UserError("--region: regions are not for extract")
-    damaged: dict[str, None] = {}  # in two passes, each reported once
+    damaged: set[str] = set()  # the source may be read twice, and each is reported once
+
+    def say(text: str) -> None:
+        tqdm.write(f"bisenetv2 extract: {text}", file=sys.stderr)
 
     def skip(error: Exception) -> None:
         if str(error) not in damaged:
-            tqdm.write(f"bisenetv2 extract: skipped {error}", file=sys.stderr)
-        damaged[str(error)] = None
+            say(f"skipped {error}")
+        damaged.add(str(error))
 
     needs_model = args.every is None or args.prelabels != "none"
     with user_errors(ValueError, BackendUnavailable, InferenceError):
@@ -116,9 +119,10 @@ def run(args: argparse.Namespace) -> int:
         print(f"{extracted.present} frames were there already and are unchanged")
     if extracted.dust:
         print(f"{extracted.dust} regions were too small for labelme; the masks have them")
+    lost = source.say_passed_over(say)
     if damaged:
-        print(f"bisenetv2 extract: error: {len(damaged)} skipped, see above", file=sys.stderr)
-    return 1 if damaged else 0
+        say(f"error: {len(damaged)} skipped, see above")
+    return int(lost or bool(damaged))
 
 
 def _selected(
@@ -128,12 +132,12 @@ def _selected(
     skip: Callable[[Exception], None],
 ) -> Iterator[tuple[Frame, float | None]]:
     """Yield the selected frames, with their uncertainty if the model selected them."""
-    from bisenetv2_ros.offline.extract import choose, every, examine
+    from bisenetv2_ros.offline.extract import choose, examine
     from bisenetv2_ros.segmenter import InferenceError
+    from bisenetv2_ros.sources.frame import Excerpt, Moment
 
     if args.every is not None:
-        count, seconds = args.every
-        yield from ((frame, None) for _, frame in every(frames(), seconds, count))
+        yield from ((frame, None) for frame in Excerpt(every=Moment(*args.every)).pick(frames()))
         return
     assert segmenter is not None
     candidates = []

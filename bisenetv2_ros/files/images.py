@@ -17,7 +17,7 @@ from bisenetv2_ros.files.decoder_messages import captured_messages
 from bisenetv2_ros.files.encoded import Pixels, decode, upright
 from bisenetv2_ros.files.image_formats import png_chunks
 from bisenetv2_ros.files.image_header import ImageError
-from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.files.paths import check_input, naming, replacing
 from bisenetv2_ros.opencv import convert_color
 
 if TYPE_CHECKING:
@@ -160,6 +160,7 @@ def _read_indices(path: Path, data: bytes, depth: int, white: int | None) -> np.
 
 def _read(path: Path) -> bytes:
     try:
+        check_input(path)
         return path.read_bytes()
     except OSError as error:
         raise ImageFileError(f"{path}: {error.strerror}") from error

@@ -6,6 +6,7 @@ need ROS: the files are found from the package's own location.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -34,12 +35,6 @@ def share_directory() -> Path:
         f"no 'share/{PACKAGE}' in a directory above {package}: the package is installed without "
         "its models and configuration; install it again"
     )
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a key that sorts names by the numbers in them: frame2 before frame10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
 
 
 @contextmanager
@@ -86,6 +81,12 @@ def _is_device(path: Path) -> bool:
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 
+def check_input(path: Path) -> None:
+    """Raise OSError if `path` is a pipe, socket or device, from which reading may never end."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is a pipe or a device, expected a file", str(path))
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a file beside `path` to write to; it replaces `path` if the block succeeds.
@@ -101,6 +102,31 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+    """A sort key that puts 'frame2' before 'frame10'."""
+    parts = re.split(r"(\d+)", str(path))
+    natural = [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]
+    return natural, str(path)
+
+
+class UniqueNames:
+    """Gives out names; one that is taken gets a number: name, name_2, name_3 and so on."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+        self._numbers: dict[str, int] = {}  # the last one given to a name
+
+    def take(self, stem: str) -> str:
+        """Return `stem`, or the first free one of its numbered names."""
+        name, number = stem, self._numbers.get(stem, 1)
+        while name in self._taken:
+            number += 1
+            name = f"{stem}_{number}"
+        self._numbers[stem] = number
+        self._taken.add(name)
+        return name
 
 
 def files_in(*paths: Path) -> Iterator[Path]:

@@ -11,7 +11,6 @@ Never overwrites existing files: several sources may be extracted to one folder.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +21,7 @@ from numpy.typing import NDArray
 
 from bisenetv2_ros.files.annotations import classes_text, write_cvat, write_labelme
 from bisenetv2_ros.files.images import write_picture
-from bisenetv2_ros.files.paths import naming, replacing
+from bisenetv2_ros.files.paths import UniqueNames, naming, replacing
 from bisenetv2_ros.opencv import resize
 from bisenetv2_ros.resize import resize_mask
 
@@ -54,19 +53,21 @@ class Candidate:
 
 def examine(index: int, frame: Frame, segmenter: Segmenter) -> Candidate:
     """Describe a frame by the model's result and its colors, both on a coarse grid."""
-    result = segmenter(frame.image, confidence=True)
-    assert result.confidence is not None
-    classes = len(segmenter.model.info.labels)
+    mask, uncertainty = _segment(frame, segmenter)
     where = [
-        cv2.resize((result.mask == c).astype(np.float32), GRID, interpolation=cv2.INTER_AREA)
-        for c in range(classes)
+        cv2.resize((mask == c).astype(np.float32), GRID, interpolation=cv2.INTER_AREA)
+        for c in range(len(segmenter.model.info.labels))
     ]
     colours = resize(frame.image, GRID, cv2.INTER_AREA) / np.float32(255)
-    return Candidate(
-        index,
-        1 - float(result.confidence.mean()) / 255,
-        np.concatenate([np.ravel(where), np.ravel(colours)]).astype(np.float32),
-    )
+    features = np.concatenate([np.ravel(where), np.ravel(colours)]).astype(np.float32)
+    return Candidate(index, uncertainty, features)
+
+
+def _segment(frame: Frame, segmenter: Segmenter) -> tuple[np.ndarray, float]:
+    """The mask of a frame, (h, w) uint8 in the network's size, and 1 minus its mean confidence."""
+    result = segmenter(frame.image, confidence=True)
+    assert result.confidence is not None
+    return result.mask, 1 - float(result.confidence.mean()) / 255
 
 
 def choose(candidates: list[Candidate], count: int, by_uncertainty: bool) -> list[Candidate]:
@@ -92,27 +93,6 @@ def choose(candidates: list[Candidate], count: int, by_uncertainty: bool) -> lis
     return [candidates[i] for i in sorted(chosen)]
 
 
-def every(
-    frames: Iterator[Frame], seconds: float = 0, count: int = 1
-) -> Iterator[tuple[int, Frame]]:
-    """Thin out a source: one frame per interval in seconds or frames, for each camera."""
-    due: dict[str, float] = {}
-    seen: dict[str, int] = {}
-    for index, frame in enumerate(frames):
-        number = seen.get(frame.camera, 0)
-        seen[frame.camera] = number + 1
-        if seconds:
-            if frame.time + 1e-9 < due.get(frame.camera, frame.time):
-                continue
-            # on a grid from the first frame, so that the rate holds on average
-            start = due.get(frame.camera, frame.time)
-            steps = int((frame.time - start) / seconds + 1e-9) + 1
-            due[frame.camera] = start + steps * seconds
-        elif number % count:
-            continue
-        yield index, frame
-
-
 class ExtractedSet:
     """The folder that frames are extracted to.
 
@@ -129,7 +109,7 @@ class ExtractedSet:
     def __init__(self, folder: Path, source: str, segmenter: Segmenter | None, form: str) -> None:
         self.folder, self.source, self.segmenter, self.form = folder, source, segmenter, form
         self.written = self.present = self.dust = 0
-        self._names: set[str] = set()
+        self._unused = UniqueNames().take
         (folder / "images").mkdir(parents=True, exist_ok=True)
         self._prelabels = folder / "prelabels"
         if segmenter:
@@ -151,11 +131,8 @@ class ExtractedSet:
             self.present += 1
             return
         if self.segmenter:
-            result = self.segmenter(frame.image, confidence=True)
-            assert result.confidence is not None
-            uncertainty = 1 - float(result.confidence.mean()) / 255
-            height, width = frame.image.shape[:2]
-            mask = resize_mask(result.mask, (width, height))
+            mask, uncertainty = _segment(frame, self.segmenter)
+            mask = resize_mask(mask, frame.image.shape[1::-1])
             write_picture(self._prelabels / f"{name}.png", mask)
             if self.form == "labelme":
                 path = self._prelabels / f"{name}.json"
@@ -176,30 +153,14 @@ class ExtractedSet:
     def _read(self, name: str) -> NDArray[np.uint8]:
         return np.asarray(cv2.imread(str(self._prelabels / f"{name}.png"), cv2.IMREAD_UNCHANGED))
 
-    def _unused(self, stem: str) -> str:
-        name, number = stem, 1
-        while name in self._names:
-            number += 1
-            name = f"{stem}_{number}"
-        self._names.add(name)
-        return name
-
     def _record(self, name: str, frame: Frame, uncertainty: float | None) -> None:
         path = self.folder / "frames.csv"
         new = not path.is_file()
-        origin = frame.origin
         with naming(path), path.open("a", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             if new:
                 table.writerow(COLUMNS)
-            table.writerow(
-                [
-                    name,
-                    self.source,
-                    frame.camera,
-                    f"{origin.sec}.{origin.nanosec:09d}" if origin else "",
-                    origin.frame_id if origin else "",
-                    f"{frame.time:.6f}",
-                    "" if uncertainty is None else f"{uncertainty:.4f}",
-                ]
-            )
+            frame_id = frame.origin.frame_id if frame.origin else ""
+            doubt = "" if uncertainty is None else f"{uncertainty:.4f}"
+            origin = (self.source, frame.camera, frame.stamp, frame_id, f"{frame.time:.6f}")
+            table.writerow([name, *origin, doubt])

@@ -29,6 +29,7 @@ from typing import TextIO
 import numpy as np
 
 from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.paths import UniqueNames
 from bisenetv2_ros.files.video import VideoFile
 from bisenetv2_ros.offline.result_folder import (
     IMAGE_FOLDERS,
@@ -87,8 +88,7 @@ class ResultFiles:
         self.mask_size = "network" if network_size else "camera"
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
         self._pending: str | None = None  # the name of the frame in the last `has`
-        self._names: set[str] = set()
-        self._numbers: dict[str, int] = {}  # the last one given to a stem
+        self._unused = UniqueNames().take
         self._videos: dict[str, VideoFile] = {}
         self._closing = contextlib.ExitStack()
         labels = segmenter.model.info.labels
@@ -167,10 +167,9 @@ class ResultFiles:
         if "video" in self._kinds:
             self._video(frame.camera).write(outputs.side_by_side)
         if "fractions" in self._kinds:
-            origin = frame.origin
-            stamp = f"{origin.sec}.{origin.nanosec:09d}" if origin else ""
             numbers = [frame.time, result.inference_seconds, *outputs.fractions]
-            self._add_row([name, *(f"{number:.6f}" for number in numbers), frame.source, stamp])
+            texts = [f"{number:.6f}" for number in numbers]
+            self._add_row([name, *texts, frame.source, frame.stamp])
         if "jsonl" in self._kinds:
             with _writing(LINES):
                 self._lines.write(json.dumps(self._record(name, frame, outputs)) + "\n")
@@ -227,16 +226,6 @@ class ResultFiles:
         path = self.directory / kind / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_picture(path, image)
-
-    def _unused(self, stem: str) -> str:
-        """`stem`, with a number if an earlier frame has it: no result replaces another."""
-        name, number = stem, self._numbers.get(stem, 1)
-        while name in self._names:
-            number += 1
-            name = f"{stem}_{number}"
-        self._numbers[stem] = number
-        self._names.add(name)
-        return name
 
 
 @contextlib.contextmanager

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from bisenetv2_ros.segmenter import Segmentation, Segmenter
     from bisenetv2_ros.sources.frame import Frame, FrameSource
 
-_NAMES_SHOWN = 5
-
 
 class Results(Protocol):
     """Receives frames and their segmentations; complete after `close`."""
@@ -68,24 +66,13 @@ class Faults:
 
     def sum_up(self, source: FrameSource, done: int) -> bool:
         """Report the number of losses and the files passed over; True if anything was lost."""
-        images = [path for path, is_image in source.passed_over if is_image]
-        others = [path for path, is_image in source.passed_over if not is_image]
-        if others:
-            self.say(f"skipped {len(others)} files that are no images: {_some(others)}")
-        if images:
-            self.say(f"error: {len(images)} images of an unsupported format: {_some(images)}")
+        images = source.say_passed_over(self.say)
         if self._skipped:
             count = done + self._skipped
             self.say(f"error: {self._skipped} of {count} frames skipped, see above")
         if self._damaged:
             self.say("error: the source is damaged and frames are lost, see above")
         return bool(images or self._skipped or self._damaged)
-
-
-def _some(paths: list[Path]) -> str:
-    names = ", ".join(path.name for path in paths[:_NAMES_SHOWN])
-    more = len(paths) - _NAMES_SHOWN
-    return f"{names} and {more} more" if more > 0 else names
 
 
 def segment_frames(

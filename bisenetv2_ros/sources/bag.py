@@ -37,10 +37,12 @@ from bisenetv2_ros.sources.frame import (
     Excerpt,
     Frame,
     FrameSource,
+    OnDamaged,
     Origin,
     Size,
     SourceDamage,
     SourceError,
+    raise_damage,
     resized,
 )
 from bisenetv2_ros.sources.recording import Recording
@@ -75,7 +77,7 @@ class BagFrames(FrameSource):
         topics: Sequence[str] = (),
         size: Size | None = None,
         loop: bool = False,
-        on_damaged: Callable[[ImageFileError], None] | None = None,
+        on_damaged: OnDamaged = raise_damage,
         encodings: Mapping[str, str] | None = None,
     ) -> None:
         """Open the bag. Raises SourceError if it is not one or `topics` are not image topics.
@@ -156,8 +158,6 @@ class BagFrames(FrameSource):
             try:
                 pixels, origin = self._read(message, image)
             except ImageFileError as error:
-                if self._on_damaged is None:
-                    raise
                 self._on_damaged(error)
                 continue
             yield Frame(pixels, _name(origin), None, time, origin, str(self.path), number)
@@ -187,8 +187,6 @@ class BagFrames(FrameSource):
 
     def lost(self, text: str) -> None:
         """Report what of the bag cannot be read."""
-        if self._on_damaged is None:
-            raise SourceDamage(text)
         self._on_damaged(SourceDamage(text))
 
     def _choose(self, topics: list[str]) -> list[str]:

@@ -16,6 +16,8 @@ from typing import IO, NamedTuple
 
 import zstandard
 
+from bisenetv2_ros.files.paths import check_input
+
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 Buffer = bytes | memoryview
@@ -151,6 +153,7 @@ def ignore(_: str) -> None:
 @contextmanager
 def open_plain(path: Path) -> Iterator[IO[bytes]]:
     """The file's bytes, decompressed if it is a .zstd, which can only be read forwards."""
+    check_input(path)
     with path.open("rb") as file:
         compressed = file.read(4) == ZSTD_MAGIC
         file.seek(0)

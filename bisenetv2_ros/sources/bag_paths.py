@@ -19,6 +19,5 @@ def is_bag(path: Path) -> bool:
 
 def bag_files(folder: Path) -> list[Path]:
     """The recordings' files in a folder, by name: 2 before 10."""
-    files = (file for file in folder.iterdir() if file.name.lower().endswith(_SUFFIXES))
-    visible = (file for file in files if not file.name.startswith("."))
-    return sorted(visible, key=lambda file: natural_key(file.name))
+    files = (f for f in folder.iterdir() if f.name.lower().endswith(_SUFFIXES))
+    return sorted((f for f in files if not f.name.startswith(".")), key=natural_key)

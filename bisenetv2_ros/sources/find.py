@@ -79,7 +79,7 @@ def _find_one(name: str, recursive: bool, expected: str, found: Found) -> None:
     elif path.is_dir():
         found.bases.append(path)
         _take(name, _entries(path, recursive), found)
-    elif path.is_file():
+    elif path.exists():
         found.bases.append(path.parent)
         is_image = path.suffix.lower() in SUFFIXES
         (found.images if is_image else found.others).append(path)
@@ -116,18 +116,17 @@ def _raise(error: OSError) -> None:
 
 def _take(name: str, candidates: list[Path], found: Found) -> None:
     """Sort a folder's entries into images and files to pass over."""
-    # Broken links count as images, and are reported when they cannot be read.
-    files = [c for c in candidates if c.is_file() or (c.is_symlink() and not c.exists())]
-    files = [file for file in files if not _is_sidecar(file)]
+    # Broken links and pipes are reported when they cannot be read.
+    files = [c for c in candidates if not c.is_dir() and not _is_sidecar(c)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES or is_bag(file)]
     if images:
-        found.images += sorted(images, key=_natural)
+        found.images += sorted(images, key=natural_key)
     elif len(files) == 1:
         found.others += files
         return
     elif videos:
-        found.others += sorted(videos, key=_natural)
+        found.others += sorted(videos, key=natural_key)
     else:
         folders = sorted(c.name for c in candidates if c.is_dir())
         hint = f"; it has the folders {', '.join(folders)} (--recursive)" if folders else ""
@@ -136,7 +135,7 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
             f"files{hint}"
         )
     taken = set(images or videos)
-    for file in sorted(set(files) - taken, key=_natural):
+    for file in sorted(set(files) - taken, key=natural_key):
         found.passed_over.append((file, file.suffix.lower() in OTHER_IMAGES))
 
 
@@ -152,7 +151,7 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
         raise SourceError(f"labels '{folder}': expected a folder of label maps")
     files = [f for f in _entries(path, recursive=True) if f.suffix.lower() in SUFFIXES]
     by_key: dict[str, list[Path]] = {}
-    for file in sorted(files, key=_natural):
+    for file in sorted(files, key=natural_key):
         if not _is_sidecar(file):
             by_key.setdefault(str(file.relative_to(path).with_suffix("")), []).append(file)
     stems = Counter(image.stem for image in images)
@@ -173,7 +172,3 @@ def find_labels(images: list[Path], keys: list[str], folder: str) -> dict[Path, 
             f"such as {images[0].stem}.png"
         )
     return labels
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    return natural_key(str(path).lower())

@@ -6,6 +6,7 @@ Knows no kind of source, no ROS and no model.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
 from typing import TYPE_CHECKING
@@ -17,12 +18,15 @@ from bisenetv2_ros.files.images import ImageFileError
 from bisenetv2_ros.opencv import resize
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
+
+#: Receives the error of an image, label or message that cannot be read; the next frame follows.
+OnDamaged = Callable[[ImageFileError], None]
 
 DEFAULT_RATE = 15.0  # Hz
 
 _EPSILON = 1e-6  # seconds
+_NAMES_SHOWN = 5
 
 Size = tuple[int, int]  # (width, height) in pixels
 
@@ -33,6 +37,11 @@ class SourceError(ValueError):
 
 class SourceDamage(ImageFileError):
     """Some frames of a recording are lost; the others were delivered."""
+
+
+def raise_damage(error: ImageFileError) -> None:
+    """End the iteration at the first damage."""
+    raise error
 
 
 @dataclass(frozen=True)
@@ -66,6 +75,11 @@ class Frame:
         Files keep their place below the folder that all files of the source share.
         """
         return self.key or PurePath(self.name).stem
+
+    @property
+    def stamp(self) -> str:
+        """The stamp of its message in seconds; '' if it has none."""
+        return f"{self.origin.sec}.{self.origin.nanosec:09d}" if self.origin else ""
 
     @property
     def camera(self) -> str:
@@ -149,19 +163,39 @@ class FrameSource(ABC):
     cameras: tuple[str, ...] = ("",)  #: every camera name that frames may have
     excerpt = Excerpt()  #: the wanted frames, for sources that can skip others at less cost
     inputs: tuple[Path, ...] = ()  #: files and folders that are read
-    #: Entries of a folder that were passed over, and whether each is meant as an image.
+    #: Files of a folder that are not read, and whether each is meant as an image.
     passed_over: tuple[tuple[Path, bool], ...] = ()
 
     def __init__(self, fps: float, count: int | None) -> None:
         self.fps = fps  #: nominal frame rate
         self.count = count  #: frames of one iteration, None if unknown or endless
 
+    @property
+    def parts(self) -> Sequence[FrameSource]:
+        """The sources that it delivers one after the other."""
+        return [self]
+
     def rate(self, camera: str) -> float:
         """Frame rate of one of `cameras`, Hz."""
         return self.fps
 
+    def say_passed_over(self, say: Callable[[str], None]) -> bool:
+        """Report `passed_over`, one line per kind; True if there are images among them."""
+        images = [path.name for path, is_image in self.passed_over if is_image]
+        others = [path.name for path, is_image in self.passed_over if not is_image]
+        if others:
+            say(f"skipped {len(others)} files that are no images: {_some(others)}")
+        if images:
+            say(f"error: {len(images)} images of an unsupported format: {_some(images)}")
+        return bool(images)
+
     @abstractmethod
     def __iter__(self) -> Iterator[Frame]: ...
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - _NAMES_SHOWN
+    return ", ".join(names[:_NAMES_SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:

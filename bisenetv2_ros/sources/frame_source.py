@@ -18,6 +18,7 @@ import numpy as np
 
 from bisenetv2_ros.files.image_formats import is_image, known_format, may_be_video
 from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
+from bisenetv2_ros.files.paths import check_input
 from bisenetv2_ros.files.video import VideoError, VideoReader
 from bisenetv2_ros.sources.bag_paths import is_bag
 from bisenetv2_ros.sources.find import OTHER_IMAGES, find, find_labels
@@ -26,17 +27,19 @@ from bisenetv2_ros.sources.frame import (
     Excerpt,
     Frame,
     FrameSource,
+    OnDamaged,
     Size,
     SourceDamage,
     SourceError,
     numbered,
+    raise_damage,
     resized,
 )
 from bisenetv2_ros.sources.live import WEBCAM, is_live, open_live
 from bisenetv2_ros.street.scene import StreetScene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from bisenetv2_ros.sources.find import Found
 
@@ -65,7 +68,7 @@ def open_source(
     seed: int = 1,
     recursive: bool = False,
     excerpt: Excerpt | None = None,
-    on_damaged: Callable[[ImageFileError], None] | None = None,
+    on_damaged: OnDamaged = raise_damage,
 ) -> FrameSource:
     """Find the source that `spec` names.
 
@@ -115,11 +118,10 @@ def open_source(
         )
     of_bags = [f"topic '{topic}'" for topic in topics]
     of_bags += [f"encoding '{encoding}'" for encoding in (encodings or {}).values()]
-    if of_bags and not _may_have_topics(source):
+    if of_bags and all(part.cameras == ("",) for part in source.parts):
         raise SourceError(f"{of_bags[0]}: expected a bag as the source, got '{', '.join(specs)}'")
-    source.excerpt = excerpt or Excerpt()
-    for part in getattr(source, "parts", ()):
-        part.excerpt = source.excerpt
+    for part in (source, *source.parts):
+        part.excerpt = excerpt or Excerpt()
     return source
 
 
@@ -131,7 +133,7 @@ def _open_files(
     loop: bool,
     rate: float,
     size: Size | None,
-    on_damaged: Callable[[ImageFileError], None] | None,
+    on_damaged: OnDamaged,
 ) -> FrameSource:
     for path in list(found.others):
         is_raw_photo = path.suffix.lower() in OTHER_IMAGES  # some look like a TIFF
@@ -159,13 +161,9 @@ def _open_files(
     return source
 
 
-def _may_have_topics(source: FrameSource) -> bool:
-    parts = getattr(source, "parts", (source,))
-    return any(part.cameras != ("",) for part in parts)
-
-
 def _start(path: Path) -> bytes:
     try:
+        check_input(path)
         with path.open("rb") as file:
             return file.read(64)
     except OSError as error:
@@ -209,7 +207,7 @@ class _Images(FrameSource):
         rate: float,
         size: Size | None,
         loop: bool,
-        on_damaged: Callable[[ImageFileError], None] | None,
+        on_damaged: OnDamaged,
     ) -> None:
         """keys: the `Frame.key` of each path."""
         super().__init__(rate, None if loop else len(paths))
@@ -228,8 +226,6 @@ class _Images(FrameSource):
                 try:
                     image, label = self._read(path)
                 except ImageFileError as error:
-                    if self._on_damaged is None:
-                        raise
                     self._on_damaged(error)
                     damaged += 1
                     continue
@@ -265,7 +261,7 @@ class _Video(FrameSource):
         path: Path,
         size: Size | None,
         loop: bool,
-        on_damaged: Callable[[ImageFileError], None] | None,
+        on_damaged: OnDamaged,
     ) -> None:
         start = _start(path)
         try:
@@ -297,10 +293,7 @@ class _Video(FrameSource):
             if not self._reader.read:
                 raise SourceError(f"'{self._path}': the video has no frame that OpenCV reads")
             for loss in self._reader.losses if not passed else ():
-                error = SourceDamage(f"{self._path}: {loss}")
-                if self._on_damaged is None:
-                    raise error
-                self._on_damaged(error)
+                self._on_damaged(SourceDamage(f"{self._path}: {loss}"))
             if not self._loop or last < 0:
                 return
             passed, offset = number + 1, offset + last + 1 / self.fps
@@ -315,7 +308,7 @@ class _Chain(FrameSource):
         super().__init__(parts[0].fps, sum(known) if len(known) == len(counts) else None)
         if loop:
             raise SourceError("several videos or bags: expected one to play in a loop")
-        self.parts = parts
+        self._parts = parts
         self.inputs = tuple(path for part in parts for path in part.inputs)
         self.cameras = tuple(dict.fromkeys(camera for part in parts for camera in part.cameras))
         self.labelled = any(part.labelled for part in parts)
@@ -323,10 +316,14 @@ class _Chain(FrameSource):
             if isinstance(part, _Video):  # videos of several folders may share a name
                 part.prefix = f"{number + 1}_" if len(parts) > 1 else ""
 
+    @property
+    def parts(self) -> Sequence[FrameSource]:
+        return self._parts
+
     def rate(self, camera: str) -> float:
         """Frame rate of a camera, Hz, in the first source that has it."""
-        return next(part.rate(camera) for part in self.parts if camera in part.cameras)
+        return next(part.rate(camera) for part in self._parts if camera in part.cameras)
 
     def __iter__(self) -> Iterator[Frame]:
-        for part in self.parts:
+        for part in self._parts:
             yield from part
