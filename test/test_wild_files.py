@@ -20,6 +20,7 @@ from tiny_model import tiny_info, write_tiny_model
 
 from bisenetv2_ros.cli.main import main
 from bisenetv2_ros.files.video import VideoFile
+from bisenetv2_ros.sources.frame_source import open_source
 
 SIZE = (24, 16)
 
@@ -336,6 +337,40 @@ def test_what_was_passed_over_is_named(tmp_path, predict, capsys):
     (tmp_path / "in" / "c.AVIF").write_bytes(b"")
     assert predict(tmp_path / "in", "-o", tmp_path / "3") == 1
     assert "error: 2 images of an unsupported format: b.heic, c.AVIF" in one_line(capsys)
+
+
+@pytest.mark.parametrize("spec", ["in", "in/*"])
+def test_a_pipe_is_named_and_not_waited_for(tmp_path, predict, capsys, spec):
+    picture(tmp_path / "in" / "a.png")
+    for name in ("b.png", "control"):
+        os.mkfifo(tmp_path / "in" / name)
+    assert predict(tmp_path / spec, "-o", tmp_path / "out") == 1
+    error = capsys.readouterr().err
+    assert f"skipped {tmp_path / 'in' / 'b.png'}: is a pipe or a device, expected a file" in error
+    assert "skipped 1 files that are no images: control" in error
+    assert "error: 1 of 2 frames skipped" in error
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.mcap", "a"])
+@pytest.mark.parametrize("spec", ["in", "in/{}"])
+def test_a_pipe_alone_is_refused(tmp_path, predict, capsys, name, spec):
+    (tmp_path / "in").mkdir()
+    os.mkfifo(tmp_path / "in" / name)
+    assert predict(tmp_path / spec.format(name), "-o", tmp_path / "out") == 2
+    assert "is a pipe or a device, expected a file" in capsys.readouterr().err
+
+
+def test_labels_that_are_a_pipe_are_not_waited_for(tmp_path):
+    for number in range(2):
+        picture(tmp_path / "in" / f"{number}.png")
+    (tmp_path / "labels").mkdir()
+    os.mkfifo(tmp_path / "labels" / "0.png")
+    errors: list[Exception] = []
+    source = open_source(
+        str(tmp_path / "in"), labels=str(tmp_path / "labels"), on_damaged=errors.append
+    )
+    assert [frame.name for frame in source] == ["1.png"]
+    assert str(errors[0]).startswith(f"{tmp_path / 'labels' / '0.png'}: is a pipe or a device")
 
 
 @pytest.mark.parametrize("spec", ["in", "in/*.png"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --
     )
     parser.add_argument(
         "--save",
-        type=_kinds,
+        type=functools.partial(_names, KINDS),
         default=("masks", "overlay"),
         metavar="KIND,...",
         help=f"outputs, any of {','.join(KINDS)} (default: masks,overlay)",
@@ -75,7 +76,7 @@ reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --
     )
     parser.add_argument(
         "--bag-topics",
-        type=_bag_topics,
+        type=functools.partial(_names, BAG_TOPICS),
         default=BAG_TOPICS[:2],
         metavar="NAME,...",
         help=f"topics for --save bag, any of {','.join(BAG_TOPICS)} "
@@ -91,7 +92,6 @@ reported and skipped; the exit code is then 1. Ctrl-C keeps finished results, --
 
 def run(args: argparse.Namespace) -> int:
     """Segment the source into files; 0 if every frame could be read."""
-
     existing: Existing = "refuse"
     if args.overwrite or args.resume:
         existing = "overwrite" if args.overwrite else "resume"
@@ -105,7 +105,7 @@ def run(args: argparse.Namespace) -> int:
             args.save,
             source,
             opacity=args.opacity,
-            network_size=args.mask_size == "network",
+            mask_size=args.mask_size,
             bag_topics=args.bag_topics,
             regions=regions,
             existing=existing,
@@ -114,15 +114,7 @@ def run(args: argparse.Namespace) -> int:
     return segment_source("predict", args, open_files, args.output)
 
 
-def _kinds(text: str) -> tuple[str, ...]:
-    return _names(text, KINDS)
-
-
-def _bag_topics(text: str) -> tuple[str, ...]:
-    return _names(text, BAG_TOPICS)
-
-
-def _names(text: str, known: tuple[str, ...]) -> tuple[str, ...]:
+def _names(known: tuple[str, ...], text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     for name in names:
         if name not in known:

@@ -29,27 +29,21 @@ _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 
 @dataclass
-class _Parts:
-    """What has arrived of one frame so far."""
-
-    image: np.ndarray | None = None
-    mask: np.ndarray | None = None
-    fractions: np.ndarray | None = None
-
-
-@dataclass
 class Measurements:
     """Counts and times of all frames so far."""
 
     sent: int = 0  # camera frames seen
-    received: int = 0  # masks seen
     model: str = ""
-    first_mask: float | None = None  # time.monotonic() of its arrival
-    mask_times: list[float] = field(default_factory=list)  # time.monotonic()
+    mask_times: list[float] = field(default_factory=list)  # time.monotonic() of arrival
     latencies: list[float] = field(default_factory=list)  # seconds, camera stamp to mask here
     inference_times: list[float] = field(default_factory=list)  # seconds, as the node reports
     node_values: dict[str, str] = field(default_factory=dict)  # the node's diagnostics
     node_values_time: float = 0.0  # time.monotonic() of their arrival
+
+    @property
+    def received(self) -> int:
+        """Number of masks seen."""
+        return len(self.mask_times)
 
     @property
     def rate(self) -> float:
@@ -75,7 +69,8 @@ class Observer:
         # Prefix of the node's status names on /diagnostics.
         self._statuses = f"{node.get_namespace()}/segment: ".lstrip("/")
         self._on_frame = on_frame
-        self._pending: dict[int, _Parts] = {}  # by stamp
+        # By stamp: what has arrived of a frame, by the field of SegmentedFrame.
+        self._pending: dict[int, dict[str, np.ndarray]] = {}
         self._newest_done = 0  # stamp
         for kind, topic, callback in (
             (Image, "image_raw", self._take_image),
@@ -97,11 +92,9 @@ class Observer:
         self._take(message.header, image=image)
 
     def _take_mask(self, message: Image) -> None:
-        measured = self.measured
-        measured.received += 1
-        measured.mask_times.append(time.monotonic())
-        measured.first_mask = measured.first_mask or measured.mask_times[0]
-        measured.latencies.append((self._clock.now().nanoseconds - _key(message.header)) / 1e9)
+        self.measured.mask_times.append(time.monotonic())
+        latency = (self._clock.now().nanoseconds - _key(message.header)) / 1e9
+        self.measured.latencies.append(latency)
         self._take(message.header, mask=_mono(message))
 
     def _take_fractions(self, message: ClassFractions) -> None:
@@ -113,11 +106,12 @@ class Observer:
     def _take(self, header: Header, **part: np.ndarray) -> None:
         """Add a part to its frame and pass the frame on if it is complete."""
         key = _key(header)
-        parts = self._pending[key] = dataclasses.replace(self._pending.get(key, _Parts()), **part)
-        if parts.image is not None and parts.mask is not None and parts.fractions is not None:
+        parts = self._pending.setdefault(key, {})
+        parts |= part
+        if len(parts) == len(dataclasses.fields(SegmentedFrame)):
             del self._pending[key]
             self._newest_done = max(self._newest_done, key)
-            self._on_frame(SegmentedFrame(parts.image, parts.mask, parts.fractions))
+            self._on_frame(SegmentedFrame(**parts))
         elif len(self._pending) > _PENDING:
             del self._pending[min(self._pending)]
 

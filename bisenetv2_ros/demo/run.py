@@ -83,7 +83,7 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
         end_all(children)
         files = results.close()
     measured = observer.measured
-    if measured.first_mask is None:
+    if not measured.received:
         return 130
     camera = children[-1]
     frames = _frames_sent(camera) or measured.sent - earlier
@@ -93,7 +93,7 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
         summary["scores"] = None if interrupted else _score(args, measured, frames)
     except KeyboardInterrupt:
         summary["scores"], interrupted = None, True
-    summary["time_to_first_mask_s"] = round(measured.first_mask - node.started, 3)
+    summary["time_to_first_mask_s"] = round(measured.mask_times[0] - node.started, 3)
     summary["interrupted"] = interrupted
     summary["files"] = [str(path) for path in files]
     path = args.output / "summary.json"
@@ -259,7 +259,7 @@ def _watch(
                 if camera.exit_code() not in (0, SKIPPED):
                     raise DemoError(_ended_early(camera))
                 camera_ended = now
-            if seconds and measured.first_mask and now > measured.first_mask + seconds:
+            if seconds and measured.received and now > measured.mask_times[0] + seconds:
                 camera.interrupt()
             last_sign = measured.mask_times[-1] if measured.mask_times else node.started
             if camera_ended is not None:

@@ -45,6 +45,11 @@ def _parameter(
     )
 
 
+def _switch(outputs: str) -> Any:
+    who = "they have" if " and " in outputs else "it has"
+    return _parameter(True, f"Publish {outputs} while {who} subscribers.", dynamic=True)
+
+
 @dataclass(frozen=True)
 class Parameters:
     """One consistent set of values. Field names are the ROS parameter names."""
@@ -182,35 +187,13 @@ class Parameters:
         limits=(1, 100),
         dynamic=True,
     )
-    publish_mask: bool = _parameter(
-        True,
-        "Publish mask and mask/compressed while they have subscribers.",
-        dynamic=True,
-    )
-    publish_color_mask: bool = _parameter(
-        True,
-        "Publish color_mask and color_mask/compressed while they have subscribers.",
-        dynamic=True,
-    )
-    publish_overlay: bool = _parameter(
-        True,
-        "Publish overlay and overlay/compressed while they have subscribers.",
-        dynamic=True,
-    )
-    publish_confidence: bool = _parameter(
-        True,
-        "Publish confidence and confidence/compressed while they have subscribers.",
-        dynamic=True,
-    )
-    publish_class_fractions: bool = _parameter(
-        True, "Publish class_fractions while it has subscribers.", dynamic=True
-    )
-    publish_camera_info: bool = _parameter(
-        True, "Publish camera_info while it has subscribers.", dynamic=True
-    )
-    publish_ground_points: bool = _parameter(
-        True, "Publish ground_points while it has subscribers.", dynamic=True
-    )
+    publish_mask: bool = _switch("mask and mask/compressed")
+    publish_color_mask: bool = _switch("color_mask and color_mask/compressed")
+    publish_overlay: bool = _switch("overlay and overlay/compressed")
+    publish_confidence: bool = _switch("confidence and confidence/compressed")
+    publish_class_fractions: bool = _switch("class_fractions")
+    publish_camera_info: bool = _switch("camera_info")
+    publish_ground_points: bool = _switch("ground_points")
     latency_budget: float = _parameter(
         0.2,
         "Diagnostics warn if the 99th percentile of the latency, from camera stamp to publishing, "

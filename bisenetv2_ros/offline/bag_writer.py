@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import sqlite3
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -70,11 +69,11 @@ class BagWriter:
         sqlite = all(isinstance(file, SqliteFile) for file in original.files)
         self._file = path / f"{path.name}.{'db3' if sqlite else 'mcap'}"
         with self._naming():
-            self._storage: _Storage = (
-                _SqliteStorage(self._file)
-                if sqlite
-                else _McapStorage(self._file, original.files[0])
-            )
+            self._storage: _McapStorage | _SqliteStorage
+            if sqlite:
+                self._storage = _SqliteStorage(self._file)
+            else:
+                self._storage = _McapStorage(self._file, original.files[0])
         equal: dict[tuple[Any, ...], int] = {}  # channels that continue in another file
         for file in original.files:
             same: Counter[tuple[Any, ...]] = Counter()
@@ -204,30 +203,8 @@ def _names_policies(channel: Channel) -> bool:
     return any(isinstance(p, dict) and isinstance(p.get("reliability"), str) for p in profiles)
 
 
-class _Storage(ABC):
-    """A file of messages that is being written."""
-
-    identifier: str  #: as rosbag2 names the format
-
-    @abstractmethod
-    def add(self, number: int, channel: Channel) -> None: ...
-
-    @abstractmethod
-    def write(self, number: int, message: Message) -> None: ...
-
-    def add_extra(self, extra: Attachment | Metadata) -> None:  # noqa: B027 - only MCAP has them
-        """Append an attachment or metadata record."""
-
-    @abstractmethod
-    def flush(self) -> None: ...
-
-    @abstractmethod
-    def close(self, metadata: str, version: int) -> None:
-        """Complete the file, with the metadata if there are any."""
-
-
-class _McapStorage(_Storage):
-    identifier = "mcap"
+class _McapStorage:
+    identifier = "mcap"  #: as rosbag2 names the format
 
     def __init__(self, path: Path, original: BagFile) -> None:
         self._file = path.open("wb")
@@ -274,7 +251,7 @@ class _McapStorage(_Storage):
         self._file.close()
 
 
-class _SqliteStorage(_Storage):
+class _SqliteStorage:
     identifier = "sqlite3"
 
     def __init__(self, path: Path) -> None:
@@ -304,6 +281,9 @@ class _SqliteStorage(_Storage):
         self._database.execute(
             "INSERT INTO messages VALUES (NULL, ?, ?, ?)", (number, message.log_time, message.data)
         )
+
+    def add_extra(self, extra: Attachment | Metadata) -> None:
+        pass  # only MCAP files have any
 
     def flush(self) -> None:
         self._database.commit()

@@ -24,6 +24,7 @@ import rerun.blueprint
 
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.labels import LabelSet
+from bisenetv2_ros.offline.run import Results
 from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
@@ -33,17 +34,13 @@ JPEG_QUALITY = 90  # percent; a raw frame takes some ten times as much
 FLUSH_PERIOD = 1.0  # seconds; errors of writing only show at a flush
 
 
-class RerunLog:
+class RerunLog(Results):
     """Logs one frame after the other to Rerun; a file is complete after `close`.
 
     source: of the frames. path: a file to write, .rrd; None opens the viewer. regions: of interest,
     counted and drawn. Raises ValueError for a region without a pixel; every method raises OSError
     if the file cannot be written.
     """
-
-    wants_confidence = False
-    notes: tuple[str, ...] = ()
-    mask_size = "camera"
 
     def __init__(
         self,
@@ -52,7 +49,6 @@ class RerunLog:
         path: Path | None = None,
         regions: Sequence[Region] = (),
     ) -> None:
-        self.frames = 0  # logged so far
         self._model = segmenter.model
         info = self._model.info
         self._labels = info.labels
@@ -74,10 +70,6 @@ class RerunLog:
             for part in (_path(camera, "fractions"), *parts):
                 series = rerun.SeriesLines(colors=self._labels.palette, names=self._labels.names)
                 self._recording.log(part, series, static=True)
-
-    def has(self, frame: Frame) -> bool:
-        """Never: a log starts from scratch."""
-        return False
 
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Log one frame and its segmentation."""

@@ -12,9 +12,9 @@ What is written to the output directory:
                         a bag's frames with camera and frame id
     bag/                a copy of the source bag with segmentation topics beside its images
 NAME is the frame's path below the folder that all files of the source share, without suffix; if
-frames would share a name, later ones get _2, _3 and so on. before the next frame is read: a run
-that is stopped or killed keeps what is done. Images and videos appear when they are whole; tables
-grow line by line.
+frames would share a name, later ones get _2, _3 and so on. Each frame's results are on disk before
+the next frame is read, so a run that is stopped or killed keeps what is done. Images and videos
+appear when they are complete; tables grow line by line.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from bisenetv2_ros.offline.result_folder import (
     finished,
     prepare,
 )
+from bisenetv2_ros.offline.run import Results
 from bisenetv2_ros.outputs import FrameOutputs
 from bisenetv2_ros.regions import Region, watch_cameras
 from bisenetv2_ros.segmenter import Segmentation, Segmenter
@@ -49,14 +50,14 @@ KINDS = ("masks", "colour", "overlay", "video", "fractions", "jsonl", "bag")
 BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
 
 
-class ResultFiles:
+class ResultFiles(Results):
     """Writes the results of one frame after the other; the files are complete after `close`.
 
     Args:
         source: of the frames.
         kinds: which of KINDS to write.
         opacity: of the colors in overlays, 0..1.
-        network_size: masks in the network's size, not the frame's.
+        mask_size: of masks and colors: the frame's ('camera') or 'network'.
         bag_topics: outputs to add to the bag, of BAG_TOPICS.
         regions: of interest, counted and drawn.
         existing: what to do about results of an earlier run; a bag is never replaced.
@@ -74,19 +75,19 @@ class ResultFiles:
         source: FrameSource,
         *,
         opacity: float = 0.5,
-        network_size: bool = False,
+        mask_size: str = "camera",
         bag_topics: Sequence[str] = (),
         regions: Sequence[Region] = (),
         existing: Existing = "refuse",
     ) -> None:
         self.directory = directory
-        self.frames = 0  # written so far
         self._model = segmenter.model
         self._kinds = frozenset(kinds)
         self._source = source
         self._opacity = opacity
-        self.mask_size = "network" if network_size else "camera"
+        self.mask_size = mask_size
         self._bag_topics = tuple(bag_topics) if "bag" in self._kinds else ()
+        self.wants_confidence = "confidence" in self._bag_topics
         self._pending: str | None = None  # the name of the frame in the last `has`
         self._unused = UniqueNames().take
         self._videos: dict[str, VideoFile] = {}
@@ -96,13 +97,9 @@ class ResultFiles:
         self._watches = watch_cameras(regions, source.cameras, size, labels.names)
         columns = ["frame", "time_s", "inference_s", *labels.names, "source", "stamp"]
         videos = [self._video_path(camera) for camera in source.cameras]
-        prepare(
-            directory,
-            self._kinds,
-            videos if "video" in self._kinds else (),
-            source.inputs,
-            existing,
-        )
+        if "video" not in self._kinds:
+            videos = []
+        prepare(directory, self._kinds, videos, source.inputs, existing)
         self._done: set[str] = set()
         if existing == "resume":
             self._done = finished(directory, self._kinds, columns)
@@ -137,11 +134,6 @@ class ResultFiles:
         """Remarks for users of the files."""
         return [video.note for video in self._videos.values() if video.note]
 
-    @property
-    def wants_confidence(self) -> bool:
-        """Whether segmentations given to `write` must have it."""
-        return "confidence" in self._bag_topics
-
     def has(self, frame: Frame) -> bool:
         """Whether a resumed run has already finished this frame."""
         name = self._unused(frame.result_name)
@@ -163,7 +155,11 @@ class ResultFiles:
         )
         for kind, output in IMAGE_FOLDERS.items():
             if kind in self._kinds:
-                self._picture(kind, name, outputs.pixels(output))
+                pixels = outputs.pixels(output)
+                assert pixels is not None, "only the confidence may be missing"
+                path = self.directory / kind / f"{name}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_picture(path, pixels)
         if "video" in self._kinds:
             self._video(frame.camera).write(outputs.side_by_side)
         if "fractions" in self._kinds:
@@ -220,12 +216,6 @@ class ResultFiles:
     def close(self) -> None:
         """Complete the files."""
         self._closing.close()
-
-    def _picture(self, kind: str, name: str, image: np.ndarray | None) -> None:
-        assert image is not None
-        path = self.directory / kind / f"{name}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_picture(path, image)
 
 
 @contextlib.contextmanager

@@ -6,9 +6,10 @@ import contextlib
 import itertools
 import sqlite3
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -22,26 +23,27 @@ if TYPE_CHECKING:
     from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 
-class Results(Protocol):
+class Results(ABC):
     """Receives frames and their segmentations; complete after `close`."""
 
-    frames: int  #: written so far
-    mask_size: str  #: required of segmentations: the frame's ('camera') or 'network'
-
-    @property
-    def wants_confidence(self) -> bool:
-        """Whether segmentations given to `write` must have it."""
+    frames = 0  #: written so far
+    mask_size = "camera"  #: required of segmentations: the frame's ('camera') or 'network'
+    wants_confidence = False  #: whether segmentations given to `write` must have it
 
     @property
     def notes(self) -> Sequence[str]:
         """Remarks for users of the results."""
+        return ()
 
     def has(self, frame: Frame) -> bool:
         """Whether an earlier run has finished this frame."""
+        return False
 
+    @abstractmethod
     def write(self, frame: Frame, result: Segmentation) -> None:
         """Take one frame and its segmentation."""
 
+    @abstractmethod
     def close(self) -> None:
         """Complete what was written."""
 

@@ -116,7 +116,7 @@ class BagFrames(FrameSource):
             for topic, count in counts.items()
         }
         if not sum(counts.values()):
-            raise SourceError(f"bag '{path}': no messages on {', '.join(self.topics)}")
+            raise self._refusal(f"no messages on {', '.join(self.topics)}")
         count = None if loop else sum(counts.values())
         super().__init__(max(self._rates.values()) or DEFAULT_RATE, count)
         self.inputs = (path, *self.recording.paths)
@@ -133,7 +133,7 @@ class BagFrames(FrameSource):
                 frames += 1
             if not frames and self.excerpt == Excerpt():
                 topics = ", ".join(self.topics)
-                raise SourceError(f"bag '{self.path}': no message on {topics} can be read")
+                raise self._refusal(f"no message on {topics} can be read")
             if not self._loop:
                 return
 
@@ -189,6 +189,9 @@ class BagFrames(FrameSource):
         """Report what of the bag cannot be read."""
         self._on_damaged(SourceDamage(text))
 
+    def _refusal(self, reason: str) -> SourceError:
+        return SourceError(f"bag '{self.path}': {reason}")
+
     def _choose(self, topics: list[str]) -> list[str]:
         """The topics asked for, or the only one."""
         channels = self.recording.counts
@@ -198,47 +201,38 @@ class BagFrames(FrameSource):
             there[8:] = [f"and {len(there) - 8} more"] if len(there) > 8 else []
             lost: list[str] = []  # may have contained one
             next(self.recording.messages((), lost.append), None)
-            raise SourceError(
-                f"bag '{self.path}': no image topic in it, expected sensor_msgs Image or "
-                f"CompressedImage, or FFMPEGPacket; "
-                f"topics: {'; '.join([', '.join(there) or 'none', *lost])}"
+            raise self._refusal(
+                "no image topic in it, expected sensor_msgs Image or CompressedImage, or "
+                f"FFMPEGPacket; topics: {'; '.join([', '.join(there) or 'none', *lost])}"
             )
         listed = ", ".join(sorted(known))
         if not topics and len(known) > 1:
-            raise SourceError(
-                f"bag '{self.path}': expected --topic TOPIC, any number of times (of `predict`, "
-                f"`view`, `camera`, and once of `demo`); image topics: {listed}"
+            raise self._refusal(
+                "expected --topic TOPIC, any number of times (of `predict`, `view`, `camera`, and "
+                f"once of `demo`); image topics: {listed}"
             )
         topics = list(dict.fromkeys(topics or known))
         for topic in topics:
             if topic not in known:
-                raise SourceError(
-                    f"bag '{self.path}': no image topic '{topic}'; image topics: {listed}"
-                )
+                raise self._refusal(f"no image topic '{topic}'; image topics: {listed}")
         videos = {channel.topic for channel in channels if channel.type == PACKET}
         if videos.intersection(topics) and (missing := missing_decoder()):
             video = min(videos.intersection(topics))
-            raise SourceError(f"bag '{self.path}': {video} is video, which needs {missing}")
-        self._check_encodings(topics)
-        if len(set(map(camera_topic, topics))) < len(topics):
-            raise SourceError(
-                f"bag '{self.path}': {', '.join(topics)}: expected each camera once, by "
-                "one of its transports"
-            )
-        return topics
-
-    def _check_encodings(self, topics: list[str]) -> None:
+            raise self._refusal(f"{video} is video, which needs {missing}")
         for topic, encoding in self._encodings.items():
             if topic not in ("", *topics):
-                raise SourceError(
-                    f"bag '{self.path}': an encoding for '{topic}', expected one of the topics "
-                    f"that are read: {', '.join(topics)}"
+                raise self._refusal(
+                    f"an encoding for '{topic}', expected one of the topics that are read: "
+                    f"{', '.join(topics)}"
                 )
             if encoding not in SUPPORTED_ENCODINGS:
-                raise SourceError(
-                    f"bag '{self.path}': encoding is '{encoding}', expected one of "
-                    f"{', '.join(SUPPORTED_ENCODINGS)}"
-                )
+                known_encodings = ", ".join(SUPPORTED_ENCODINGS)
+                raise self._refusal(f"encoding is '{encoding}', expected one of {known_encodings}")
+        if len(set(map(camera_topic, topics))) < len(topics):
+            raise self._refusal(
+                f"{', '.join(topics)}: expected each camera once, by one of its transports"
+            )
+        return topics
 
     def _read(self, message: Message, image: Any) -> tuple[np.ndarray, Origin]:
         """Decode the image of a message, or a VideoFrame of it.

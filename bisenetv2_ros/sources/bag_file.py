@@ -103,6 +103,12 @@ class BagFile(ABC):
         """Everything in the file besides messages."""
         yield from ()
 
+    def _note_all(self, blocks: Iterable[tuple[int, Iterable[Message]]]) -> None:
+        """Count the messages of blocks as of `in_time_order`."""
+        for _, messages in blocks:
+            for message in messages:
+                self._note(message.channel, message.log_time)
+
     def _note(self, channel: Channel, log_time: int) -> None:
         """Count a message."""
         self.counts[channel] = self.counts.get(channel, 0) + 1

@@ -105,9 +105,7 @@ class McapFile(BagFile):
     def _scan(self) -> None:
         """Read the whole file; damage is reported when messages are requested."""
         with open_plain(self.path) as stream:
-            for _, messages in self._sequential(stream, None, ignore):
-                for message in messages:
-                    self._note(message.channel, message.log_time)
+            self._note_all(self._sequential(stream, None, ignore))
         for channel in self._channels.values():
             self.counts.setdefault(channel, 0)
 

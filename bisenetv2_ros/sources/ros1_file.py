@@ -39,9 +39,7 @@ class Ros1File(BagFile):
         """Read the whole file, to find the channels and count the messages."""
         super().__init__(path)
         self._channels: dict[int, Channel] = {}
-        for _, messages in self._blocks(ignore):
-            for message in messages:
-                self._note(message.channel, message.log_time)
+        self._note_all(self._blocks(ignore))
         for channel in self._channels.values():
             self.counts.setdefault(channel, 0)
 
