@@ -84,29 +84,21 @@ def check_camera_topics(node: Node, topics: Sequence[str], outputs: str) -> None
         raise ValueError("parameter cameras: got an empty list, expected at least one image topic")
     owners: dict[str, str] = {}
     for topic in topics:
+        own = camera_topic(topic)
         try:
             validate_topic_name(topic)
-        except InvalidTopicNameException as error:
-            reason = str(error).splitlines()[0]
-            raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
-        own = camera_topic(topic)
-        try:  # errors that only appear together with the namespace
-            camera = node.resolve_topic_name(own)
+            camera = node.resolve_topic_name(own)  # some names are invalid with the namespace
             mask = node.resolve_topic_name(output_topic(own, "mask", outputs))
-        except RuntimeError as error:
-            reason = str(error)
+        except (InvalidTopicNameException, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
             raise ValueError(f"parameter cameras: '{topic}' is no topic name: {reason}") from None
         for name in (camera, mask):
             if name in owners:
+                below = "outputs:=below, which puts them below each camera's own topic, or "
+                helps = name == mask and outputs != "below"
                 raise ValueError(
                     f"parameter cameras: {owners[name]!r} and {topic!r} would share the topic "
-                    f"{name}, expected "
-                    + (
-                        "outputs:=below, which puts them below each camera's own topic, or "
-                        if name == mask and outputs != "below"
-                        else ""
-                    )
-                    + "cameras in namespaces of their own"
+                    f"{name}, expected {below if helps else ''}cameras in namespaces of their own"
                 )
             owners[name] = topic
 

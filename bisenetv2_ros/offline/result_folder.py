@@ -40,7 +40,8 @@ def prepare(
     is 'refuse', or if there are images that no earlier run made.
     """
     places = [directory / name for name in (*IMAGE_FOLDERS, TABLE, LINES)]
-    written = [place for place in places if _is_written(place, kinds)]
+    kind_of = {TABLE: "fractions", LINES: "jsonl"}
+    written = [place for place in places if kind_of.get(place.name, place.name) in kinds]
     refuse_overwriting([*written, *videos], inputs)
     if existing == "resume":
         return
@@ -69,11 +70,6 @@ def prepare(
                 file.unlink()
 
 
-def _is_written(place: Path, kinds: Collection[str]) -> bool:
-    """Whether a run with these kinds writes there."""
-    return {TABLE: "fractions", LINES: "jsonl"}.get(place.name, place.name) in kinds
-
-
 def _results(place: Path, is_written: bool) -> Iterator[Path]:
     """The files that an earlier run wrote to a place. Raises ValueError for other files."""
     for file in files_in(place):
@@ -94,22 +90,12 @@ def finished(directory: Path, kinds: Collection[str], columns: list[str]) -> set
     for kind in sorted(set(kinds) - lasting):
         raise ValueError(f"--resume: expected --save of {', '.join(sorted(lasting))}, got {kind}")
     done: list[set[str]] = []
-    for kind in IMAGE_FOLDERS.keys() & set(kinds):
-        folder = directory / kind
-        done.append(
-            {
-                str(file.relative_to(folder).with_suffix(""))
-                for file in files_in(folder)
-                if file.suffix == ".png"
-            }
-        )
-    rows = _read_table(directory / TABLE, columns) if "fractions" in kinds else {}
-    lines = _read_lines(directory / LINES) if "jsonl" in kinds else {}
-    if "fractions" in kinds:
-        done.append(set(rows))
-    if "jsonl" in kinds:
-        done.append(set(lines))
-    names = set.intersection(*done)
+    for folder in (directory / kind for kind in IMAGE_FOLDERS if kind in kinds):
+        images = (file for file in files_in(folder) if file.suffix == ".png")
+        done.append({str(image.relative_to(folder).with_suffix("")) for image in images})
+    rows = _read_table(directory / TABLE, columns) if "fractions" in kinds else None
+    lines = _read_lines(directory / LINES) if "jsonl" in kinds else None
+    names = set.intersection(*done, *(set(table) for table in (rows, lines) if table is not None))
     if rows:
         _keep(directory / TABLE, [rows[name] for name in rows if name in names], columns)
     if lines:

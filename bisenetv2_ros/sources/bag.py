@@ -42,7 +42,7 @@ from bisenetv2_ros.sources.frame import (
     Size,
     SourceDamage,
     SourceError,
-    raise_damage,
+    raise_error,
     resized,
 )
 from bisenetv2_ros.sources.recording import Recording
@@ -77,7 +77,7 @@ class BagFrames(FrameSource):
         topics: Sequence[str] = (),
         size: Size | None = None,
         loop: bool = False,
-        on_damaged: OnDamaged = raise_damage,
+        on_damaged: OnDamaged = raise_error,
         encodings: Mapping[str, str] | None = None,
     ) -> None:
         """Open the bag. Raises SourceError if it is not one or `topics` are not image topics.

@@ -14,7 +14,7 @@ from pathlib import Path
 from bisenetv2_ros.files.images import SUFFIXES
 from bisenetv2_ros.files.paths import natural_key
 from bisenetv2_ros.sources.bag_paths import METADATA, is_bag
-from bisenetv2_ros.sources.frame import SourceError
+from bisenetv2_ros.sources.frame import SourceError, raise_error
 
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv",
@@ -104,14 +104,10 @@ def _entries(folder: Path, recursive: bool) -> list[Path]:
     if not recursive:
         return list(folder.iterdir())
     entries = []
-    for parent, folders, files in os.walk(folder, onerror=_raise):
+    for parent, folders, files in os.walk(folder, onerror=raise_error):
         folders[:] = [name for name in folders if not name.startswith(".")]
         entries += [Path(parent) / name for name in files]
     return entries
-
-
-def _raise(error: OSError) -> None:
-    raise error
 
 
 def _take(name: str, candidates: list[Path], found: Found) -> None:

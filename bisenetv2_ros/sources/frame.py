@@ -39,8 +39,8 @@ class SourceDamage(ImageFileError):
     """Some frames of a recording are lost; the others were delivered."""
 
 
-def raise_damage(error: ImageFileError) -> None:
-    """End the iteration at the first damage."""
+def raise_error(error: Exception) -> None:
+    """Raise an error that is passed to a callback."""
     raise error
 
 

@@ -32,10 +32,10 @@ from bisenetv2_ros.sources.frame import (
     SourceDamage,
     SourceError,
     numbered,
-    raise_damage,
+    raise_error,
     resized,
 )
-from bisenetv2_ros.sources.live import WEBCAM, is_live, open_live
+from bisenetv2_ros.sources.live import WEBCAM, Live, is_live
 from bisenetv2_ros.street.scene import StreetScene
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def open_source(
     seed: int = 1,
     recursive: bool = False,
     excerpt: Excerpt | None = None,
-    on_damaged: OnDamaged = raise_damage,
+    on_damaged: OnDamaged = raise_error,
 ) -> FrameSource:
     """Find the source that `spec` names.
 
@@ -108,7 +108,7 @@ def open_source(
     if specs == [SYNTHETIC]:
         source = _Street(seed, size or DEFAULT_SCENE_SIZE, rate)
     elif alone:
-        source = open_live(specs[0], rate, size)
+        source = Live(specs[0], rate, size)
     else:
         source = _open_files(find(specs, recursive, EXPECTED), labels, topics, encodings or {},
                              loop, rate, size, on_damaged)  # fmt: skip

@@ -78,7 +78,8 @@ class StreetScene(Street):
         """
         rgb, label = self._background.copy(), self._background_label.copy()
         self._draw_ground(rgb, t)
-        bands = [sorted(self._visible(band, t), key=_far_first) for band in BANDS]
+        # Far objects first. Sorting is stable, so a house's shell stays before its front.
+        bands = [sorted(self._visible(band, t), key=lambda item: -item[0]) for band in BANDS]
         self._draw_shadows(rgb, [(z, w) for band in bands for z, w in band if isinstance(w, Thing)])
         for band in bands:
             for z, what in band:
@@ -143,15 +144,9 @@ class StreetScene(Street):
         colours = [(76, 92, 60)] if leafy else parts.WALL_COLOURS
         colour = self._hazy(np.array(pick(rng, colours)), 170)
         if not leafy:
-            box = np.array(
-                [
-                    (x, self._cy + 2),
-                    (x, self._cy - tall),
-                    (x + wide, self._cy - tall),
-                    (x + wide, self._cy + 2),
-                ],
-                np.int32,
-            )
+            low, high = self._cy + 2, self._cy - tall
+            corners = [(x, low), (x, high), (x + wide, high), (x + wide, low)]
+            box = np.array(corners, np.int32)
             cv2.fillPoly(self._background, [box], colour.tolist())
             cv2.fillPoly(self._background_label, [box], (BUILDING,))
             return
@@ -268,27 +263,15 @@ class StreetScene(Street):
         source = np.array([(first, height), (first, 0), (width, 0), (width, height)], np.float32)
         origin = np.array((columns.start, rows.start), np.int32)
         matrix = cv2.getPerspectiveTransform(source, screen - origin.astype(np.float32))
-        patch = np.asarray(
-            cv2.warpPerspective(
-                level,
-                matrix,
-                (columns.stop - columns.start, rows.stop - rows.start),
-                flags=cv2.INTER_LINEAR,
-                borderMode=cv2.BORDER_REPLICATE,
-            )
-        )
+        size = (columns.stop - columns.start, rows.stop - rows.start)
+        modes = {"flags": cv2.INTER_LINEAR, "borderMode": cv2.BORDER_REPLICATE}
+        patch = np.asarray(cv2.warpPerspective(level, matrix, size, **modes))
         inside = np.zeros(patch.shape[:2], np.uint8)
         cv2.fillPoly(inside, [outline - origin * (1 << _SHIFT)], (255,), cv2.LINE_8, _SHIFT)
         patch[..., 3] = cv2.min(patch[..., 3], inside)
-        self._stamp(
-            rgb[area],
-            label[area],
-            patch,
-            (start + end) / 2,
-            wall.light,
-            170 if wall.label == FENCE else 127,
-            wall.label,
-        )
+        drawn = 170 if wall.label == FENCE else 127
+        middle = (start + end) / 2
+        self._stamp(rgb[area], label[area], patch, middle, wall.light, drawn, wall.label)
 
     def _area(
         self, low: tuple[float, float] | np.ndarray, high: tuple[float, float] | np.ndarray
@@ -323,13 +306,8 @@ class StreetScene(Street):
         v = np.mod(along, np.float32(GROUND_PERIOD * GROUND_Z))
         for texture, (a, b) in zip(reversed(self._ground), self._ground_bands, strict=True):
             if a < b:
-                ground[a:b] = cv2.remap(
-                    texture,
-                    self._ground_u[a:b],
-                    v[a:b],
-                    cv2.INTER_LINEAR,
-                    borderMode=cv2.BORDER_WRAP,
-                )
+                u, wrap = self._ground_u[a:b], cv2.BORDER_WRAP
+                ground[a:b] = cv2.remap(texture, u, v[a:b], cv2.INTER_LINEAR, borderMode=wrap)
         if self._fog_range < 200:  # thinner fog does not show on the ground
             clear = ground.astype(np.float32)
             ground[:] = clear + (self._low.astype(np.float32) - clear) * self._ground_fog
@@ -373,7 +351,3 @@ def _level(levels: list[np.ndarray], pixels: float) -> np.ndarray:
     """Return the texture level for a height of `pixels` on the screen."""
     shrink = max(levels[0].shape[0] / max(pixels, 1.0), 1.0)
     return levels[min(int(math.log2(shrink)), len(levels) - 1)]
-
-
-def _far_first(item: tuple[float, Wall | Thing]) -> float:
-    return -item[0]  # sorting is stable, so a house's shell stays before its front

@@ -126,9 +126,8 @@ class Street:
 
     def _build_slot(self, stream: int, right: int, index: int) -> list[Wall | Thing]:
         rng = self._rng(10 + stream, right, index)
-        return _STREAMS[stream].build(
-            self, rng, 1.0 if right else -1.0, index * _STREAMS[stream].slot
-        )
+        kind = _STREAMS[stream]
+        return kind.build(self, rng, 1.0 if right else -1.0, index * kind.slot)
 
     def _visible(self, band: tuple[int, ...], t: float) -> Iterator[tuple[float, Wall | Thing]]:
         """Yield a band's objects near the camera, each with its distance in z from it in meters."""
@@ -154,30 +153,18 @@ class Street:
             shell = figures.house_shell(length, height, pitch, side, (r, g, b), roof, self._light)
             light = self._light[1 - right] * rng.uniform(0.9, 1.1)
             return [Thing(x, z, [shell]), Wall(x, z, length, height, levels, BUILDING, light)]
-        return [
-            *(
-                self._tree(
-                    rng,
-                    side * (self._line + rng.uniform(3.0, 7.5)),
-                    z + rng.uniform(0, 14),
-                    rng.uniform(0.9, 1.5),
-                )
-                for _ in range(3)
-            ),
-            self._hedge(rng, side * (self._line + 1.5), z, 14.0, rng.uniform(1.4, 2.8)),
-        ]
+        garden: list[Wall | Thing] = []
+        for _ in range(3):
+            x = side * (self._line + rng.uniform(3.0, 7.5))
+            garden.append(self._tree(rng, x, z + rng.uniform(0, 14), rng.uniform(0.9, 1.5)))
+        hedge = self._hedge(rng, side * (self._line + 1.5), z, 14.0, rng.uniform(1.4, 2.8))
+        return [*garden, hedge]
 
     def _tree(self, rng: np.random.Generator, x: float, z: float, size: float = 1.0) -> Thing:
         crown = self._crowns[int(rng.integers(len(self._crowns)))]
         width = crown.width * size * rng.uniform(0.85, 1.15) * rng.choice([-1, 1])
-        sprite = Sprite(
-            crown.levels,
-            width,
-            crown.height * size * rng.uniform(0.9, 1.15),
-            crown.base * size,
-            crown.drawn,
-            TREE,
-        )
+        height = crown.height * size * rng.uniform(0.9, 1.15)
+        sprite = Sprite(crown.levels, width, height, crown.base * size, crown.drawn, TREE)
         bark = pick(rng, [(92, 76, 60), (74, 64, 54), (110, 100, 88)])
         # A bare tree's image has its own trunk.
         trunk = textures.trunk(size, sprite.base + sprite.height * 0.3, bark) if crown.base else []
@@ -222,15 +209,8 @@ class Street:
         out: list[Wall | Thing] = []
         while rng.random() < self._crowd and len(out) < 3:
             x = side * rng.uniform(self._road + 0.9, self._edge - 0.4)
-            out.append(
-                Thing(
-                    x,
-                    z + rng.uniform(0, 8),
-                    figures.walker(rng),
-                    (0.25, 0.3, 1.7),
-                    pace=rng.uniform(6, 9),
-                )
-            )
+            at, gait = z + rng.uniform(0, 8), figures.walker(rng)
+            out.append(Thing(x, at, gait, (0.25, 0.3, 1.7), pace=rng.uniform(6, 9)))
         return out
 
     def _parked_cars(self, rng: np.random.Generator, side: float, z: float) -> list[Wall | Thing]:
@@ -263,11 +243,8 @@ class Street:
             [(points * (way, 1, 1), colour, label) for points, colour, label in frame]
             for frame in frames
         ]
-        return [
-            Thing(
-                side * (self._road - room), z + rng.uniform(0, 8), frames, (0.3, 1.2, 1.7), pace=8.0
-            )
-        ]
+        x, at = side * (self._road - room), z + rng.uniform(0, 8)
+        return [Thing(x, at, frames, (0.3, 1.2, 1.7), pace=8.0)]
 
 
 @dataclass(frozen=True)
@@ -297,11 +274,4 @@ _STREAMS = [
     _Stream(14.0, Street._traffic, (SPEED, -7.0)),
     _Stream(17.0, Street._riders, (4.0, -4.0)),
 ]
-BANDS = [
-    (0,),
-    (1,),
-    (2, 3, 4),
-    (5,),
-    (6,),
-    (7, 8),
-]  # streams, from the outside of the street inward
+BANDS = [(0,), (1,), (2, 3, 4), (5,), (6,), (7, 8)]  # streams, from the outside inward

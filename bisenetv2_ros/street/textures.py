@@ -150,15 +150,10 @@ def crown(rng: np.random.Generator, green: Colour) -> Sprite:
     rgb *= (1 + 0.30 * leaves + 0.12 * noise(rng, (side, side), 6))[..., None]
     rim = cv2.GaussianBlur(alpha, (0, 0), 5).astype(np.float32) + 30 * leaves
     leafy = np.where(rgb.sum(axis=2, keepdims=True) > 0, rgb, np.array(green) * 0.5)
+    levels = pyramid(rgba(leafy, np.where(rim > 120, 255, 0)))
     width = rng.uniform(3.6, 6.5)
-    return Sprite(
-        pyramid(rgba(leafy, np.where(rim > 120, 255, 0))),
-        width,
-        width * rng.uniform(0.9, 1.3),
-        rng.uniform(1.9, 2.8),
-        127,
-        TREE,
-    )
+    height, base = width * rng.uniform(0.9, 1.3), rng.uniform(1.9, 2.8)
+    return Sprite(levels, width, height, base, 127, TREE)
 
 
 def bare_tree(rng: np.random.Generator) -> Sprite:
@@ -172,27 +167,16 @@ def bare_tree(rng: np.random.Generator) -> Sprite:
         cv2.line(alpha, (int(x), int(y)), (int(x1), int(y1)), (255,), max(1, round(thick)))
         if length > 5:
             for _ in range(3 if length > 14 else 2):
-                grow(
-                    x1,
-                    y1,
-                    angle + rng.uniform(-0.7, 0.7),
-                    length * rng.uniform(0.66, 0.84),
-                    thick * 0.66,
-                )
+                turn, shrink = rng.uniform(-0.7, 0.7), rng.uniform(0.66, 0.84)
+                grow(x1, y1, angle + turn, length * shrink, thick * 0.66)
 
     grow(side / 2, side - 1, 0, 38, 7)
     padded = cv2.copyMakeBorder(alpha, 20, 20, 20, 20, cv2.BORDER_CONSTANT)
     closed = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, np.ones((15, 15), np.uint8))
     hull = np.where(closed[20:-20, 20:-20] > 0, 128, 0)
     rgb = bark * (1 + 0.2 * noise(rng, (side, side), 3))[..., None]
-    return Sprite(
-        pyramid(rgba(rgb, np.where(alpha > 0, 255, hull))),
-        rng.uniform(6, 8),
-        rng.uniform(6.5, 9),
-        0.0,
-        170,
-        TREE,
-    )
+    levels = pyramid(rgba(rgb, np.where(alpha > 0, 255, hull)))
+    return Sprite(levels, rng.uniform(6, 8), rng.uniform(6.5, 9), 0.0, 170, TREE)
 
 
 def trunk(size: float, top: float, bark: Colour) -> list[Face]:
