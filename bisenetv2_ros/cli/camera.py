@@ -8,7 +8,7 @@ import sys
 import time
 
 from bisenetv2_ros.cli import UserError, positive_float, positive_int
-from bisenetv2_ros.cli.options import add_bag_options, picture_size, set_up_ros
+from bisenetv2_ros.cli.options import SOURCES, add_bag_options, picture_size, set_up_ros
 from bisenetv2_ros.system.signals import end_at_once
 
 
@@ -30,8 +30,7 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
         "source",
         nargs="?",
         default="synthetic",
-        help="folder, glob, image, video, bag, webcam:N, /dev/videoN, rtsp://..., http://... or "
-        "synthetic (the default)",
+        help=f"{SOURCES} (the default)",
     )
     parser.add_argument(
         "--recursive", action="store_true", help="include the subfolders of a folder"

@@ -11,7 +11,13 @@ import sys
 from pathlib import Path
 
 from bisenetv2_ros.cli import positive_float, positive_int, user_errors
-from bisenetv2_ros.cli.options import OutputFolder, add_bag_options, set_up_private_graph
+from bisenetv2_ros.cli.options import (
+    SOURCES,
+    OutputFolder,
+    add_bag_options,
+    add_model_options,
+    set_up_private_graph,
+)
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.run import ENDLESS_FRAMES, ENDLESS_SECONDS, frame_count, run_demo
 from bisenetv2_ros.model_file import model_path, read_model_file
@@ -28,12 +34,7 @@ examples:
 
 The output directory gets images, video.mp4, summary.json and the logs of both processes.
 """
-    parser.add_argument(
-        "--source",
-        default="synthetic",
-        help="folder, glob, image, video, bag, webcam:N, /dev/videoN, rtsp://... or http://... "
-        "(default: synthetic)",
-    )
+    parser.add_argument("--source", default="synthetic", help=f"{SOURCES} (the default)")
     add_bag_options(parser)
     parser.add_argument(
         "--labels",
@@ -56,10 +57,7 @@ The output directory gets images, video.mp4, summary.json and the logs of both p
         metavar="HZ",
         help="frames per second (default: %(default)s)",
     )
-    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
-    parser.add_argument(
-        "--backend", default="auto", help="inference runtime (default: %(default)s)"
-    )
+    add_model_options(parser)
     parser.add_argument(
         "--output",
         action=OutputFolder,

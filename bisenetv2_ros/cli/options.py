@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from bisenetv2_ros.sources.frame import Excerpt
 
 
+SOURCES = (
+    "folder, 'glob', image, video, ROS bag, webcam:N, /dev/videoN, rtsp://..., http://... or "
+    "synthetic"
+)
 MASK_COLORS = 64  # at most, in an image that may be a label mask
 MASK_FLATNESS = 0.8  # fraction of its pixels, at least, that equal the next
 
@@ -238,8 +242,7 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
     parser.add_argument(
         "source",
         nargs="+" if several else None,
-        help="image, folder, 'glob', video, ROS bag, webcam:N, /dev/videoN, rtsp://..., "
-        "http://... or synthetic" + ("; several images, folders or videos" if several else ""),
+        help=SOURCES + ("; several images, folders or videos" if several else ""),
     )
     add_bag_options(parser)
     parser.add_argument(
@@ -250,16 +253,21 @@ def add_source_options(parser: argparse.ArgumentParser, several: bool = False) -
         help="region of interest, as in the node's parameter regions: it is drawn, and its class "
         "fractions are counted (may be repeated)",
     )
-    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
-    parser.add_argument(
-        "--backend", default="auto", help="inference runtime (default: %(default)s)"
-    )
+    add_model_options(parser)
     parser.add_argument("--device", default="", help="device as the backend names it")
     parser.add_argument(
         "--frames",
         type=positive_int,
         metavar="N",
         help="stop after N frames (default: the whole source)",
+    )
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Declare the model and the runtime."""
+    parser.add_argument("--model", default="", help="model file or name (default: the package's)")
+    parser.add_argument(
+        "--backend", default="auto", help="inference runtime (default: %(default)s)"
     )
 
 

@@ -88,9 +88,8 @@ def _imdecode(data: np.ndarray) -> np.ndarray | None:
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except (cv2.error, MemoryError) as error:
-        raise ImageError(
-            "decode", f"OpenCV cannot decode the frame: {_line(str(error))}"
-        ) from error
+        reason = " ".join(str(error).split())[:160]
+        raise ImageError("decode", f"OpenCV cannot decode the frame: {reason}") from error
     return None if pixels is None else np.asarray(pixels)
 
 
@@ -129,7 +128,3 @@ def _without_orientation(data: np.ndarray, orientation: int) -> np.ndarray:
     form = order + ("HHQH" if content[2:4].strip(b"\0") == b"+" else "HHIH")
     said, upright_ = (struct.pack(form, TIFF_ORIENTATION, 3, 1, turn) for turn in (orientation, 1))
     return np.frombuffer(content.replace(said, upright_), np.uint8)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:160]

@@ -30,6 +30,7 @@ from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node import diagnostics, parameters
 from bisenetv2_ros.node.bit_depth import BitDepth
 from bisenetv2_ros.node.camera_input import CameraInput
+from bisenetv2_ros.node.depth_input import DepthError
 from bisenetv2_ros.node.diagnostics import CameraStatistics
 from bisenetv2_ros.node.ground_points import CameraPoses, GroundError, GroundPoints
 from bisenetv2_ros.node.intake import RateLimit
@@ -347,7 +348,7 @@ class CameraTopics:
         if "ground_points" in wanted:
             try:
                 self._publishers["ground_points"].publish(self._ground.cloud(scaled, outputs))
-            except GroundError as error:
+            except (GroundError, DepthError) as error:
                 lack = str(error)
                 self.warn(f"{self.topic}: no ground_points: {error}")
         if lack:

@@ -24,7 +24,7 @@ from bisenetv2_ros.ground_plane import (
     plane_of_transform,
 )
 from bisenetv2_ros.labels import LabelSet
-from bisenetv2_ros.node.depth_input import DepthError, DepthInput, parse_depth_topics
+from bisenetv2_ros.node.depth_input import DepthInput, parse_depth_topics
 from bisenetv2_ros.node.messages import CloudBuffer
 from bisenetv2_ros.node.parameters import Parameters
 from bisenetv2_ros.outputs import FrameOutputs
@@ -164,15 +164,13 @@ class GroundPoints:
     def cloud(self, info: CameraInfo, outputs: FrameOutputs) -> PointCloud2:
         """Return the cloud of a frame; the same message object each time.
 
-        info: the calibration of the mask, with the frame's header. Raises GroundError.
+        info: the calibration of the mask, with the frame's header.
+        Raises GroundError or DepthError.
         """
         calibration = self._calibration_of(info, outputs.mask_size)
         memory = self._buffer.memory(outputs.mask_size)
         if self._depth is not None:
-            try:
-                depth = self._depth.at(info.header.stamp, outputs.camera_size)
-            except DepthError as error:
-                raise GroundError(str(error)) from error
+            depth = self._depth.at(info.header.stamp, outputs.camera_size)
             depth = resize_mask(self._view.cut(depth), outputs.mask_size)
             distance = self._settings.ground_range
             cloud_of_depth(calibration, depth, distance, outputs.mask, outputs.confidence, memory)

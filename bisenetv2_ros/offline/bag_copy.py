@@ -101,13 +101,12 @@ class BagCopy:
     def _channel(self, topic: str, kind: str, latched: bool) -> Channel:
         text, _ = self._types.generate_msgdef(kind, ros_version=2)
         profiles = [_qos(latched)]
-        named = self._writer.version >= 9
-        metadata = {
-            "offered_qos_profiles": yaml.safe_dump(dump_qos_v9(profiles))
-            if named
-            else dump_qos_v8(profiles),
-            "topic_type_hash": self._types.hash_rihs01(kind),
-        }
+        if self._writer.version >= 9:
+            qos = yaml.safe_dump(dump_qos_v9(profiles))
+        else:
+            qos = dump_qos_v8(profiles)
+        type_hash = self._types.hash_rihs01(kind)
+        metadata = {"offered_qos_profiles": qos, "topic_type_hash": type_hash}
         return Channel(topic, kind, "cdr", Schema(kind, "ros2msg", text.encode()), metadata)
 
     def _image(self, header: Any, outputs: FrameOutputs, name: str) -> Any:

@@ -65,8 +65,7 @@ class Recording:
             except BagError as error:
                 self._amiss.append(str(error))
             except (OSError, sqlite3.Error) as error:
-                reason = getattr(error, "strerror", None) or one_line(error)
-                self._amiss.append(f"{file}: {reason}")
+                self._amiss.append(f"{file}: {getattr(error, 'strerror', None) or one_line(error)}")
         if not self.files:
             raise BagError(self._amiss[-1] if self._amiss else f"{path}: there is no recording")
         #: Every channel of every file, with its number of messages.
