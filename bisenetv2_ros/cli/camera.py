@@ -83,7 +83,7 @@ read is reported and skipped, and the exit code is then 1. Ends after the last f
         type=_int_from_zero,
         default=0,
         metavar="N",
-        help="wait until the images have N subscribers, so that these miss none",
+        help="wait until the images have N subscribers, so that they miss no frame",
     )
 
 

@@ -1,4 +1,4 @@
-"""The common part of `predict` and `view`: open source, model and results, then run the loop."""
+"""The common part of `predict` and `view`: opens source, model and results, then runs the loop."""
 
 from __future__ import annotations
 

@@ -25,8 +25,8 @@ SOURCES = (
     "folder, 'glob', image, video, ROS bag, webcam:N, /dev/videoN, rtsp://..., http://... or "
     "synthetic"
 )
-MASK_COLORS = 64  # at most, in an image that may be a label mask
-MASK_FLATNESS = 0.8  # fraction of its pixels, at least, that equal the next
+MASK_COLORS = 64  # maximum in an image that may be a label mask
+MASK_FLATNESS = 0.8  # minimum fraction of its pixels that equal their neighbor
 
 
 def metric(text: str) -> tuple[str, float]:
@@ -214,7 +214,7 @@ def sample_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
 
 
 def calibration_frames(spec: str, count: int, option: str) -> list[np.ndarray]:
-    """`sample_frames` that are not label masks. Raises UserError if all of them look like such."""
+    """`sample_frames`, which must not be label masks. Raises UserError if all look like masks."""
     import numpy as np
 
     frames = sample_frames(spec, count, option)
@@ -357,8 +357,8 @@ def set_up_ros(verb: str) -> None:
 def set_up_private_graph(verb: str) -> None:
     """Do as `set_up_ros` for a verb that starts its own cameras and nodes as child processes.
 
-    The default domain is not the robot's: these cameras are not the robot's. The first signal to
-    this process interrupts it, so that it ends its children.
+    Uses another domain than the robot, unless one is set. The first signal interrupts this process,
+    so that it ends its children.
     """
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 101))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")

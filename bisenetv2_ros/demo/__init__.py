@@ -7,4 +7,4 @@ results.py     images and video of the matched frames; scores against labels
 
 
 class DemoError(Exception):
-    """The demo failed. The message says what was expected and what was seen last."""
+    """The demo failed; the message has the last lines of the logs."""

@@ -1,7 +1,6 @@
 """Subscribes to the camera's and the node's topics and matches the messages of each frame.
 
-All messages about a camera frame carry its stamp, so the stamp is the key. What happens to the
-matched frames is the caller's business.
+All messages about a camera frame have its stamp, which is the key.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from bisenetv2_ros.msg import ClassFractions
 from bisenetv2_ros.node.diagnostics import drops_in
 
 _PENDING = 32  # unmatched frames that are kept; the node has dropped older ones
-# So that all losses are the node's own drops, also if this process has to wait for the processor.
+# All losses are then the node's own drops, even if this process has to wait for the processor.
 _RELIABLE = QoSProfile(depth=100, reliability=ReliabilityPolicy.RELIABLE)
 
 

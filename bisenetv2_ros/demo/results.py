@@ -1,4 +1,4 @@
-"""What the demo keeps of the frames: images, a video, and scores against labels. No ROS."""
+"""The results of the demo: images, a video, and scores against labels. No ROS."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Results:
 
     @property
     def note(self) -> str:
-        """A remark for people who play the video, or ''."""
+        """A remark about playing the video, or ''."""
         return self._video.note
 
     def close(self) -> list[Path]:
@@ -115,10 +115,10 @@ class Results:
 def score(
     frames: Iterable[Frame], segmenter: Segmenter, on_frame: Callable[[], object]
 ) -> tuple[Scores, int] | None:
-    """Segment the labeled ones of `frames`; return their scores and how many they are.
+    """Segment the labeled ones of `frames`; return their scores and their number, or None.
 
-    None if no frame has a label. Raises DemoError if a label has a value that is no class; the
-    number after the last class is unlabeled, as in CamVid and many other datasets.
+    Raises DemoError if a label has a value that is no class. The number after the last class means
+    unlabeled, as in CamVid and many other datasets.
     """
     labels = segmenter.model.info.labels
     classes, ignore = len(labels), labels.ignore_index

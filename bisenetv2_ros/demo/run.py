@@ -48,7 +48,7 @@ DIAGNOSTICS_TIMEOUT = 10.0  # seconds, for a busy machine; the node reports once
 
 
 def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> int:
-    """Run camera and node until the last frame is answered, then score; returns the exit code."""
+    """Run camera and node until the last frame has its mask, then score; return the exit code."""
     results = Results(args.output, model.info.labels, args.rate)
     print(f"camera and node on ROS_DOMAIN_ID={os.environ['ROS_DOMAIN_ID']}, topics in {NAMESPACE}/")
     interrupted = False
@@ -77,7 +77,7 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
             interrupted = bool(signals)
             memory = node.peak_memory()
     finally:
-        # From here on every process ends by itself, in seconds; a second signal would leave some.
+        # Every process now ends within seconds; another signal would leave some behind.
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.SIG_IGN)
         end_all(children)
@@ -299,7 +299,7 @@ def _ended_early(child: Child) -> str:
 
 
 def _frames_sent(camera: Child) -> int | None:
-    """Return the camera's own count: not every frame that it sends need arrive here."""
+    """Return the camera's own count, because some of its frames may not arrive here."""
     said = re.search(r"^ *camera: (\d+) frames sent", camera.last_lines(), re.MULTILINE)
     return int(said[1]) if said else None
 
@@ -325,7 +325,7 @@ def _summary(
     results: Results,
     memory: float | None,
 ) -> dict[str, Any]:
-    """The contents of summary.json but for the scores."""
+    """The contents of summary.json except the scores."""
     percents = (50, 90, 99, 100)
 
     def milliseconds(values: list[float]) -> dict[str, float]:

@@ -26,7 +26,7 @@ _PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ ")
 
 
 class _State(threading.local):
-    """Of a thread: whether it is inside a block."""
+    """Whether the current thread is inside a block."""
 
     inside = False
 

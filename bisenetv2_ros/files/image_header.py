@@ -1,4 +1,4 @@
-"""What the formats of encoded images share: their header, errors, limits, and the orientation."""
+"""Common to all formats of encoded images: header, errors, limits, orientation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 import struct
 from typing import NamedTuple
 
-# Limits on what hostile files could repeat. OpenCV's own PNGs have a chunk per 8 KiB.
+# Maximum number of chunks, segments or tags in a file. OpenCV's own PNGs have one per 8 KiB.
 MAX_PARTS = 100_000
 
 EXIF = b"Exif\0\0"

@@ -167,7 +167,7 @@ def _read(path: Path) -> bytes:
 
 
 def _decode(path: Path, data: bytes) -> Pixels:
-    """Decode a file's data; also refuses what the decoder itself reports as damaged."""
+    """Decode a file's data. Also refuses data that the decoder itself reports as damaged."""
     if not data:
         raise ImageFileError(f"{path}: the file is empty")
     messages: list[str] = []

@@ -77,7 +77,7 @@ def check_output(path: Path, *, is_folder: bool = False) -> None:
 
 
 def _is_device(path: Path) -> bool:
-    """Whether `path` is a device, a pipe or such as /dev/stdout, which must not be replaced."""
+    """Whether `path` is a device or a pipe, such as /dev/stdout, which must not be replaced."""
     return path.parent == Path("/dev") or (path.exists() and not path.is_file())
 
 

@@ -127,7 +127,7 @@ class VideoReader:
         self.losses += self._missing(self.read, time)
 
     def _missing(self, count: int, time: float) -> list[str]:
-        """What the file should have beyond what was read, by its header."""
+        """Report frames that the file's header claims but that were not read."""
         if self.count is None or count >= self.count or not self.rate:
             return []
         if _COUNTS_FRAMES.match(self._start):
@@ -142,7 +142,7 @@ class VideoReader:
 
 
 def _gif_frames(data: bytes) -> int | None:
-    """The number of images in a GIF, up to where it is truncated; FFmpeg does not tell."""
+    """Count the images in a GIF, which may be truncated; FFmpeg does not report the number."""
     frames, position = 0, 13 + (3 << (data[10] & 7) + 1) * (data[10] >> 7)
     while position < len(data):
         kind = data[position]
@@ -205,7 +205,7 @@ class VideoFile:
 
     @property
     def note(self) -> str:
-        """A remark for people who play the file; '' if it plays everywhere."""
+        """A remark about playing the file; '' if it plays everywhere."""
         if self.codec != _ANYWHERE:
             return ""
         return (
@@ -218,7 +218,7 @@ class VideoFile:
         if self._writer is None:
             self._size = _fitted(frame.shape[1], frame.shape[0])
             self._writer = self._open()
-        # The encoder silently drops what does not fit on the disk.
+        # The encoder silently drops frames that do not fit on the disk.
         if shutil.disk_usage(self.path.parent).free < _RESERVE:
             raise OSError(errno.ENOSPC, "No space left on device", str(self.path))
         if frame.shape[1::-1] != self._size:
@@ -271,7 +271,7 @@ def _fitted(width: int, height: int) -> tuple[int, int]:
 
 
 def _quoted(messages: list[str]) -> str:
-    """The decoder's first message, if any; OpenCV only reports that it failed."""
+    """The decoder's first message, if any, because OpenCV only reports that it failed."""
     said = [message for message in messages if "VIDEOIO" not in message]
     return f": {said[0]}" if said else ""
 

@@ -62,7 +62,7 @@ class CameraInput:
         self.is_open = False  #: whether images are asked for
         #: Whether other cameras of the node have the same calibration topic.
         self.shares_calibration = False
-        self.is_published = False  #: whether somebody publishes images of this camera
+        self.is_published = False  #: whether images of this camera have a publisher
         self._subscriptions: dict[str, tuple[object, Subscription]] = {}  # by name: how made, it
         self._silent: set[Stream] = set()  # streams that did not bring frames
         self._heard_stream = self._stream  # that brought the newest frame
@@ -114,7 +114,7 @@ class CameraInput:
         return next(reversed(known.values()), None)
 
     def other_calibration_types(self) -> str:
-        """What `info_topic` is published as if it is no calibration, in one line; otherwise ''."""
+        """One line with the types of `info_topic` if none is a calibration; otherwise ''."""
         return "; ".join(other_types(self._node, self._info_name, CALIBRATION))
 
     @property
@@ -287,7 +287,7 @@ class CameraInput:
 
 
 def _missing(stream: Stream) -> str:
-    """What to install before the stream can be used; '' if nothing is missing."""
+    """The packages to install for this stream; '' if none is missing."""
     if stream.type_name != PACKET:
         return ""
     package = PACKET.partition("/")[0]

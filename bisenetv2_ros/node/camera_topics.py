@@ -153,8 +153,8 @@ class CameraTopics:
         self._publishers: dict[str, Publisher] = {}
         self._label_info_topic = output_topic(camera, "label_info", settings.outputs)
         self._label_info_publisher: Publisher | None = None
-        # Since when the calibration that somebody wants cannot be published, and why.
-        self._lack: tuple[float, str, str] | None = None  # since when, why, of which output
+        # Since when an output with subscribers cannot be published, why, and its name.
+        self._lack: tuple[float, str, str] | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(self.destroy)
             for name, kind in OUTPUTS.items():
@@ -226,7 +226,7 @@ class CameraTopics:
             self.input.open()
 
     def problems(self) -> list[str]:
-        """List what keeps frames from coming in or outputs from going out, one line each."""
+        """List why frames do not come in or outputs do not go out, one line each."""
         report = self.statistics.report()
         silence = report.age if report.waiting is None else report.waiting
         problems = self.input.problems(0.0 if self.resting else silence)

@@ -17,8 +17,8 @@ from bisenetv2_ros.image_transports import IMAGE
 from bisenetv2_ros.node.qos import newest
 from bisenetv2_ros.node.transports import other_types
 
-KEPT = 10  # images: the depth of a frame arrives before its mask is ready
-APART = 0.05  # most seconds between the stamps of an image and its depth
+KEPT = 10  # images; the depth of a frame arrives before its mask is ready
+APART = 0.05  # maximum seconds between the stamps of an image and its depth
 
 #: Type of a pixel and its unit in meters, as in REP 118.
 _ENCODINGS = {"16UC1": (np.uint16, 0.001), "mono16": (np.uint16, 0.001), "32FC1": (np.float32, 1.0)}

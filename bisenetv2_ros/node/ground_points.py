@@ -34,7 +34,7 @@ Pose = tuple[float, float, float]
 
 
 class GroundError(ValueError):
-    """There is no cloud for this frame; one line says why and what to do."""
+    """There is no cloud for this frame. One line: why, and what to do."""
 
 
 def parse_poses(texts: Sequence[str], cameras: Sequence[str]) -> dict[str, Pose]:

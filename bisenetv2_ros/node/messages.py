@@ -135,8 +135,8 @@ def latency_seconds(stamp: Time, now_nanoseconds: int) -> float:
 class FrameLatency:
     """The latencies of one camera's frames, also while a bag with a clock starts over.
 
-    The first frames may then come before the clock has jumped back. Such a frame is older than one
-    before it that lies in the past too; its latency would be the length of the bag.
+    The first frames may then come before the clock has jumped back. Such a frame is older than the
+    one before it; its latency would be the length of the bag.
     """
 
     def __init__(self) -> None:

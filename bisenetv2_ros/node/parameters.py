@@ -1,8 +1,8 @@
 """Every ROS parameter of the node `segment`, declared once.
 
 The dataclass `Parameters` is the table: name, type, default, unit, range, and whether the
-parameter may change while the node runs. `ros2 param describe`, config/segment.yaml's test and the
-docs/parameters.md (`python -m bisenetv2_ros.node.parameters`) all come from it.
+parameter may change while the node runs. `ros2 param describe`, the test of config/segment.yaml and
+docs/parameters.md (`python -m bisenetv2_ros.node.parameters`) use it.
 
 Dynamic parameters are validated by their descriptors (rclpy refuses a value outside the range and
 says why) and take effect when the node next calls `read`, once a frame: no callback runs on a
@@ -221,12 +221,12 @@ FIELDS: dict[str, Field] = {field.name: field for field in dataclasses.fields(Pa
 
 
 def problem(field: Field, value: Any) -> str | None:
-    """What is wrong with `value` for the parameter `field`, in one line, or None.
+    """One line if `value` is invalid for the parameter `field`; otherwise None.
 
-    None is what ROS makes of an empty list: right where the default stands for one, [''].
+    ROS reads an empty list as None, which is valid if the default is [''].
     """
     expected, got = _expected(field), repr(value)
-    if value in ("~", "null"):  # what ROS makes of YAML's null
+    if value in ("~", "null"):  # ROS reads YAML's null as a string
         expected, got = f"{expected}, such as {_literal(field.default)}", f"{value}, YAML's null"
         return f"parameter {field.name}: got {got}, expected {expected}"
     if value is None and isinstance(field.default, tuple):
@@ -277,10 +277,9 @@ def _nearest(name: str, names: Iterable[str]) -> str:
 def declare(node: Node, words: Sequence[str] = ()) -> list[str]:
     """Declare every parameter on `node`, which was given the command line `words`.
 
-    Returns what is wrong with the values the user gave (command line, parameter file), one line
-    each. A wrong value is replaced by the default, so that the node lives on to report it; whoever
-    calls this must not start work if the list is not empty. What may be meant for other nodes is
-    logged as a warning.
+    Returns one line for each invalid value on the command line or in a parameter file. It is
+    replaced by the default, so that the node can report it; the caller must not start work unless
+    the list is empty. Parameters that may be meant for other nodes are logged as warnings.
     """
     from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 

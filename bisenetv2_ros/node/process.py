@@ -29,8 +29,8 @@ def run_ros(
     Args:
         words: the command line.
         program: name at the beginning of warnings on stderr.
-        work: is given a stack for the callbacks that close what it creates. They run once signals
-            can no longer interfere.
+        work: creates and runs nodes; pushes the callbacks that close them on the stack it is given.
+            They are called when signals can no longer interfere.
 
     Raises RosRefusal if ROS does not start, and what `work` raises unless a signal came first.
     """

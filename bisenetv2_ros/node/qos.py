@@ -1,4 +1,4 @@
-"""Quality of service of every topic, and what does not match in the graph."""
+"""Quality of service of every topic, and mismatches in the graph."""
 
 from __future__ import annotations
 

@@ -27,13 +27,13 @@ class Limit:
 
     region: str
     class_name: str
-    sign: str  #: '<' or '>': the level is raised while share SIGN bound
+    sign: str  #: '<' or '>': the level is raised while fraction SIGN bound
     bound: float  #: 0..1
     level: Level
 
-    def passed_by(self, share: float) -> bool:
-        """Whether a region with this `share` of the class, 0..1, raises the level."""
-        return share < self.bound if self.sign == "<" else share > self.bound
+    def passed_by(self, fraction: float) -> bool:
+        """Whether a region with this fraction of the class, 0..1, raises the level."""
+        return fraction < self.bound if self.sign == "<" else fraction > self.bound
 
 
 def parse_limits(
@@ -73,7 +73,7 @@ def parse_limits(
 
 
 class LimitWatch(RegionWatch):
-    """Counts what the regions of one camera consist of, and judges it by limits."""
+    """Counts the classes in the regions of one camera and checks them against limits."""
 
     def __init__(
         self,
@@ -118,12 +118,12 @@ class LimitWatch(RegionWatch):
                 yield region.name, Level.STALE, f"no mask {since}", {}
                 continue
             found = counts[region.name]
-            shares = dict(zip(self._class_names, found / max(1, found.sum()), strict=True))
-            passed = [limit for limit in limits if limit.passed_by(shares[limit.class_name])]
+            parts = dict(zip(self._class_names, found / max(1, found.sum()), strict=True))
+            passed = [limit for limit in limits if limit.passed_by(parts[limit.class_name])]
             level = max((limit.level for limit in passed), default=Level.OK)
             text = ", ".join(
-                f"{limit.class_name} {shares[limit.class_name]:.3f} {limit.sign} {limit.bound:g}"
+                f"{limit.class_name} {parts[limit.class_name]:.3f} {limit.sign} {limit.bound:g}"
                 for limit in passed
             )
-            values = {name: f"{share:.4f}" for name, share in shares.items()}
+            values = {name: f"{fraction:.4f}" for name, fraction in parts.items()}
             yield region.name, level, text or "within its limits", values

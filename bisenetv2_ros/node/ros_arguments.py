@@ -63,7 +63,7 @@ def _errors_in_one_line(words: Sequence[str]) -> Iterator[None]:
 
 
 def _unknown(text: str) -> str:
-    """Return a message that says what to write instead of the arguments that rclpy lists."""
+    """Return a message about the arguments that rclpy lists, with the correct form."""
     unknown = [str(word) for word in ast.literal_eval(text)]
     shown = " ".join(unknown)
     if any(":=" in word for word in unknown):
@@ -78,7 +78,7 @@ def _unknown(text: str) -> str:
 
 
 def _refused_file(path: Path, reason: str) -> str:
-    """Return a message with the line of a parameter file that rcl's parser refuses, and why."""
+    """Return a message with the line of a parameter file that rcl's parser refuses."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The state that the parts of the node share."""
+"""The state of the node, shared by its parts."""
 
 from __future__ import annotations
 

@@ -144,7 +144,7 @@ class ExtractedSet:
         self.written += 1
 
     def close(self) -> None:
-        """Write what covers all frames: CVAT's archive."""
+        """Write CVAT's archive, which covers all frames."""
         if self.segmenter and self.form == "cvat":
             names = sorted(path.stem for path in self._prelabels.glob("*.png"))
             with replacing(self._prelabels / "cvat.zip") as partial:

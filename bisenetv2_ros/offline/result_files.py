@@ -1,6 +1,6 @@
-"""Segment every frame of a source and keep the results as files. No ROS.
+"""Writes the segmentations of a source's frames as files. No ROS.
 
-What is written to the output directory:
+Files in the output directory:
     masks/NAME.png      gray, class index per pixel
     colour/NAME.png     the same in the label set's colors
     overlay/NAME.png    colors over the frame
@@ -46,7 +46,7 @@ from bisenetv2_ros.segmenter import Segmentation, Segmenter
 from bisenetv2_ros.sources.frame import Frame, FrameSource
 
 KINDS = ("masks", "colour", "overlay", "video", "fractions", "jsonl", "bag")
-#: What a bag can be given, by the names of the node's topics.
+#: Outputs that can be added to a bag, by the names of the node's topics.
 BAG_TOPICS = ("mask", "class_fractions", "color_mask", "overlay", "confidence")
 
 
@@ -60,7 +60,8 @@ class ResultFiles(Results):
         mask_size: of masks and colors: the frame's ('camera') or 'network'.
         bag_topics: outputs to add to the bag, of BAG_TOPICS.
         regions: of interest, counted and drawn.
-        existing: what to do about results of an earlier run; a bag is never replaced.
+        existing: whether results of an earlier run are refused, removed or continued; a bag is
+            never replaced.
 
     Raises ValueError for a region without a pixel, a bag from another kind of source, earlier
     results that may not be replaced, or results that would replace an input; OSError if one cannot

@@ -34,7 +34,7 @@ def prepare(
         kinds: of result_files.KINDS.
         videos: to be written; they are replaced when complete.
         inputs: files that are read.
-        existing: what to do about results of an earlier run.
+        existing: whether results of an earlier run are refused, removed or kept.
 
     Raises ValueError if an input would be overwritten, if there are earlier results and `existing`
     is 'refuse', or if there are images that no earlier run made.

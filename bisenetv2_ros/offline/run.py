@@ -45,11 +45,11 @@ class Results(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Complete what was written."""
+        """Complete the results."""
 
 
 class Faults:
-    """Reports what a verb could not read as it happens, and counts it at the end."""
+    """Reports frames and files that a verb cannot read immediately, and their number at the end."""
 
     def __init__(self, verb: str) -> None:
         self._program = f"bisenetv2 {verb}"

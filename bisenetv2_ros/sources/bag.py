@@ -92,7 +92,7 @@ class BagFrames(FrameSource):
         self._size, self._loop = size, loop
         self._on_damaged = on_damaged
         self._encodings = dict(encodings or {})
-        #: Called with every message in the bag, in order, a frame's message before the frame.
+        #: Called with every message in the bag in order, before the frame of that message.
         self.on_message: Callable[[Message], None] | None = None
         try:
             self.recording = Recording(path)
@@ -163,7 +163,7 @@ class BagFrames(FrameSource):
             yield Frame(pixels, _name(origin), None, time, origin, str(self.path), number)
 
     def _images(self) -> Iterator[tuple[Message, Any]]:
-        """Each message with an image, and what it holds if that had to be decoded to get there."""
+        """Each message with an image, and the image if it is part of a video stream, else None."""
         wanted = self.recording.counts.keys() if self.on_message else self._channels
         videos: dict[Channel, VideoDecoder] = {}
         for message in self.recording.messages(wanted, self.lost):
@@ -176,7 +176,7 @@ class BagFrames(FrameSource):
                 continue
             try:
                 packet: Any = _deserialize(message.channel, message.data)
-            except Exception:  # said when it is read
+            except Exception:  # reported when it is read
                 yield message, None
                 continue
             video = videos.setdefault(message.channel, VideoDecoder())
@@ -186,7 +186,7 @@ class BagFrames(FrameSource):
             yield from map(_untied, video.rest())
 
     def lost(self, text: str) -> None:
-        """Report what of the bag cannot be read."""
+        """Report a part of the bag that cannot be read."""
         self._on_damaged(SourceDamage(text))
 
     def _refusal(self, reason: str) -> SourceError:
@@ -265,7 +265,7 @@ class BagFrames(FrameSource):
 
 
 def _untied(frame: VideoFrame) -> tuple[Message, VideoFrame]:
-    """The message that a frame's packet was in, and the frame with the header of that."""
+    """Undo the pairing of message and header that `_images` gave the decoder as a header."""
     message, header = frame.header
     return message, replace(frame, header=header)
 

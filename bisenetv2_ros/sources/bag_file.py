@@ -1,4 +1,4 @@
-"""One file of a recording in any format: its channels, its messages, and what cannot be read.
+"""One file of a recording in any format: its channels, its messages, and its damage.
 
 Decodes no message: bytes pass through as they were recorded.
 """
@@ -22,7 +22,7 @@ ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 
 Buffer = bytes | memoryview
 
-#: Receives what of a file cannot be read; each text is one line and names the file.
+#: Receives reports of damage, each one line that names the file.
 Lost = Callable[[str], None]
 
 
@@ -100,7 +100,7 @@ class BagFile(ABC):
         """
 
     def extras(self, lost: Lost) -> Iterator[Attachment | Metadata]:
-        """Everything in the file besides messages."""
+        """Everything else in the file that a copy must have."""
         yield from ()
 
     def _note_all(self, blocks: Iterable[tuple[int, Iterable[Message]]]) -> None:
@@ -117,7 +117,7 @@ class BagFile(ABC):
 
 
 class Reading:
-    """Counts the messages read from a file, and reports what is lost of it."""
+    """Counts the messages read from a file, and reports losses."""
 
     def __init__(self, path: Path, lost: Lost) -> None:
         self._path, self._lost = path, lost
@@ -147,7 +147,7 @@ class Reading:
         self._lost(f"{self._path}: breaks off after {self.count} messages{reason}")
 
     def compare(self, claimed: int, source: str) -> None:
-        """Report messages that are missing without a trace of damage."""
+        """Report missing messages if no damage explains them."""
         if self.whole and self.count < claimed:
             self._lost(f"{self._path}: {self.count} messages can be read of {claimed} {source}")
 

@@ -36,7 +36,7 @@ class Found:
     images: list[Path] = field(default_factory=list)  #: in the order to read them
     others: list[Path] = field(default_factory=list)  #: videos, bags, or anything to be opened
     passed_over: list[tuple[Path, bool]] = field(default_factory=list)  #: and if meant as image
-    bases: list[Path] = field(default_factory=list)  #: folders that names and patterns start from
+    bases: list[Path] = field(default_factory=list)  #: folders in which images were found
 
     def keys(self) -> list[str]:
         """A name for the results of each image: its path below the common folder, no suffix.
@@ -62,8 +62,7 @@ class Found:
 def find(names: list[str], recursive: bool, expected: str) -> Found:
     """Look up paths, folders and glob patterns.
 
-    expected: what else the user may have meant, for the error. Raises SourceError if a name matches
-    nothing.
+    expected: the alternatives, for the error. Raises SourceError if a name matches nothing.
     """
     found = Found()
     for name in names:

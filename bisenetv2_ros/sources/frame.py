@@ -70,10 +70,7 @@ class Frame:
 
     @property
     def result_name(self) -> str:
-        """Base name of its results: a path without suffix, unique if the frame has a key.
-
-        Files keep their place below the folder that all files of the source share.
-        """
+        """Name of its results: a relative path without suffix, unique if the frame has a key."""
         return self.key or PurePath(self.name).stem
 
     @property
@@ -104,9 +101,9 @@ class Excerpt:
     every: Moment = Moment(frames=1)
 
     def picker(self) -> Callable[[int, float], bool | None]:
-        """Return a function that tells by number and time whether a frame is wanted.
+        """Return a function of number and time [s] that says whether to use a frame.
 
-        It returns None once all later frames are beyond the end.
+        It returns None if this frame and all later ones are beyond the end.
         """
         first, due = self.start.seconds or None, 0
 
@@ -199,7 +196,7 @@ def _some(names: Sequence[str]) -> str:
 
 
 def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = None) -> np.ndarray:
-    """`pixels` in `size`; the default interpolation suits an image."""
+    """Resize `pixels`, unless `size` is None; the default interpolation suits images."""
     height, width = pixels.shape[:2]
     if size is None or size == (width, height):
         return pixels
@@ -210,5 +207,5 @@ def resized(pixels: np.ndarray, size: Size | None, interpolation: int | None = N
 
 def numbered(stem: str, index: int) -> str:
     """The name of a frame in a source without names of its own."""
-    # Writers take what follows a dot for the suffix.
+    # Writers would take anything after a dot for the suffix.
     return f"{stem.replace('.', '_')}_{index:06d}"

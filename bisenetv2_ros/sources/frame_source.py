@@ -80,7 +80,7 @@ def open_source(
         labels: a folder of label maps, one byte per pixel. An image's label is the file at the same
             place with the same stem; images without one have the label None.
         topics: image topics of a bag; none takes the only one.
-        encodings: of a bag's images, by topic or '' for all, instead of what their messages say.
+        encodings: override those of a bag's messages, by topic or '' for all topics.
         loop: begin again after the last image or at the video's end.
         rate: frames per second of sources without a rate of their own; default 15.
         size: frames are resized to this; None leaves them as they are. The synthetic street is
@@ -89,9 +89,8 @@ def open_source(
         recursive: look for images in the folders below a folder too.
         excerpt: the wanted frames. Sources skip others only if that saves time, so also filter by
             `excerpt.pick`.
-        on_damaged: what to do about an image, label or message that cannot be read, or a video or
-            bag that is damaged. By default the iteration ends with its ImageFileError; otherwise
-            the error is given to this function and the next frame follows.
+        on_damaged: receives the error of an image, label or message that cannot be read, or of a
+            damaged video or bag; then the next frame follows. By default it is raised.
 
     Raises:
         SourceError: there is no such source, or it has no frames, or no image has a label, or

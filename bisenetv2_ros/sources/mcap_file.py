@@ -87,7 +87,7 @@ class McapFile(BagFile):
                     )
 
     def _take(self, summary: Summary) -> None:
-        """Take from the summary what `_scan` would find by reading."""
+        """Use the summary, which has everything that `_scan` would find."""
         for schema in summary.schemas.values():
             self._define(schema)
         for channel in summary.channels.values():

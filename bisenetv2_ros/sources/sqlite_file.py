@@ -134,7 +134,7 @@ class SqliteFile(BagFile):
                     shutil.copyfile(f"{self.path}{name}", f"{path}{name}")
             uri = f"{path.resolve().as_uri()}?{mode}"
             database = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
-            # What a truncated file lacks does not prevent reading the rest.
+            # Read the rest although a truncated file lacks some tables.
             database.execute("PRAGMA writable_schema=ON")
             yield database
 

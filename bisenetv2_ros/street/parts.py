@@ -1,4 +1,4 @@
-"""What the objects of a synthetic street are made of: sprites, walls, and flat colored faces.
+"""The parts that make up the objects of a synthetic street: sprites, walls, flat colored faces.
 
 Axes: x to the right, y up, z away from the viewer; meters.
 """

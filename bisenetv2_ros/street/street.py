@@ -1,4 +1,4 @@
-"""What a seed decides about a street: its layout, weather, textures, and what stands along it.
+"""The layout, weather, textures and objects of a street, all derived from a seed.
 
 Objects are generated from a hash of (seed, stream, slot along the road), so the street has no end.
 Knows nothing of the camera or of drawing.

@@ -1,1 +1,1 @@
-"""Memory and child processes of the operating system."""
+"""What is specific to the operating system: memory, processes, threads, signals."""

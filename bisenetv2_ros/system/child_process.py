@@ -61,15 +61,12 @@ class Child:
         return peak / 2**20 if peak else None
 
     def last_lines(self, count: int = 8) -> str:
-        """The end of its log, indented, for an error message."""
+        """The last lines of its log, indented, for an error message."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(f"    {line}" for line in lines[-count:]) or "    (it wrote nothing)"
 
     def interrupt(self) -> None:
-        """Send SIGINT, as Ctrl-C does, only once; does not wait.
-
-        A second SIGINT would interrupt the process's cleanup.
-        """
+        """Send SIGINT once, without waiting; a second one would interrupt the process's cleanup."""
         if self.exit_code() is None and not self._interrupted:
             self._interrupted = True
             self._process.send_signal(signal.SIGINT)
@@ -85,7 +82,7 @@ class Child:
 
 
 def _ending_with(parent: int) -> Callable[[], None] | None:
-    """What makes the kernel interrupt a new process when its parent ends, even by SIGKILL."""
+    """Return a function for the new process: the kernel interrupts it when its parent ends."""
     if sys.platform != "linux":
         return None
     prctl = ctypes.CDLL(None).prctl  # before the fork: another thread may hold the loader's lock
@@ -99,7 +96,7 @@ def _ending_with(parent: int) -> Callable[[], None] | None:
 
 
 def end_all(children: Iterable[Child]) -> None:
-    """End all in parallel, which is faster than one after the other."""
+    """End all children in parallel."""
     children = list(children)
     for child in children:
         child.interrupt()

@@ -1,8 +1,8 @@
 """Tunes how glibc reuses large blocks of freed memory.
 
-By default they are returned to the kernel, and new ones are mapped and zeroed page by page. If
-every frame or training step allocates the same blocks again, that is wasted time. Call one of the
-functions once, early; other C libraries are not affected.
+By default they are returned to the kernel, and new ones are mapped and zeroed page by page, which
+wastes time if every frame or training step allocates the same blocks again. Call one of the
+functions once, early. Does nothing with other C libraries.
 """
 
 from __future__ import annotations

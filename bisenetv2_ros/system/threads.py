@@ -1,8 +1,8 @@
-"""Threads that cannot be ended: a call into a library goes on after its result is wanted.
+"""Ends the process although a thread is still inside a library call, which cannot be interrupted.
 
-They are daemons, so that the process does not wait for them. But Python (before 3.14) ends a daemon
-that wants to run while the interpreter is being finalized by unwinding its stack, and C++ in it, as
-of OpenCV, aborts the process then.
+Such threads are daemons, for which the process does not wait. But before 3.14, Python unwinds the
+stack of a daemon that runs while the interpreter is being finalized, and C++ code on that stack,
+such as OpenCV's, then aborts the process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _left: list[threading.Thread] = []
 
 
 def join(thread: threading.Thread, seconds: float) -> bool:
-    """Wait for a daemon thread. False if it still runs then: it is left to `end_process`."""
+    """Wait for a daemon thread. False if it still runs; `end_process` then deals with it."""
     thread.join(seconds)
     if thread.is_alive():
         _left.append(thread)
@@ -25,7 +25,7 @@ def join(thread: threading.Thread, seconds: float) -> bool:
 
 
 def end_process(code: int) -> int:
-    """Return the exit code; but if a thread that was left still runs, end the process with it."""
+    """Return `code`, or end the process with it if a thread that `join` gave up on still runs."""
     if any(thread.is_alive() for thread in _left):
         end_process_now(code)
     return code
