@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, positive_int, user_errors
+from bisenetv2_ros.files import paths
 from bisenetv2_ros.files.paths import naming, replacing
 from bisenetv2_ros.system.signals import interrupt_once
 
@@ -169,20 +170,16 @@ class DatasetFolder(_CheckedPath):
 
 
 def _check_output(text: str, *, is_folder: bool) -> None:
-    from bisenetv2_ros.files.paths import check_output
-
     if not text:
         raise ValueError(f"got '', expected a {'folder' if is_folder else 'file'}")
-    check_output(Path(text), is_folder=is_folder)
+    paths.check_output(Path(text), is_folder=is_folder)
 
 
 def refuse_overwriting(path: Path, *sources: Path) -> None:
     """Raise UserError if the new file `path` is one of its sources or cannot be written."""
-    from bisenetv2_ros.files.paths import check_output, refuse_overwriting
-
     with user_errors(ValueError):
-        check_output(path)
-        refuse_overwriting([path], sources)
+        paths.check_output(path)
+        paths.refuse_overwriting([path], sources)
 
 
 def sample_frames(spec: str, count: int, option: str) -> list[np.ndarray]:

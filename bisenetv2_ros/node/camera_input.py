@@ -19,7 +19,7 @@ from sensor_msgs.msg import CameraInfo
 from bisenetv2_ros.image_transports import PACKET, camera_topic
 from bisenetv2_ros.image_video import VideoDecoder, missing_decoder
 from bisenetv2_ros.node import diagnostics, fastdds, transports
-from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible
+from bisenetv2_ros.node.qos import SubscriptionQoS, incompatible, naming_topic
 from bisenetv2_ros.node.transports import Stream, other_types
 
 SILENCE = 2.0  # seconds without a frame after which another transport is tried
@@ -134,24 +134,18 @@ class CameraInput:
         problems = []
         if not found:
             problems = self._other_types() or [f"nobody publishes {self.topic}{self._elsewhere()}"]
-        name = self._stream.name
+        topic = self._node.resolve_topic_name(self._stream.name)
         profile = self._profile(self._stream, found)
         for publisher in found:
-            reason = incompatible(publisher.qos_profile, profile)
-            if reason:
-                problems.append(
-                    f"incompatible QoS on {self._node.resolve_topic_name(name)}: {reason}"
-                )
-        if self._stream.type_name == PACKET and found and (missing := _missing(self._stream)):
-            problems.append(
-                f"{self._node.resolve_topic_name(name)} is published as {PACKET}, "
-                f"which needs {missing}"
-            )
+            if reason := incompatible(publisher.qos_profile, profile):
+                problems.append(f"incompatible QoS on {topic}: {reason}")
+        if found and (missing := _missing(self._stream)):
+            problems.append(f"{topic} is published as {PACKET}, which needs {missing}")
         if found and not problems and silence > diagnostics.SILENCE:
             who = {f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in found}
             problems.append(
-                f"{' and '.join(sorted(who))} publishes {self._node.resolve_topic_name(name)}, but "
-                f"no frame arrives: it sends none, or they are lost on the way; {_advice()}"
+                f"{' and '.join(sorted(who))} publishes {topic}, but no frame arrives: it sends "
+                f"none, or they are lost on the way; {_advice()}"
             )
         return list(dict.fromkeys(problems))
 
@@ -238,11 +232,8 @@ class CameraInput:
         if name in self._subscriptions and self._subscriptions[name][0] == how:
             return
         self._unsubscribe(name)
-        try:
+        with naming_topic(self._node, name):
             made = self._node.create_subscription(kind, name, make_callback(), profile)
-        except Exception as error:  # rclpy raises several kinds, and not all name the topic
-            topic = self._node.resolve_topic_name(name)
-            raise ValueError(f"topic {topic}: {error}") from error
         self._subscriptions[name] = (how, made)
         if name != self._info_name:
             self._heard = time.monotonic()

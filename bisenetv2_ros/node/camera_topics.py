@@ -44,7 +44,7 @@ from bisenetv2_ros.node.messages import (
     scaled_camera_info,
 )
 from bisenetv2_ros.node.parameters import Parameters
-from bisenetv2_ros.node.qos import OVERRIDES, latched, output_problems, reliable
+from bisenetv2_ros.node.qos import OVERRIDES, latched, naming_topic, output_problems, reliable
 from bisenetv2_ros.node.region_limits import LimitWatch
 from bisenetv2_ros.node.transports import beside, parse_encodings
 from bisenetv2_ros.outputs import (
@@ -172,13 +172,11 @@ class CameraTopics:
             qos_overriding_options=OVERRIDES,
         )
         on_listener = guarded(self._node, lambda _: self.follow(parameters.read(self._node)))
-        try:
+        with naming_topic(self._node, name):
             try:
                 return make(event_callbacks=PublisherEventCallbacks(matched=on_listener))
             except (TypeError, UnsupportedEventTypeError):
                 return make()  # on Humble, or a middleware without it: `follow` is called anyway
-        except Exception as error:  # rclpy raises several kinds, and not all name the topic
-            raise ValueError(f"topic {self._node.resolve_topic_name(name)}: {error}") from error
 
     def start(self, on_image: Callable[[Any], None], settings: Parameters) -> None:
         """From now on, call `on_image` with image messages whenever frames are needed.

@@ -14,7 +14,7 @@ from sensor_msgs.msg import Image
 
 from bisenetv2_ros.camera_view import camera_entries
 from bisenetv2_ros.image_transports import IMAGE
-from bisenetv2_ros.node.qos import newest
+from bisenetv2_ros.node.qos import naming_topic, newest
 from bisenetv2_ros.node.transports import other_types
 
 KEPT = 10  # images; the depth of a frame arrives before its mask is ready
@@ -53,12 +53,10 @@ class DepthInput:
     def follow(self, needed: bool) -> None:
         """Subscribe while depth is needed. Raises ValueError, naming the topic, if it fails."""
         if needed and self._subscription is None:
-            try:
+            with naming_topic(self._node, self._name):
                 self._subscription = self._node.create_subscription(
                     Image, self._name, self._keep, newest()
                 )
-            except Exception as error:  # rclpy raises several types
-                raise ValueError(f"topic {self.topic}: {error}") from error
         elif not needed and self._subscription is not None:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None

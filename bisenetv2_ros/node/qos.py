@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 
 from rclpy.node import Node
 from rclpy.qos import (
@@ -49,6 +50,15 @@ def latched() -> QoSProfile:
     )
 
 
+@contextlib.contextmanager
+def naming_topic(node: Node, name: str) -> Iterator[None]:
+    """Re-raise any rclpy error as ValueError naming the topic, which rclpy often omits."""
+    try:
+        yield
+    except Exception as error:
+        raise ValueError(f"topic {node.resolve_topic_name(name)}: {error}") from error
+
+
 class SubscriptionQoS:
     """The QoS of one subscription: that of its publishers, unless a parameter overrides it."""
 
@@ -62,10 +72,8 @@ class SubscriptionQoS:
         policies = [policy.name.lower() for policy in OVERRIDES.policy_kinds]
         names = {policy: f"{QOS_PREFIX}{topic}.subscription.{policy}" for policy in policies}
         given = given_values(node, names.values())
-        try:
+        with naming_topic(node, name):
             declare_qos_overrides(node, topic, declared, OVERRIDES)
-        except Exception as error:  # rclpy raises several kinds, and not all name the topic
-            raise ValueError(f"topic {topic}: {error}") from error
         self._overrides = {
             policy: getattr(declared, policy) for policy, name in names.items() if name in given
         }
@@ -116,8 +124,7 @@ def output_problems(node: Node, names: Iterable[str]) -> list[str]:
         ours = [p for p in publishers if (p.node_name, p.node_namespace) == own]
         for subscription in node.get_subscriptions_info_by_topic(name):
             for publisher in ours:
-                reason = incompatible(publisher.qos_profile, subscription.qos_profile)
-                if reason:
+                if reason := incompatible(publisher.qos_profile, subscription.qos_profile):
                     problems.add(f"incompatible QoS on {topic}: {reason}")
         for publisher in publishers:
             who = f"{publisher.node_namespace.rstrip('/')}/{publisher.node_name}"

@@ -1,11 +1,7 @@
 """Chooses frames worth labeling from a source and writes them with stamps and pre-labels.
 
-    my_set/images/NAME.png         the frames
-    my_set/frames.csv              the origin of each: source, camera, stamp, uncertainty
-    my_set/prelabels/NAME.png      a model's mask of each, one class index per pixel
-    my_set/prelabels/classes.yaml  the meaning of the values
-
-Never overwrites existing files: several sources may be extracted to one folder.
+`bisenetv2 extract --help` lists the files. Existing ones are never overwritten: several sources may
+be extracted to one folder.
 """
 
 from __future__ import annotations

@@ -1,20 +1,9 @@
-"""Writes the segmentations of a source's frames as files. No ROS.
+"""Writes the segmentations of a source's frames as files; `bisenetv2 predict --help` lists them.
 
-Files in the output directory:
-    masks/NAME.png      gray, class index per pixel
-    colour/NAME.png     the same in the label set's colors
-    overlay/NAME.png    colors over the frame
-    video.mp4           frame | color mask | overlay with the legend; of a bag's several cameras
-                        video_CAMERA.mp4 each
-    fractions.csv       a line per frame: name, time, inference, fraction of the pixels per class,
-                        source, and of a bag's frames the stamp
-    fractions.jsonl     the same as one JSON object per line, also for the regions of interest; for
-                        a bag's frames with camera and frame id
-    bag/                a copy of the source bag with segmentation topics beside its images
-NAME is the frame's path below the folder that all files of the source share, without suffix; if
-frames would share a name, later ones get _2, _3 and so on. Each frame's results are on disk before
-the next frame is read, so a run that is stopped or killed keeps what is done. Images and videos
-appear when they are complete; tables grow line by line.
+Of a bag with several cameras, each camera has a video of its own, video_CAMERA.mp4. If frames would
+share a name, later ones get _2, _3 and so on. Each frame's results are on disk before the next
+frame is read, so a run that is stopped or killed keeps what is done. Images and videos appear when
+they are complete; tables grow line by line. No ROS.
 """
 
 from __future__ import annotations
