@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -254,6 +255,16 @@ def test_a_damaged_picture_is_skipped_and_named(program, ros, drive):
     assert f"skipped: {drive.images_path / '2.png'}" in camera.output
     assert f"{COUNT - 1} frames sent, 1 skipped" in camera.output
     np.testing.assert_array_equal(pixels(images[2]), drive.images[3])
+
+
+def test_what_was_passed_over_is_named(program, drive):
+    (drive.images_path / "a.heic").write_bytes(b"")
+    os.mkfifo(drive.images_path / "control")
+    camera = program(str(drive.images_path), "--rate", "40")
+    assert camera.wait() == 1
+    assert "error: 1 images of an unsupported format: a.heic" in camera.output
+    assert "skipped 1 files that are no images: control" in camera.output
+    assert f"camera: {COUNT} frames sent in " in camera.output
 
 
 @pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -212,6 +212,26 @@ def test_a_damaged_frame_is_named_once_and_the_rest_taken(tmp_path, model, capsy
     assert names(out) == ["f000", "f002", "f003"]
 
 
+def test_what_was_passed_over_is_named(tmp_path, capsys):
+    source = drive(tmp_path / "drive", [picture(16, 9)])
+    (source / "notes.txt").write_text("of mine")
+    words = (source, "-o", tmp_path / "set", "--every", 1, "--prelabels", "none")
+    assert extract(*words) == 0
+    assert "skipped 1 files that are no images: notes.txt" in capsys.readouterr().err
+    (source / "b.heic").write_bytes(b"")
+    assert extract(*words) == 1
+    assert "error: 1 images of an unsupported format: b.heic" in capsys.readouterr().err
+
+
+def test_a_damaged_frame_counts_for_the_interval(tmp_path):
+    """The interval is on a grid over all frames, as that of `predict --every`."""
+    source = drive(tmp_path / "drive", [picture(i * 16, 9) for i in range(6)])
+    (source / "f001.png").write_bytes(b"no picture")
+    words = (source, "-o", tmp_path / "set", "--every", 2, "--prelabels", "none")
+    assert extract(*words) == 1
+    assert names(tmp_path / "set") == ["f000", "f002", "f004"]
+
+
 def test_a_run_of_few_frames_of_what_has_no_end(tmp_path):
     words = ("--every", "5", "--frames", 11, "--prelabels", "none")
     assert extract("synthetic", "-o", tmp_path / "set", *words) == 0
