@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import rerun
-import rerun.blueprint
+from rerun import blueprint
 
 from bisenetv2_ros.files.paths import naming
 from bisenetv2_ros.labels import LabelSet
@@ -110,29 +110,18 @@ class RerunLog(Results):
         with _faults_as_os_errors():
             self._recording.flush()
 
-    def _layout(self) -> rerun.blueprint.Blueprint:
+    def _layout(self) -> blueprint.Blueprint:
         """For each camera the image, and below it the fractions of the classes."""
-        return rerun.blueprint.Blueprint(
-            rerun.blueprint.Horizontal(
-                *(
-                    rerun.blueprint.Vertical(
-                        rerun.blueprint.Spatial2DView(
-                            origin=_path(camera, "image"), name=camera or "camera"
-                        ),
-                        rerun.blueprint.TimeSeriesView(
-                            origin=_path(camera, "fractions"), name="class fractions"
-                        ),
-                        *(
-                            rerun.blueprint.TimeSeriesView(
-                                origin=_path(camera, "regions", region.name), name=region.name
-                            )
-                            for region in watch.regions
-                        ),
-                    )
-                    for camera, watch in self._watches.items()
-                )
-            )
-        )
+        columns = []
+        for camera, watch in self._watches.items():
+            plots = {"class fractions": _path(camera, "fractions")}
+            plots |= {
+                region.name: _path(camera, "regions", region.name) for region in watch.regions
+            }
+            image = blueprint.Spatial2DView(origin=_path(camera, "image"), name=camera or "camera")
+            series = (blueprint.TimeSeriesView(origin=o, name=name) for name, o in plots.items())
+            columns.append(blueprint.Vertical(image, *series))
+        return blueprint.Blueprint(blueprint.Horizontal(*columns))
 
 
 @contextlib.contextmanager
