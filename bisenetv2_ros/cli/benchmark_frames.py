@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bisenetv2_ros.cli import UserError, positive_int, user_errors
-from bisenetv2_ros.cli.options import OutputFile, picture_size, plot, sample_frames, write_json
+from bisenetv2_ros.cli.options import OutputFile, picture_size, plot, sample_frames
+from bisenetv2_ros.files.paths import write_json
 
 if TYPE_CHECKING:
     from bisenetv2_ros.benchmark.case import Case, Result

@@ -11,8 +11,8 @@ from bisenetv2_ros.cli.options import (
     plot,
     sample_frames,
     set_up_private_graph,
-    write_json,
 )
+from bisenetv2_ros.files.paths import write_json
 
 PICTURES = 4  # used in rotation
 TRANSPORTS = ("raw", "compressed")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from bisenetv2_ros.cli import positive_int, user_errors
-from bisenetv2_ros.cli.options import write_json
+from bisenetv2_ros.files.paths import write_json
 
 
 def add_options(training: argparse._ArgumentGroup) -> None:

@@ -23,8 +23,8 @@ examples:
   bisenetv2 camera drive.mcap --topic /front/image_raw --topic /rear/image_raw/compressed
 
 Topics: image_raw, image_raw/compressed, camera_info, and label (mono8, class index) if labels are
-known. If a bag has several cameras, each has these under its recorded name. An image that cannot be
-read is reported and skipped, and the exit code is then 1. Ends after the last frame.
+known. If a bag has several cameras, each has these under its recorded name. Images that cannot be
+read are reported and skipped; the exit code is then 1. Ends after the last frame.
 """
     parser.add_argument(
         "source",

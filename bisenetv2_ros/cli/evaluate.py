@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bisenetv2_ros.cli import UserError, user_errors
-from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder, write_json
-from bisenetv2_ros.files.paths import refuse_overwriting
+from bisenetv2_ros.cli.options import DatasetFolder, OutputFile, OutputFolder
+from bisenetv2_ros.files.paths import refuse_overwriting, write_json
 
 if TYPE_CHECKING:
     import numpy as np

@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
 
     def frames() -> Iterator[Frame]:
         total = source.count if args.frames is None else args.frames
-        bar = tqdm(itertools.islice(source, args.frames), total=total, unit="frame", disable=None)
-        yield from bar
+        chosen = itertools.islice(source, args.frames)
+        return iter(tqdm(chosen, total=total, unit="frame", disable=None))
 
     try:
         for frame, uncertainty in _selected(args, frames, segmenter, skip):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import signal
@@ -372,10 +371,3 @@ def plot(draw: Callable[[Path], None], path: Path | None) -> None:
             draw(partial)
     except ModuleNotFoundError as error:
         raise UserError(f"--plot needs {error.name}: run `pip install matplotlib`") from error
-
-
-def write_json(path: Path | None, content: dict[str, Any]) -> None:
-    """Write JSON values to a file, if there is one."""
-    if path:
-        with naming(path), replacing(path) as partial:
-            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

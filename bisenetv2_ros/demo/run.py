@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from bisenetv2_ros.demo import DemoError
 from bisenetv2_ros.demo.results import Results, score
-from bisenetv2_ros.files.paths import naming, refuse_overwriting, replacing
+from bisenetv2_ros.files.paths import refuse_overwriting, write_json
 from bisenetv2_ros.labels import CAMVID
 from bisenetv2_ros.model_file import ModelFile
 from bisenetv2_ros.segmenter import Segmenter
@@ -97,8 +97,7 @@ def run_demo(args: argparse.Namespace, model: ModelFile, total: int | None) -> i
     summary["interrupted"] = interrupted
     summary["files"] = [str(path) for path in files]
     path = args.output / "summary.json"
-    with naming(path), replacing(path) as partial:
-        partial.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    write_json(path, summary)
     _print_summary(summary, path)
     if missing := measured.received - results.frames:
         print(f"  {missing} masks are not shown: their camera images did not arrive here")

@@ -7,11 +7,13 @@ need ROS: the files are found from the package's own location.
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 PACKAGE = "bisenetv2_ros"
 
@@ -102,6 +104,13 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
+    """Write JSON values to a file, if there is one. Raises OSError naming it."""
+    if path:
+        with naming(path), replacing(path) as partial:
+            partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:

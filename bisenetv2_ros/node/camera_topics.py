@@ -62,7 +62,7 @@ except ImportError:  # Humble
     from rclpy.qos_event import PublisherEventCallbacks, UnsupportedEventTypeError
 
 WARN_PERIOD = 5.0  # seconds
-REST_DELAY = 1.0  # seconds after the last subscriber leaves; one that restarts finds us ready
+REST_DELAY = 1.0  # seconds after the last subscriber leaves, which may only be restarting
 
 #: Outputs and their message types; the parameter publish_<name> switches one off.
 OUTPUTS: dict[str, type] = {

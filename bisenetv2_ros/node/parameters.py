@@ -227,9 +227,9 @@ def problem(field: Field, value: Any) -> str | None:
     """
     expected, got = _expected(field), repr(value)
     if value in ("~", "null"):  # ROS reads YAML's null as a string
+        valid = False
         expected, got = f"{expected}, such as {_literal(field.default)}", f"{value}, YAML's null"
-        return f"parameter {field.name}: got {got}, expected {expected}"
-    if value is None and isinstance(field.default, tuple):
+    elif value is None and isinstance(field.default, tuple):
         valid = field.default == ("",)
         expected, got = "at least one string", "an empty list"
     elif isinstance(field.default, tuple):

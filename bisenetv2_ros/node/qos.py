@@ -86,12 +86,8 @@ class SubscriptionQoS:
         """
         offered = [publisher.qos_profile for publisher in publishers]
         profile = QoSProfile(depth=depth, reliability=ReliabilityPolicy.BEST_EFFORT)
-        is_latched = bool(offered) and all(
-            qos.durability == DurabilityPolicy.TRANSIENT_LOCAL for qos in offered
-        )
-        is_reliable = bool(offered) and all(
-            qos.reliability == ReliabilityPolicy.RELIABLE for qos in offered
-        )
+        is_latched = {qos.durability for qos in offered} == {DurabilityPolicy.TRANSIENT_LOCAL}
+        is_reliable = {qos.reliability for qos in offered} == {ReliabilityPolicy.RELIABLE}
         if is_latched:
             profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
         if is_reliable and (is_latched or depth > 1):

@@ -45,9 +45,8 @@ def streams(node: Node, topic: str, transport: str) -> list[Stream]:
         if given:
             return [Stream(given, topic, TRANSPORTS[given])]
         names = {name: _name(node, base, name) for name in TRANSPORTS}
-        found = [Stream(name, names[name], kind) for name, kind in TRANSPORTS.items()]
-        found += [Stream("compressed", base, COMPRESSED_IMAGE), Stream("ffmpeg", base, PACKET)]
-        return found
+        own = [Stream(name, names[name], kind) for name, kind in TRANSPORTS.items()]
+        return [*own, Stream("compressed", base, COMPRESSED_IMAGE), Stream("ffmpeg", base, PACKET)]
     if transport in (RAW, given):
         return [Stream(transport, topic, TRANSPORTS[transport])]
     return [Stream(transport, _name(node, base, transport), TRANSPORTS[transport])]

@@ -49,7 +49,7 @@ class Results(ABC):
 
 
 class Faults:
-    """Reports frames and files that a verb cannot read immediately, and their number at the end."""
+    """Reports each loss when it happens, and the number of losses at the end."""
 
     def __init__(self, verb: str) -> None:
         self._program = f"bisenetv2 {verb}"
