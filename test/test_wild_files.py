@@ -351,6 +351,13 @@ def test_a_pipe_is_named_and_not_waited_for(tmp_path, predict, capsys, spec):
     assert "error: 1 of 2 frames skipped" in error
 
 
+def test_a_file_beside_a_pipe_is_known_by_its_content(tmp_path, predict, capsys):
+    picture(tmp_path / "a.png").rename(tmp_path / "a")
+    os.mkfifo(tmp_path / "control")
+    assert predict(tmp_path, "-o", tmp_path / "out") == 0
+    assert "skipped 1 files that are no images: control" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("name", ["a.png", "a.mp4", "a.mcap", "a"])
 @pytest.mark.parametrize("spec", ["in", "in/{}"])
 def test_a_pipe_alone_is_refused(tmp_path, predict, capsys, name, spec):

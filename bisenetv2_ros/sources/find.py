@@ -115,22 +115,17 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
     files = [c for c in candidates if not c.is_dir() and not _is_sidecar(c)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES or is_bag(file)]
-    if images:
-        found.images += sorted(images, key=natural_key)
-    elif len(files) == 1:
-        found.others += files
-        return
-    elif videos:
-        found.others += sorted(videos, key=natural_key)
-    else:
+    regular = [file for file in files if file.is_file()] or files
+    taken = images or (regular if len(regular) == 1 else videos)
+    if not taken:
         folders = sorted(c.name for c in candidates if c.is_dir())
         hint = f"; it has the folders {', '.join(folders)} (--recursive)" if folders else ""
         raise SourceError(
             f"source '{name}': no images ({', '.join(sorted(SUFFIXES))}) among {len(files)} "
             f"files{hint}"
         )
-    taken = set(images or videos)
-    for file in sorted(set(files) - taken, key=natural_key):
+    (found.images if images else found.others).extend(sorted(taken, key=natural_key))
+    for file in sorted(set(files) - set(taken), key=natural_key):
         found.passed_over.append((file, file.suffix.lower() in OTHER_IMAGES))
 
 
