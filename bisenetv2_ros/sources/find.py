@@ -115,7 +115,7 @@ def _take(name: str, candidates: list[Path], found: Found) -> None:
     files = [c for c in candidates if not c.is_dir() and not _is_sidecar(c)]
     images = [file for file in files if file.suffix.lower() in SUFFIXES]
     videos = [file for file in files if file.suffix.lower() in VIDEO_SUFFIXES or is_bag(file)]
-    regular = [file for file in files if file.is_file()] or files
+    regular = [f for f in files if f.is_file() or not f.exists()] or files  # no pipes
     taken = images or (regular if len(regular) == 1 else videos)
     if not taken:
         folders = sorted(c.name for c in candidates if c.is_dir())
