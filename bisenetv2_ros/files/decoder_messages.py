@@ -25,19 +25,13 @@ _DECODER = re.compile(
 _PLACE = re.compile(r" @ 0x[0-9a-f]+|^\[ *[A-Z]+:[^\]]*\] global \S+ ")
 
 
-class _State(threading.local):
-    """Whether the current thread is inside a block."""
-
-    inside = False
-
-
 class _Capture:
     """The redirection of standard error; a process can have one at a time."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.crowded = False  #: another thread's decoder may have printed to it
-        self.state = _State()
+        self.thread: threading.Thread | None = None  #: that is inside a block
         with tempfile.TemporaryFile() as file:  # without a name, until the process ends
             self.file = os.dup(file.fileno())
 
@@ -58,7 +52,7 @@ def captured_messages() -> Iterator[list[str]]:
     """
     messages: list[str] = []
     capture = _capture(os.getpid())
-    if capture.state.inside:
+    if capture.thread is threading.current_thread():
         yield messages
         return
     if not capture.lock.acquire(blocking=False):
@@ -71,7 +65,7 @@ def captured_messages() -> Iterator[list[str]]:
         capture.lock.release()
         yield messages
         return
-    capture.state.inside, capture.crowded = True, False
+    capture.thread, capture.crowded = threading.current_thread(), False
     if sys.stderr is not None:
         sys.stderr.flush()
     os.dup2(capture.file, 2)
@@ -87,7 +81,7 @@ def captured_messages() -> Iterator[list[str]]:
             messages += _sorted(text.decode(errors="replace"))
         if capture.crowded:
             messages.clear()
-        capture.state.inside = False
+        capture.thread = None
         capture.lock.release()
 
 
