@@ -113,7 +113,7 @@ def write_json(path: Path | None, content: Mapping[str, Any]) -> None:
             partial.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def natural_key(path: Path) -> tuple[list[tuple[int, str]], str]:
+def natural_key(path: Path | str) -> tuple[list[tuple[int, str]], str]:
     """A sort key that puts 'frame2' before 'frame10'."""
     parts = re.split(r"(\d+)", str(path))
     natural = [(int(part), "") if part.isdecimal() else (0, part.lower()) for part in parts]
