@@ -12,15 +12,15 @@ from bisenetv2_ros.training.state import TrainingError
 
 def check_fit(recipe: Recipe, place: Place) -> None:
     """Raise TrainingError if the recipe cannot run on this device or number of processes."""
-    share, rest = divmod(recipe.batch_size, place.processes)
+    per_process, rest = divmod(recipe.batch_size, place.processes)
     if rest:
         raise TrainingError(
             f"batch_size is {recipe.batch_size}, expected a multiple of {place.processes} processes"
         )
-    micro = recipe.micro_batch or share
-    if share % micro:
+    micro = recipe.micro_batch or per_process
+    if per_process % micro:
         raise TrainingError(
-            f"micro_batch is {micro}, expected a divisor of the {share} frames a process has"
+            f"micro_batch is {micro}, expected a divisor of the {per_process} frames a process has"
         )
     synchronised = place.processes > 1 and place.device.type == "cuda"
     if micro == 1 and recipe.model.branches != "detail" and not synchronised:

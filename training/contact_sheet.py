@@ -21,8 +21,8 @@ WIDTH, COLUMNS, CAPTION = 320, 4, 22  # of a cell in pixels, cells in a row, hei
 OPACITY = 0.5
 INK, PAPER = (40, 40, 40), (255, 255, 255)
 
-Picture = NDArray[np.uint8]
-Split = tuple[str, LabelSet, Sequence[Sample], NDArray[np.float64]]  # name, .., .., class shares
+Pixels = NDArray[np.uint8]
+Split = tuple[str, LabelSet, Sequence[Sample], NDArray[np.float64]]  # name, .., .., class fractions
 
 
 def write_sheet(path: Path, splits: Sequence[Split]) -> None:
@@ -34,19 +34,19 @@ def write_sheet(path: Path, splits: Sequence[Split]) -> None:
         with naming(path), replacing(path) as partial:
             partial.write_text(_page(splits), encoding="utf-8")
         return
-    write_picture(path, np.concatenate([_picture(*split) for split in splits]))
+    write_picture(path, np.concatenate([_sheet(*split) for split in splits]))
 
 
-def _cell(sample: Sample, labels: LabelSet) -> Picture:
+def _cell(sample: Sample, labels: LabelSet) -> Pixels:
     """Draw a frame with its label over it, WIDTH wide."""
     height = max(1, round(WIDTH * sample.image.shape[0] / sample.image.shape[1]))
     mixed = overlay(sample.image, sample.label, labels, OPACITY)
     return np.asarray(cv2.resize(mixed, (WIDTH, height), interpolation=cv2.INTER_AREA))
 
 
-def _picture(
-    name: str, labels: LabelSet, samples: Sequence[Sample], shares: NDArray[np.float64]
-) -> Picture:
+def _sheet(
+    name: str, labels: LabelSet, samples: Sequence[Sample], fractions: NDArray[np.float64]
+) -> Pixels:
     cells = [_captioned(_cell(sample, labels), sample.name) for sample in samples]
     title = f"{name}: {len(samples)} frames, labels over them; black is ignored"
     parts = [_text(title, WIDTH * COLUMNS, 2 * CAPTION)]
@@ -57,16 +57,16 @@ def _picture(
         for column, cell in enumerate(row):
             canvas[: cell.shape[0], column * WIDTH : (column + 1) * WIDTH] = cell
         parts.append(canvas)
-    parts.append(np.asarray(draw_legend(labels, shares, WIDTH * COLUMNS)))
+    parts.append(np.asarray(draw_legend(labels, fractions, WIDTH * COLUMNS)))
     return np.concatenate(parts)
 
 
-def _captioned(cell: Picture, name: str) -> Picture:
+def _captioned(cell: Pixels, name: str) -> Pixels:
     name = name if len(name) <= 40 else f"...{name[-37:]}"
     return np.concatenate([cell, _text(name, WIDTH, CAPTION)])
 
 
-def _text(text: str, width: int, height: int) -> Picture:
+def _text(text: str, width: int, height: int) -> Pixels:
     canvas = np.full((height, width, 3), PAPER, np.uint8)
     place = (6, height - 7)
     cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, 0.42, INK, 1, cv2.LINE_AA)
@@ -75,15 +75,15 @@ def _text(text: str, width: int, height: int) -> Picture:
 
 def _page(splits: Sequence[Split]) -> str:
     sections = []
-    for name, labels, samples, shares in splits:
+    for name, labels, samples, fractions in splits:
         figures = "\n".join(
             f'<figure><img alt="" src="{_data(_cell(sample, labels))}">'
             f"<figcaption>{html.escape(sample.name)}</figcaption></figure>"
             for sample in samples
         )
         legend = "\n".join(
-            f'<li><i style="background:rgb{colour}"></i>{html.escape(entry)} {share:.1%}</li>'
-            for entry, colour, share in zip(labels.names, labels.palette, shares, strict=True)
+            f'<li><i style="background:rgb{colour}"></i>{html.escape(entry)} {fraction:.1%}</li>'
+            for entry, colour, fraction in zip(labels.names, labels.palette, fractions, strict=True)
         )
         sections.append(
             f"<h2>{html.escape(name)}</h2>\n<ul>{legend}<li><i style='background:#000'></i>ignored"
@@ -100,7 +100,7 @@ def _page(splits: Sequence[Split]) -> str:
     )
 
 
-def _data(picture: Picture) -> str:
-    done, data = cv2.imencode(".jpg", picture[..., ::-1])
+def _data(image: Pixels) -> str:
+    done, data = cv2.imencode(".jpg", image[..., ::-1])
     assert done, "OpenCV encodes every uint8 image as JPEG"
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"

@@ -65,7 +65,11 @@ class SplitFacts:
     samples: list[Sample] = field(default_factory=list)  #: for the contact sheet
     notes: list[str] = field(default_factory=list)  #: suspicious, but no fault
 
-    def shares(self) -> NDArray[np.float64]:
+    def absent(self) -> list[str]:
+        """List the classes without a pixel."""
+        return [n for n, pixels in zip(self.labels.names, self.pixels, strict=False) if not pixels]
+
+    def fractions(self) -> NDArray[np.float64]:
         """Return the fraction of each class in the labeled pixels, (C,)."""
         counts = self.pixels[: len(self.labels)]
         return counts / max(1, counts.sum())
@@ -117,7 +121,7 @@ def _look_at(
     frame, label_path = dataset.pairs[index]
     data = frame.read_bytes()
     if shows_something(tiny):
-        pixels = sample.image.tobytes()  # a file written anew has other bytes
+        pixels = sample.image.tobytes()  # a rewritten file has other bytes
         facts.digests.setdefault(hashlib.sha256(pixels).hexdigest(), []).append(str(frame))
     if dataset.values is not None:
         values, counts = np.unique(

@@ -159,7 +159,7 @@ def read_classes(path: Path) -> LabelSet:
     return read_dataset_file(path).labels
 
 
-# --- a folder of one's own ------------------------------------------------------------------------
+# --- the user's own folder ------------------------------------------------------------------------
 
 
 def folder(root: Path, split: str) -> FileDataset:
@@ -174,26 +174,19 @@ def folder(root: Path, split: str) -> FileDataset:
     frames = list_files(images, SUFFIXES)
     if not frames:
         raise DatasetError(f"{images}: no frames ({', '.join(sorted(SUFFIXES))})")
+    every = list_files(labels, LABEL_SUFFIXES) if labels.is_dir() else []
     by_name: dict[str, list[Path]] = {}
-    by_letters: dict[str, list[Path]] = {}
-    for path in list_files(labels, LABEL_SUFFIXES) if labels.is_dir() else []:
-        name = _name_below(labels, path)
-        by_name.setdefault(name, []).append(path)
-        by_letters.setdefault(name.casefold(), []).append(path)
+    for path in every:
+        by_name.setdefault(_name_below(labels, path).casefold(), []).append(path)
     pairs = []
     for frame in frames:
-        name = _name_below(images, frame)
-        found = [path for ending in LABEL_ENDINGS for path in by_name.get(name + ending, [])]
-        found = found or [
-            path
-            for ending in LABEL_ENDINGS
-            for path in by_letters.get((name + ending).casefold(), [])
-        ]
+        names = [_name_below(images, frame) + ending for ending in LABEL_ENDINGS]
+        found = [path for name in names for path in by_name.get(name.casefold(), [])]
+        found = [path for path in found if _name_below(labels, path) in names] or found
         if len(found) > 1:
             raise DatasetError(f"{frame}: two labels, {found[0]} and {found[1]}, expected one")
         lacking = labels / frame.relative_to(images).with_suffix(".png")
         pairs.append((frame, found[0] if found else lacking))
-    every = [path for paths in by_name.values() for path in paths]
     encoding = content.encoding or _encoding(content, every)
     return FileDataset(
         content.labels,

@@ -196,8 +196,7 @@ def check_labels(dataset: Dataset, on_damaged: Callable[[DatasetError], None]) -
 
 
 def _if_turned(frame: Path, label_shape: tuple[int, ...]) -> str:
-    """The explanation if EXIF's orientation makes a label differ in size from its frame, else
-    ''."""
+    """Return the cause if EXIF's orientation makes a label differ in size from its frame, or ''."""
     pixels, header = decode(frame.read_bytes())
     if header.orientation == 1 or pixels.shape[:2] != label_shape:
         return ""

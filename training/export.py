@@ -124,10 +124,10 @@ def export_model(
             onnx.save(model, partial)
         agreement = compare(deployed, read_model_file(partial), frames)
         required = REQUIRED_AGREEMENT[info.precision]
-        for backend, share in agreement.items():
-            if share < required:
+        for backend, fraction in agreement.items():
+            if fraction < required:
                 raise ExportError(
-                    f"{path.name} under {backend} gives torch's class on {share:.3%} of the "
+                    f"{path.name} under {backend} gives torch's class on {fraction:.3%} of the "
                     f"pixels, expected at least {required:.1%}"
                 )
     return agreement

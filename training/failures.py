@@ -66,7 +66,7 @@ def how_to_resume(run: Path) -> str:
 def out_of_memory(recipe: Recipe, place: Place, error: Exception) -> str:
     """Describe what did not fit on a GPU, and how to use less memory."""
     plan = BatchPlan(recipe, place, 0)
-    smaller = [n for n in range(2, plan.micro) if plan.share % n == 0]
+    smaller = [n for n in range(2, plan.micro) if plan.per_process % n == 0]
     advice = [f"micro_batch={smaller[-1]}"] if smaller else []
     if recipe.precision == "float32":
         advice.append("precision=bfloat16")

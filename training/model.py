@@ -30,7 +30,7 @@ def conv_bn(
     groups: int = 1,
     relu: bool = True,
 ) -> nn.Sequential:
-    """Convolution without bias, batch norm, and a ReLU unless told otherwise."""
+    """Make a convolution without bias, a batch norm, and by default a ReLU."""
     layers: list[nn.Module] = [
         nn.Conv2d(
             in_channels, out_channels, kernel, stride, kernel // 2, groups=groups, bias=False

@@ -107,7 +107,7 @@ def _too_large(recipe: Recipe, place: Place, expected: int, free: int) -> str:
     fitting = [
         n
         for n in range(PROBE_FRAMES, plan.micro)
-        if plan.share % n == 0 and expected * n <= free * plan.micro
+        if plan.per_process % n == 0 and expected * n <= free * plan.micro
     ]
     advice = f"micro_batch={fitting[-1]}" if fitting else "a smaller crop"
     return (

@@ -41,7 +41,7 @@ class Pattern:
         self.names = seen
         self._expression = re.compile(expression + _literal(text[end:]))
         every = PLACEHOLDER.sub("*", text)
-        #: The folder of the files, as far as it is the same for all.
+        #: The folder that all files have in common.
         self.folder = every.partition("*")[0].rpartition("/")[0]
         self._glob = re.sub(r"([?[])", r"[\1]", every)  # of a glob's characters, only * is one here
 

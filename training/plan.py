@@ -111,13 +111,13 @@ def _changed(
     model = changes.get("model", {})
     flat = [(values, key, key, value) for key, value in changes.items() if key != "model"]
     flat += [(values["model"], key, f"model.{key}", value) for key, value in model.items()]
-    told = []
+    changed = []
     for target, key, name, value in flat:
         if name not in given and target[key] != value:
-            told.append(f"{name} = {value} (recipe: {target[key]})")
+            changed.append(f"{name} = {value} (recipe: {target[key]})")
             target[key] = value
-    if told and say:
-        say(f"{why}: {', '.join(told)}")
+    if changed and say:
+        say(f"{why}: {', '.join(changed)}")
     return recipe_from_dict(values, recipe.name)
 
 

@@ -67,7 +67,7 @@ def prepare(
         unusable = Damaged(recipe)
         for split in (training, validation):
             check_labels(split, unusable.note)
-        unusable.tell("labels", say)
+        unusable.report("labels", say)
     if start and not found:
         header["start"] = start_from_weights(network, recipe, training, start, say)
     elif again and not found:
@@ -83,7 +83,7 @@ def prepare(
 
     left_out = Damaged(recipe)
     weights = class_weights(training, recipe.class_weights, left_out.note)
-    left_out.tell("class_weights", say)
+    left_out.report("class_weights", say)
     weights = weights.to(place.device) if weights is not None else None
     return Prepared(training, validation, state, _wrapped(network, recipe, place, say), weights)
 

@@ -267,19 +267,19 @@ def _draw_iou(result: Scores, labels: LabelSet) -> Figure:
 def _draw_confusion(matrix: NDArray[np.int64], labels: LabelSet) -> Figure:
     count = len(labels)
     rows = matrix.sum(axis=1, keepdims=True)
-    share = 100 * matrix[:, :count] / np.maximum(rows, 1)
+    percent = 100 * matrix[:, :count] / np.maximum(rows, 1)
     numbers = count <= MOST_CELLS_WITH_NUMBERS
     side = 3 + (0.48 if numbers else 0.16) * count  # inches; 0.16 holds a line of the labels
     figure = _figure(side, side * 0.9 if numbers else side)
     axes = figure.subplots()
-    axes.imshow(np.where(rows > 0, share, np.nan), cmap="Blues", vmin=0, vmax=100)
+    axes.imshow(np.where(rows > 0, percent, np.nan), cmap="Blues", vmin=0, vmax=100)
     axes.set_xticks(range(count), labels.names, rotation=90, fontsize=8)
     axes.set_yticks(range(count), labels.names, fontsize=8)
     axes.set_xlabel("prediction")
     axes.set_ylabel("truth")
     if numbers:
-        for row, column in zip(*np.nonzero(share >= 0.5), strict=True):
-            value = share[row, column]
+        for row, column in zip(*np.nonzero(percent >= 0.5), strict=True):
+            value = percent[row, column]
             colour = "white" if value > 60 else INK
             axes.text(
                 column, row, f"{value:.0f}", ha="center", va="center", fontsize=7, color=colour

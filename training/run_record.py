@@ -147,7 +147,7 @@ class RunLog:
         self.say = say
         self.metrics = run / "metrics.jsonl"
         self.first_step = first_step
-        self.last_time = self.told = self.began = time.monotonic()
+        self.last_time = self.reported = self.began = time.monotonic()
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> RunLog:
@@ -191,10 +191,10 @@ class RunLog:
                 self._board.add_scalar(f"loss/{name}", value, step)
             self._board.add_scalar("learning_rate", rate, step)
             self._board.add_scalar("images_per_second", speed, step)
-        if self._bar.disable and (step == self.first_step + 1 or now - self.told >= QUIET):
+        if self._bar.disable and (step == self.first_step + 1 or now - self.reported >= QUIET):
             each = (now - self.began) / (step - self.first_step)
             self.say(f"step {step}/{step + left}: {line}, {duration(each * left)} left")
-            self.told = now
+            self.reported = now
 
     def validation(self, step: int, result: Scores, gallery: Gallery) -> None:
         """Record a validation: mean IoU, the IoU of each class, and images of the first frames."""

@@ -1,4 +1,4 @@
-"""Finds frames of two splits that show the same: copies encoded anew, and neighbors in time.
+"""Finds frames of two splits that show the same: reencoded copies, and neighbors in time.
 
 File names and hashes show neither. Frames that look alike when shrunk are compared in detail:
 

@@ -121,14 +121,14 @@ class BatchPlan:
     def __init__(self, recipe: Recipe, place: Place, first_step: int) -> None:
         self.recipe = recipe
         self.first_step = first_step
-        self.share = recipe.batch_size // place.processes
-        self.micro = recipe.micro_batch or self.share
-        self.offset = place.rank * self.share
+        self.per_process = recipe.batch_size // place.processes
+        self.micro = recipe.micro_batch or self.per_process
+        self.offset = place.rank * self.per_process
 
     @property
     def parts(self) -> int:
         """Micro batches per step."""
-        return self.share // self.micro
+        return self.per_process // self.micro
 
     def __len__(self) -> int:
         return (self.recipe.iterations - self.first_step) * self.parts
@@ -136,7 +136,7 @@ class BatchPlan:
     def __iter__(self) -> Iterator[list[int]]:
         for step in range(self.first_step, self.recipe.iterations):
             start = step * self.recipe.batch_size + self.offset
-            for part in range(start, start + self.share, self.micro):
+            for part in range(start, start + self.per_process, self.micro):
                 yield list(range(part, part + self.micro))
 
 

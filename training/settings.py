@@ -1,4 +1,4 @@
-"""Settings as frozen pydantic dataclasses, with one-line errors for people.
+"""Settings as frozen pydantic dataclasses, with one-line error messages.
 
 `@settings` makes the class: keyword only, frozen, every field checked on construction. An error
 names each key, what was received and what is expected, but not the file.

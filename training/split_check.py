@@ -43,11 +43,7 @@ def judge(dataset: Dataset, facts: SplitFacts, training: bool) -> Iterator[str]:
     """
     if training:
         absent = set(dataset.absent) if isinstance(dataset, FileDataset) else set()
-        missing = [
-            name
-            for name, count in zip(facts.labels.names, facts.pixels, strict=False)
-            if not count and name not in absent
-        ]
+        missing = [name for name in facts.absent() if name not in absent]
         if missing and facts.pixels.sum():
             yield f"{facts.name}: no pixel of {', '.join(missing)}, which cannot be learned"
     yield from _numbering(dataset, facts)

@@ -1,7 +1,7 @@
 """Loads the starting weights of a run, from an earlier run or a deployed model file.
 
 This is fine-tuning: the network keeps what it has learned, and the layers that output the classes
-start anew if the classes differ. A model file has no batch norm, because it is folded into the
+start at random if the classes differ. A model file has no batch norm, because it is folded into the
 convolutions; here each convolution gets one back, with the statistics of a few training frames, so
 that the network still computes what the file computes. Knows nothing of how a run continues.
 """
@@ -63,7 +63,7 @@ def start_from(
     Args:
         network: of the recipe, on the CPU.
         recipe: of the run to come.
-        labels: its classes; if the source has others, the last layer of each head starts anew.
+        labels: its classes; if the source has others, the last layer of each head starts at random.
         source: a run, one of its checkpoints, or a float32 model file (path or name).
         images: (N, H, W, 3) uint8 RGB training frames, 2 or more, for the batch norms of a file.
 

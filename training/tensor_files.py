@@ -12,7 +12,7 @@ import pickle
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -141,9 +141,8 @@ def _read_archive(path: Path) -> tuple[Any, list[str]]:
         raise ImportWeightsError(f"{bad}: {_line(error)}") from error
 
 
-class _Storage:
-    def __init__(self, values: Tensor) -> None:
-        self.values = values
+class _Storage(NamedTuple):
+    values: Tensor
 
 
 class _Reader(pickle.Unpickler):
@@ -160,7 +159,7 @@ class _Reader(pickle.Unpickler):
         known = {
             ("collections", "OrderedDict"): OrderedDict,
             ("torch._utils", "_rebuild_tensor_v2"): _rebuild_tensor,
-            ("torch._utils", "_rebuild_parameter"): _rebuild_parameter,
+            ("torch._utils", "_rebuild_parameter"): lambda data, *_: data,
             ("torch", "Size"): tuple,
         }
         if (module, name) in known:
@@ -198,10 +197,6 @@ def _rebuild_tensor(
     ):
         raise ValueError(f"a tensor of {tuple(size)} beyond its storage")
     return storage.values.as_strided(size, stride, offset)
-
-
-def _rebuild_parameter(data: Tensor, *_: Any) -> Tensor:
-    return data
 
 
 def _line(error: Exception) -> str:

@@ -29,7 +29,7 @@ class Damaged:
             raise error
         self.count += 1
 
-    def tell(self, where: str, say: Say) -> None:
+    def report(self, where: str, say: Say) -> None:
         """Log how many were left out, if any."""
         if self.count:
             say(f"{where}: {self.count} damaged samples were left out")
@@ -78,7 +78,7 @@ def validate(
         matrix = evaluate(network_predictor(evaluated, recipe), dataset, on_sample, damaged.note)
     except _Interrupted:
         return
-    damaged.tell("validation", log.say)
+    damaged.report("validation", log.say)
     if damaged.count == len(dataset):
         raise DatasetError(f"{dataset.labels.name}: every validation sample is damaged")
     log.validation(done, scores(matrix), gallery)

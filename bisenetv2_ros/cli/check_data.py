@@ -94,20 +94,20 @@ def run(args: argparse.Namespace) -> int:
         sizes = ", ".join(f"{w}x{h} ({n})" for (w, h), n in facts.sizes.most_common(4))
         more = f" and {len(facts.sizes) - 4} more sizes" if len(facts.sizes) > 4 else ""
         print(f"{split}: {len(dataset)} frames read\n{split}: sizes {sizes or 'none'}{more}")
-        if absent := [n for n, p in zip(dataset.labels.names, facts.pixels, strict=False) if not p]:
+        if absent := facts.absent():
             print(f"{split}: no pixel of {', '.join(absent)}")
         for note in facts.notes:
             print(f"{split}: look at {note}")
-    print(_shares(list(seen.values())))
+    print(_table(list(seen.values())))
     if args.sheet:
-        sheet = [(f.name, f.labels, f.samples, f.shares()) for f in seen.values() if f.samples]
+        sheet = [(f.name, f.labels, f.samples, f.fractions()) for f in seen.values() if f.samples]
         write_sheet(args.sheet, sheet)
         print(f"contact sheet: {args.sheet}")
     print(f"{faults} faults" if faults else "no faults")
     return 1 if faults else 0
 
 
-def _shares(splits: list[SplitFacts]) -> str:
+def _table(splits: list[SplitFacts]) -> str:
     """Return a table of the fraction of each class in the labeled pixels of each split."""
     from bisenetv2_ros.benchmark.tables import aligned
 
@@ -115,6 +115,6 @@ def _shares(splits: list[SplitFacts]) -> str:
     columns = [("pixels %", *names, "labeled")]
     for facts in splits:
         labeled = facts.pixels[: len(names)].sum() / max(1, facts.pixels.sum())
-        shares = (f"{100 * share:.3f}" for share in (*facts.shares(), labeled))
-        columns.append((facts.name, *shares))
+        fractions = (f"{100 * fraction:.3f}" for fraction in (*facts.fractions(), labeled))
+        columns.append((facts.name, *fractions))
     return "\n".join(aligned(list(zip(*columns, strict=True)), 1))

@@ -107,8 +107,8 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         raise UserError(f"{error.filename}: {error.strerror}") from error
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, from step {trained.step}")
-    for backend, share in agreement.items():
-        print(f"{backend}: {share:.3%} of the pixels have the network's class")
+    for backend, fraction in agreement.items():
+        print(f"{backend}: {fraction:.3%} of the pixels have the network's class")
     return 0
 
 
@@ -125,6 +125,6 @@ def _training_samples(trained: TrainedNetwork, args: argparse.Namespace) -> Iter
     part = Part(dataset, ADJUSTING_FRAMES)
     yield from (part[i] for i in range(len(part)))
     if recipe.synthetic:
-        share = min(recipe.synthetic, 0.5)
+        fraction = min(recipe.synthetic, 0.5)
         scenes = TrainingStream(dataset, recipe).scenes
-        yield from (scenes[i] for i in range(round(len(part) * share / (1 - share))))
+        yield from (scenes[i] for i in range(round(len(part) * fraction / (1 - fraction))))
