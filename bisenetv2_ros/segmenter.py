@@ -133,7 +133,15 @@ class Segmenter:
             if order not in ("rgb", "bgr"):
                 raise ValueError(f"channel_order must be 'rgb' or 'bgr', got '{order}'")
         start = time.perf_counter()
-        masks, confidences = self.backend.infer(self._resize(frames), confidence, sizes)
+        # Sizes are only passed on if they are not the network's own.
+        network = self.model.info.input_size
+        others = [None if size == network else size for size in sizes or ()]
+        images = self._resize(frames)
+        masks, confidences = (
+            self.backend.infer(images, confidence, others)
+            if any(others)
+            else self.backend.infer(images, confidence)
+        )
         seconds = time.perf_counter() - start
         return [
             Segmentation(mask, confidences[i] if confidences else None, self._count(mask), seconds)
