@@ -94,7 +94,7 @@ def _wrapped(network: nn.Module, recipe: Recipe, place: Place, say: Say) -> nn.M
         if place.device.type == "cuda":
             network = nn.SyncBatchNorm.convert_sync_batchnorm(network)
         else:
-            say("batch norm sees each process's own frames: torch synchronizes it only on CUDA")
+            say("batch norm per process: torch synchronizes batch norm only on CUDA")
     if recipe.compile:
         network.compile()
     if place.processes > 1:

@@ -16,8 +16,8 @@ at a time. Three references run the same way for each network that has a float32
   nncf     the plain model, quantized by NNCF and run by OpenVINO (if NNCF is installed)
   torch    the network in torch eager; its weights are random, which does not change the time
 
-The references of NAME_int8 and NAME_float16 are those of NAME_float32. Without a file of that name,
-they are those of the float32 file with the same input size, if there is exactly one.
+The int8 and float16 files of a network share the references of its float32 file: NAME_float32, or
+else the only float32 file with the same input size.
 
 Times are medians in milliseconds. CPU is the time of all threads together, peak MB that of the
 process. mIoU is on CamVid val, as stated in the model file ('-' if it was trained on val).

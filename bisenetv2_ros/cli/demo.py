@@ -47,8 +47,8 @@ The output directory gets images, video.mp4, summary.json and the logs of both p
         "--frames",
         type=positive_int,
         metavar="N",
-        help="frames to show (default: all; if the source has no end, "
-        f"{ENDLESS_FRAMES}, or those of {ENDLESS_SECONDS:.0f} s)",
+        help="number of frames (default: all; for a source without an end, "
+        f"{ENDLESS_FRAMES}, or as many as come within {ENDLESS_SECONDS:.0f} s)",
     )
     parser.add_argument(
         "--rate",

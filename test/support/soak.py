@@ -41,6 +41,7 @@ from sensor_msgs.msg import Image
 
 from bisenetv2_ros.system.process_usage import cpu_seconds, resident_memory
 
+MASKS = 30  #: the fewest to judge by
 CAMERAS = ("front", "rear")
 WARM_UP = 60.0  # seconds before memory has to be flat, in a run long enough
 MEGABYTE = 1e6
@@ -150,8 +151,8 @@ class Soak:
         return code, seconds, sorted(file for file in memory if file.exists())
 
     def measure(self, seconds: float, restart_every: float) -> dict[str, Any]:
-        """Hold the load for so long, or longer, until each camera has been restarted; everything
-        measured."""
+        """Hold the load for so long, or longer on a busy machine, until each camera has been
+        restarted and there are MASKS masks; everything measured."""
         node, record, ros = self._programs["node"], self._record, self._ros
         assert ros.spin_until(self._setter.service_is_ready), node.output
         # The node alone with one slow camera: how long does a frame take?
@@ -177,7 +178,11 @@ class Soak:
         next_restart = began + restart_every / len(CAMERAS)
         next_change = began
         restarted, masks_then, then = 0, 0, began
-        while (now := time.monotonic()) < began + seconds or restarted < len(CAMERAS):
+        while (
+            (now := time.monotonic()) < began + seconds
+            or restarted < len(CAMERAS)
+            or record.masks.total() < MASKS
+        ):
             assert node.process.poll() is None, node.output
             if now >= next_change:
                 self._change(*next(changes))
