@@ -58,7 +58,7 @@ soak: | python ## long versions of tests (overload, 100000 bad frames), all test
 # In a copy, as the environment and the build are another one.
 HUMBLE = build/humble_like
 humble: ## run every test on what Humble's Ubuntu has of NumPy, OpenCV and pytest, on Python 3.10
-	@command -v python3.10 > /dev/null || { echo 'make: no python3.10, which Humble has' >&2; exit 1; }
+	@python3.10 -c '' || { echo 'make: no python3.10, which Humble has' >&2; exit 1; }
 	@mkdir -p $(HUMBLE)
 	@find $(HUMBLE) -mindepth 1 -maxdepth 1 ! -name .venv ! -name build ! -name install -exec rm -rf {} +
 	@git ls-files -z --cached --others --exclude-standard | tar -c --null -T - | tar -x -C $(HUMBLE)
