@@ -112,11 +112,13 @@ def set_parameter(ros: Graph, name: str, value: object):
 
 
 def change_state(ros: Graph, transition: int, timeout: float = HANG) -> bool:
-    """Whether the transition was made; also False without an answer, as Humble and Jazzy have none
-    for a transition that is not possible."""
+    """Whether the transition was made. Humble and Jazzy do not answer one that is not possible."""
+    before = state(ros)
     wanted = Transition(id=transition)
     response = ros.call(ChangeState, "segment/change_state", timeout, transition=wanted)
-    return response is not None and response.success
+    if response is None:  # or the answer was lost, as in `state`
+        return state(ros) != before
+    return response.success
 
 
 def state(ros: Graph) -> str:
