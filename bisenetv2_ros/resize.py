@@ -49,10 +49,9 @@ def resize_image(
     steps = resize_steps((image.shape[1], image.shape[0]), size)
     if not steps:
         return image
-    image = _readable_by_opencv(image)
     for step in steps:
         image = cv2.resize(
-            image,
+            _readable_by_opencv(image),
             step.size,
             dst=out if step is steps[-1] else None,
             interpolation=cv2.INTER_AREA if step.area else cv2.INTER_LINEAR,
