@@ -313,6 +313,8 @@ def test_label_that_is_no_class_is_named(tmp_path, model, street):
         (("--source", "nowhere"), "source 'nowhere': no such file or folder"),
         (("--model", "nowhere.onnx"), "nowhere.onnx"),
         (("--frames", "0"), "argument --frames: got 0, expected at least 1"),
+        (("--frames", "few"), "argument --frames: got few, expected at least 1, a whole number"),
+        (("--rate", "fast"), "argument --rate: got fast, expected a number above 0"),
         (("--rate", "nan"), "argument --rate: got nan, expected a number above 0"),
     ],
 )
