@@ -51,11 +51,6 @@ class Dataset(Protocol):
 Decode = Callable[[Path], Pixels]
 
 
-def reraise(error: Exception) -> None:
-    """Handle a damaged sample by raising its error, instead of leaving it out."""
-    raise error
-
-
 @dataclass(eq=False)
 class FileDataset:
     """Frames and label maps in files, read on access."""

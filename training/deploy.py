@@ -20,12 +20,13 @@ import numpy as np
 import onnx
 
 from bisenetv2_ros.convert.int8 import QuantizationError, quantize_model
+from bisenetv2_ros.files.images import raise_error
 from bisenetv2_ros.metrics import Scores, scores
 from bisenetv2_ros.model_file import ModelInfo, read_model_file, write_model_file
 from bisenetv2_ros.segmenter import Segmenter
 from bisenetv2_ros.training.checkpoint import TrainedNetwork, load_network, read_run_header, run_of
 from bisenetv2_ros.training.dataset_layouts import load_dataset_of
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, Part, read_some, reraise
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Part, read_some
 from bisenetv2_ros.training.evaluate import Mask, evaluate
 from bisenetv2_ros.training.export import DeployedModel, export_model
 from bisenetv2_ros.training.run_record import Say
@@ -189,7 +190,7 @@ def _score(
         with Segmenter(path) as segmenter:
             masks: list[Mask] = []
             predict = functools.partial(_predict, segmenter, masks)
-            matrix = evaluate(predict, part, on_damaged=leave_out if skip_damaged else reraise)
+            matrix = evaluate(predict, part, on_damaged=leave_out if skip_damaged else raise_error)
             seconds = [segmenter(frame).inference_seconds for frame in timed]
             runs_on = f"{segmenter.backend.name}, {segmenter.backend.device}"
         expected = expected or masks

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bisenetv2_ros.camera_view import View
-from bisenetv2_ros.files.images import write_picture
+from bisenetv2_ros.files.images import raise_error, write_picture
 from bisenetv2_ros.metrics import confusion_matrix
 from bisenetv2_ros.model_file import NO_CLASS
 from bisenetv2_ros.resize import resize_image, resize_mask
 from bisenetv2_ros.training.dataset_files import known_dataset
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, reraise
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample
 from bisenetv2_ros.training.export import DeployedModel
 from bisenetv2_ros.training.model import BiSeNetV2
 from bisenetv2_ros.training.recipe import Recipe
@@ -56,7 +56,7 @@ def evaluate(
     predict: Callable[[Mask], Mask],
     dataset: Dataset,
     on_sample: Callable[[Sample, Mask], None] | None = None,
-    on_damaged: Callable[[DatasetError], None] = reraise,
+    on_damaged: Callable[[DatasetError], None] = raise_error,
 ) -> NDArray[np.int64]:
     """Return the confusion matrix (C, C + 1) of a predictor over a dataset.
 

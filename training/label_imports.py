@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 
 from bisenetv2_ros.files.annotations import classes_text
-from bisenetv2_ros.files.images import ImageFileError, read_image, write_picture
+from bisenetv2_ros.files.images import ImageFileError, raise_error, read_image, write_picture
 from bisenetv2_ros.files.paths import natural_key, replacing
 from bisenetv2_ros.labels import LabelSet
 from bisenetv2_ros.training.dataset_files import spread_colours
-from bisenetv2_ros.training.datasets import DatasetError, list_files, reraise
+from bisenetv2_ros.training.datasets import DatasetError, list_files
 from bisenetv2_ros.training.label_forms import coco, cvat, label_studio, labelme, roboflow, voc
 from bisenetv2_ros.training.label_forms.common import (
     BACKGROUND,
@@ -117,7 +117,7 @@ def write_folder(
     labels: LabelSet | None = None,
     background: str = "",
     validation: float = 0.0,
-    on_damaged: Callable[[ValueError], None] = reraise,
+    on_damaged: Callable[[ValueError], None] = raise_error,
 ) -> tuple[LabelSet, Written]:
     """Write an export as a dataset that `folder` reads: images, labels, classes.yaml.
 

@@ -19,8 +19,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from bisenetv2_ros.files.images import raise_error
 from bisenetv2_ros.opencv import resize
-from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset, reraise
+from bisenetv2_ros.training.datasets import Dataset, DatasetError, Sample, SceneDataset
 from bisenetv2_ros.training.distributed import Place
 from bisenetv2_ros.training.recipe import Recipe
 from bisenetv2_ros.training.transforms import Augmentation, Pixels, mix_classes
@@ -195,7 +196,7 @@ def _start_worker(_: int) -> None:
 
 
 def class_weights(
-    dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] = reraise
+    dataset: Dataset, kind: str, on_damaged: Callable[[DatasetError], None] = raise_error
 ) -> Tensor | None:
     """Return the loss weight of each class (see `Recipe.class_weights`), (C,) float32.
 

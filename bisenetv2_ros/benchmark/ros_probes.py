@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from bisenetv2_ros.files.paths import natural_key
 from bisenetv2_ros.node.diagnostics import drops_in
 from bisenetv2_ros.outputs import output_topic
 
@@ -188,14 +189,14 @@ class Listener:
 
     def _counters(self) -> list[dict[str, int]]:
         """Those of the newest diagnostics."""
-        names = sorted(self._report, key=lambda name: (len(name), name))
+        newest = [self._report[name] for name in sorted(self._report, key=natural_key)]
         return [
             {
                 "received": int(values["frames received"]),
                 "published": int(values["frames published"]),
                 **drops_in(values),
             }
-            for values in map(self._report.__getitem__, names)
+            for values in newest
         ]
 
     def _output(self, camera: int, name: str) -> str:

@@ -91,9 +91,10 @@ def run(args: argparse.Namespace) -> int:
 
     from bisenetv2_ros.backends.base import BackendUnavailable
     from bisenetv2_ros.camera_view import View
+    from bisenetv2_ros.files.images import raise_error
     from bisenetv2_ros.metrics import scores
     from bisenetv2_ros.training.dataset_layouts import load_dataset_of
-    from bisenetv2_ros.training.datasets import DatasetError, reraise
+    from bisenetv2_ros.training.datasets import DatasetError
     from bisenetv2_ros.training.evaluate import CityscapesSubmission, CroppedDataset, evaluate
     from bisenetv2_ros.training.gallery import Gallery
     from bisenetv2_ros.training.report import ReportError, write_report
@@ -126,7 +127,7 @@ def run(args: argparse.Namespace) -> int:
                 tqdm.write(f"bisenetv2 evaluate: left out {error}", file=sys.stderr)
                 bar.update()
 
-            matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else reraise)
+            matrix = evaluate(predict, dataset, on_sample, on_damaged if skips else raise_error)
             if len(damaged) == len(dataset):
                 raise DatasetError(f"every one of {len(dataset)} samples is damaged")
 

@@ -49,6 +49,11 @@ class ImageFileError(ValueError):
     """A file cannot be used as an image; the message begins with its path."""
 
 
+def raise_error(error: Exception) -> None:
+    """Raise an error that is passed to a callback, which could also log and skip."""
+    raise error
+
+
 def read_image(path: Path, data: bytes = b"") -> np.ndarray:
     """Read an image as (H, W, 3) uint8 RGB, upright; `data` is its content if it is in no file.
 

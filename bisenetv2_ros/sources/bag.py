@@ -18,7 +18,7 @@ import numpy as np
 import zstandard
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 
-from bisenetv2_ros.files.images import ImageFileError
+from bisenetv2_ros.files.images import ImageFileError, raise_error
 from bisenetv2_ros.files.paths import share_directory
 from bisenetv2_ros.image_conversion import SUPPORTED_ENCODINGS, ImageError
 from bisenetv2_ros.image_transports import COMPRESSED_IMAGE, IMAGE, PACKET, camera_topic, decode
@@ -42,7 +42,6 @@ from bisenetv2_ros.sources.frame import (
     Size,
     SourceDamage,
     SourceError,
-    raise_error,
     resized,
 )
 from bisenetv2_ros.sources.recording import Recording

@@ -11,10 +11,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bisenetv2_ros.files.images import SUFFIXES
+from bisenetv2_ros.files.images import SUFFIXES, raise_error
 from bisenetv2_ros.files.paths import natural_key
 from bisenetv2_ros.sources.bag_paths import METADATA, is_bag
-from bisenetv2_ros.sources.frame import SourceError, raise_error
+from bisenetv2_ros.sources.frame import SourceError
 
 VIDEO_SUFFIXES = frozenset({
     ".mp4", ".mov", ".m4v", ".avi", ".mkv", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".flv",

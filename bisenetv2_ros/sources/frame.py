@@ -39,11 +39,6 @@ class SourceDamage(ImageFileError):
     """Some frames of a recording are lost; the others were delivered."""
 
 
-def raise_error(error: Exception) -> None:
-    """Raise an error that is passed to a callback."""
-    raise error
-
-
 @dataclass(frozen=True)
 class Origin:
     """The recorded message of a frame."""

@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from bisenetv2_ros.files.image_formats import is_image, known_format, may_be_video
-from bisenetv2_ros.files.images import ImageFileError, read_image, read_label
+from bisenetv2_ros.files.images import ImageFileError, raise_error, read_image, read_label
 from bisenetv2_ros.files.paths import check_input
 from bisenetv2_ros.files.video import VideoError, VideoReader
 from bisenetv2_ros.sources.bag_paths import is_bag
@@ -32,7 +32,6 @@ from bisenetv2_ros.sources.frame import (
     SourceDamage,
     SourceError,
     numbered,
-    raise_error,
     resized,
 )
 from bisenetv2_ros.sources.live import WEBCAM, Live, is_live
